@@ -43,7 +43,10 @@ import numpy as np
 
 from nfaug.compare.report.figures import Cell, Gain, gain_of
 
-__all__ = ["FIGURE", "MARKED", "PAGES", "figure", "main", "written"]
+__all__ = [
+    "BRACED", "FIGURE", "MARKED", "NONE", "PAGES", "RESULTS", "ROOT", "cells_of", "figure", "gain",
+    "main", "template", "written",
+]  # fmt: skip
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "benchmarks" / "results"
@@ -279,18 +282,23 @@ def _templates() -> dict[str, str]:
     return dict(re.findall(r"^## (\w+)\n\n((?:\|.*\n)+)", text, re.M))
 
 
+def template(name: str) -> str:
+    """A table of tables.md, with the names of rows in braces."""
+    return _templates()[name]
+
+
 def _filled(name: str) -> str:
     """A table of tables.md with its figures."""
-    return BRACED.sub(lambda found: figure(found[1], found[2]), _templates()[name])
+    return BRACED.sub(lambda found: figure(found[1], found[2]), template(name))
 
 
 def _all_rows(files: Iterable[str], table: str) -> str:
     """A table with its cells written anew; its header and its first column are kept."""
     header, rule, *lines = table.splitlines()
-    columns = _cells(header)[1:]
+    columns = cells_of(header)[1:]
     new = [header, rule]
     for line in lines:
-        label = _cells(line)[0]
+        label = cells_of(line)[0]
         row = NAMES.get(label, label)
         cells = [label]
         remaining = iter(files)
@@ -306,7 +314,8 @@ def _all_rows(files: Iterable[str], table: str) -> str:
     return "\n".join(new) + "\n"
 
 
-def _cells(line: str) -> list[str]:
+def cells_of(line: str) -> list[str]:
+    """The cells of a line of a table."""
     return [cell.strip() for cell in line.split("|")[1:-1]]
 
 
