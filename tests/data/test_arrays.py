@@ -1,4 +1,4 @@
-"""IDX files, digits and timm's names."""
+"""IDX files, bundled images, digits and timm's names."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ import torch
 from data_tools import pixels
 from torch.utils.data import TensorDataset
 
+import nfaug
 from nfaug.data.images import to_tensors
 from nfaug.data.open import MissingSplitError, open_dataset
 
@@ -32,7 +33,7 @@ def write_mnist(folder: Path, dash: str = "-", suffix: str = "") -> None:
         write_idx(folder / f"{base}-labels{dash}idx1-ubyte{suffix}", np.array(labels, np.uint8))
 
 
-# IDX files and digits
+# IDX files, bundled images and digits
 
 
 @pytest.mark.parametrize(("dash", "suffix"), [("-", ""), ("-", ".gz"), (".", "")])
@@ -135,6 +136,33 @@ def test_damaged_npz(tmp_path: Path) -> None:
             archive.writestr("images.npy", header + text.ljust(117) + b"\n" + bytes(100))
         with pytest.raises(ValueError, match="damaged"):
             open_dataset(path)
+
+
+def test_bundled_images() -> None:
+    train, test = open_dataset("builtin:clothes"), open_dataset("builtin:clothes", split="test")
+    assert train.targets.bincount().tolist() == [20] * 10
+    assert (len(test), int(test.targets.bincount().min())) == (675, 52)
+    assert train.classes == test.classes
+    assert train.classes[:2] == ["dress", "hat"]
+    assert (train.channels, train.image_size) == (3, (32, 32))
+    images, held_out = to_tensors(train)[0], to_tensors(test)[0]
+    assert not {bytes(i) for i in images.numpy()} & {bytes(i) for i in held_out.numpy()}
+    with pytest.raises(MissingSplitError, match="split='validation'"):
+        open_dataset("builtin:clothes", split="validation")
+    with pytest.raises(FileNotFoundError, match="builtin:clothes"):
+        open_dataset("builtin:../images/clothes")
+
+
+def test_bundled_images_have_their_license() -> None:
+    """And they are below 2 MB."""
+    files = list(Path(nfaug.__file__).parent.glob("builtin/images/*/*.tar"))
+    assert files
+    for file in files:
+        folder = file.parent
+        license = (folder / "LICENSE").read_text(encoding="utf-8")
+        assert "CC0 1.0 Universal" in license
+        assert f"builtin:{file.stem}" in (folder / "README.md").read_text(encoding="utf-8")
+        assert file.stat().st_size < 2_000_000
 
 
 def test_digits() -> None:

@@ -15,7 +15,7 @@ from .readers import Reader, Request
 from .sources.arrays import open_digits, open_idx, open_npz
 from .sources.folders import list_files, open_folder
 from .sources.layout import MissingSplitError
-from .sources.named import open_torchvision
+from .sources.named import open_bundled, open_torchvision
 from .sources.tables import open_hub, open_parquet
 from .sources.tars import open_tar, open_webdataset
 from .torch_datasets import wrap_dataset
@@ -49,9 +49,10 @@ def _open_one_parquet(path: Path, request: Request) -> Reader:
     return open_parquet(path.parent, [path.name], request)
 
 
-# A name of `NAMES` is tried before a file or folder of that name. A name that ends in a slash is a
-# prefix.
+# A name of `NAMES` is tried before a file or folder of that name. A name that ends in a slash or a
+# colon is a prefix.
 NAMES: dict[str, Callable[[Request], Reader]] = {
+    "builtin:": open_bundled,
     "digits": open_digits,
     "torch/": open_torchvision,
     "hfds/": open_hub,
@@ -108,6 +109,7 @@ DATA_KINDS = (
         "hfds/OWNER/NAME, a dataset of the Hugging Face Hub that has parquet files.",
     ),
     DataKind("torch/cifar10", "torch/NAME, a dataset of torchvision. --download fetches it."),
+    DataKind("builtin:clothes", "875 photographs of 32 x 32 pixels that come with nfaug."),
     DataKind("digits", "scikit-learn's 1,797 handwritten digits of 8 x 8 pixels, for a first try."),
 )
 # The same in one line, for messages and options.
@@ -190,7 +192,7 @@ def open_dataset(
 def _reader(request: Request) -> Reader:
     """The reader of a name, a file or a folder."""
     for name, open_name in NAMES.items():
-        prefix = name.endswith("/") and request.data.lower().startswith(name)
+        prefix = name.endswith(("/", ":")) and request.data.lower().startswith(name)
         if prefix or request.data == name:
             return open_name(request)
     path = request.path

@@ -1,4 +1,4 @@
-"""Datasets of torchvision by the names that timm gives them."""
+"""Images by name: those that come with nfaug, and datasets of torchvision as timm names them."""
 
 from __future__ import annotations
 
@@ -7,10 +7,23 @@ from pathlib import Path
 from ..readers import Reader, Request
 from ..torch_datasets import DatasetReader
 from .layout import choose_split
+from .tars import open_tar
 
-__all__ = ["open_torchvision"]
+__all__ = ["open_bundled", "open_torchvision"]
 
+BUNDLED = Path(__file__).parents[2] / "builtin" / "images"
 TRAIN_AND_TEST = ("cifar10", "cifar100", "mnist", "kmnist", "fashion_mnist", "qmnist")
+
+
+def open_bundled(request: Request) -> Reader:
+    """Open `builtin:NAME`, images that come with nfaug in a tar of the splits train and test."""
+    files = {f"builtin:{file.stem}": file for file in sorted(BUNDLED.glob("*/*.tar"))}
+    file = files.get(request.data)
+    if file is None:
+        raise FileNotFoundError(
+            f"no images come with nfaug as {request.data!r}; there are {', '.join(files)}"
+        )
+    return open_tar(file, request)
 
 
 def open_torchvision(request: Request) -> Reader:
