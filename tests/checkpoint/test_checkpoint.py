@@ -412,7 +412,7 @@ def test_samples(tiny_checkpoint: Checkpoint) -> None:
     for wrong in (("nobody",), (3, 1), (-1, 1), (0,), (0, 0), (1.5,)):
         with pytest.raises(ValueError, match=r"class|number"):
             drawn(*wrong)
-    with pytest.raises(ValueError, match="gaussians"):
+    with pytest.raises(ValueError, match="Gaussians"):
         _with(tiny_checkpoint, gaussians=None).sample(1)
 
 

@@ -61,7 +61,7 @@ def test_wrapped_images(image: Any, expected: Tensor) -> None:
     ("image", "message"),
     [
         (LEVELS.float(), "floating point"),
-        (LEVELS / 255 - 0.5, "normalisation"),
+        (LEVELS / 255 - 0.5, "normalization"),
         (torch.full((1, 6, 5), torch.nan), "nan"),
         (LEVELS.int(), "torch.int32"),
         (LEVELS.numpy().astype(np.uint16), "torch.uint16"),
