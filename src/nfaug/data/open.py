@@ -85,7 +85,7 @@ DATA_KINDS = (
         "a folder with one folder of images for each class, such as my-images/cat/1.jpg. Folders "
         "train, val and test around them are splits.",
     ),
-    DataKind("my-images.tar", "a tar of such a folder, compressed or not."),
+    DataKind("my-images.tar", "a tar of such a folder, not compressed."),
     DataKind(
         "my-shards",
         "a folder of WebDataset shards, or one shard: a tar in which 000012.jpg has its label, a "
