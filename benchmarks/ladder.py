@@ -1,4 +1,4 @@
-"""What to do with ten labels a class: frozen features or fine-tuning, with NFA and RandAugment.
+"""What to do with ten labelled images per class: freeze or fine-tune, with NFA and RandAugment.
 
     python benchmarks/ladder.py --data DATA --weights tf_efficientnet_lite0.safetensors
 
@@ -73,7 +73,7 @@ def page(args: argparse.Namespace, found: dict[tuple[str, str], Comparison]) -> 
     lines += [f"`python benchmarks/ladder.py {shlex.join(args.given)}`", ""]
     hours = sum(one.seconds for one in found.values()) / 3600
     lines += [
-        f"{args.per_class} labels a class, {args.network}. {hours:.1f} hours of "
+        f"{args.per_class} labelled images per class, {args.network}. {hours:.1f} hours of "
         f"{platform.processor() or platform.machine()}, torch {torch.__version__}, "
         f"{args.processes} at once.",
         "",

@@ -208,7 +208,10 @@ def main() -> None:
         for row in rows:
             found[row.name].append(cell(row, seed, lr, steps))
         lines = table(args.augment, found, "nothing more", rival.name)
-        lines += ["", f"{args.per_class} labels a class, lr {lr:g}, {steps} steps, seeds 0-{seed}"]
+        lines += [
+            "",
+            f"{args.per_class} labelled images per class, lr {lr:g}, {steps} steps, seeds 0-{seed}",
+        ]
         write_text(out / "table.md", "\n".join(lines) + "\n")
 
 

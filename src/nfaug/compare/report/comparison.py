@@ -379,12 +379,14 @@ class Comparison:
             Sentences, each without a bullet.
 
         Example:
-            >>> "5 labels" in comparison.notes()[0]
+            >>> "5 labelled" in comparison.notes()[0]
             True
         """
         config = self.config
-        labels = config.per_class or "all"
-        first = f"{config.network}, {labels} labels a class, {config.steps} steps"
+        labels = "all labelled images"
+        if config.per_class is not None:
+            labels = f"{config.per_class} labelled images per class"
+        first = f"{config.network}, {labels}, {config.steps} steps"
         if config.lr is not None:
             first += f", learning rate {config.lr:g}"
         wall = self.seconds / self.processes
