@@ -144,7 +144,7 @@ def test_mixing_moves_from_the_workers_to_behind_nfa(folder: Path, mode: str) ->
         {"use_multi_epochs_loader": True, "num_workers": 1, "worker_seeding": "part"},
         {"re_prob": 1.0, "re_mode": "pixel", "re_count": 2, "re_split": True},
         {"img_dtype": torch.bfloat16},
-        {"pin_memory": True, "train_crop_mode": "rkrc", "no_aug": False, "auto_augment": "v0"},
+        {"pin_memory": True, "train_crop_mode": "rkrc", "no_aug": False, "auto_augment": "3a"},
     ],
     ids=" ".join,
 )
