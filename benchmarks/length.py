@@ -15,7 +15,17 @@ from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
 import numpy as np
-from untuned import NETWORKS, NFA, NOTHING, SETS, gain, opened, train
+from untuned import (
+    NETWORKS,
+    NFA,
+    NOTHING,
+    SETS,
+    gain,
+    networks_of,
+    new_parser,
+    opened,
+    train,
+)
 
 from nfaug.compare.cells import Cells
 from nfaug.compare.report.figures import gain_of
@@ -35,7 +45,7 @@ def page(args: argparse.Namespace, found: Found) -> str:
         "before, with a 95% interval; below it the gain of NFA in pixels over it.",
         "",
     ]
-    for network in args.networks:
+    for network in networks_of(args):
         steps = args.steps if network == "scratch" else args.finetuned_steps
         lines += [f"## {NETWORKS[network].capitalize()}", ""]
         lines.append(f"| images | | {' | '.join(f'{count:,} steps' for count in steps)} |")
@@ -61,25 +71,17 @@ def page(args: argparse.Namespace, found: Found) -> str:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--data", type=Path, required=True, help="a folder of tars")
-    parser.add_argument("--weights", type=Path, help="pretrained weights, to be fine-tuned")
-    parser.add_argument("--network", default="tf_efficientnet_lite0")
-    parser.add_argument("--sets", nargs="+", choices=list(SETS), default=list(SETS))
-    parser.add_argument("--per-class", type=int, default=10)
-    parser.add_argument("--image-size", type=int, default=64, help="pixels for fine-tuning")
+    parser = new_parser(__doc__.splitlines()[0])
     parser.add_argument("--steps", type=int, nargs="+", default=[200, 400, 800, 1600])
     parser.add_argument("--finetuned-steps", type=int, nargs="+", default=[150, 300, 600])
     parser.add_argument("--seeds", type=int, default=5)
-    parser.add_argument("--processes", type=int, default=1)
     parser.add_argument("--out", type=Path, default=Path("runs/length"))
     parser.add_argument("--results", type=Path, default=Path("benchmarks/results"))
     args = parser.parse_args()
     args.given = [Path(word).name if "/" in word else word for word in sys.argv[1:]]
-    args.networks = [network for network in NETWORKS if network == "scratch" or args.weights]
     found: Found = {}
     for name in args.sets:
-        for network in args.networks:
+        for network in networks_of(args):
             size = SETS[name].size if network == "scratch" else args.image_size
             count = len(opened(args.data, name, size)[1][1])
             for steps in args.steps if network == "scratch" else args.finetuned_steps:

@@ -264,26 +264,36 @@ def picture(args: argparse.Namespace, found: Found, file: Path) -> None:
     pyplot.close(figure)
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+def networks_of(args: argparse.Namespace) -> list[str]:
+    """What is trained: fine-tuning needs weights."""
+    return list(NETWORKS) if args.weights else ["scratch"]
+
+
+def new_parser(description: str) -> argparse.ArgumentParser:
+    """A parser with the options of images and networks."""
+    parser = argparse.ArgumentParser(description=description)
     parser.add_argument("--data", type=Path, required=True, help="a folder of tars")
     parser.add_argument("--weights", type=Path, help="pretrained weights, to be fine-tuned")
     parser.add_argument("--network", default="tf_efficientnet_lite0")
     parser.add_argument("--sets", nargs="+", choices=list(SETS), default=list(SETS))
     parser.add_argument("--per-class", type=int, default=10)
     parser.add_argument("--image-size", type=int, default=64, help="pixels for fine-tuning")
+    parser.add_argument("--processes", type=int, default=1)
+    return parser
+
+
+def main() -> None:
+    parser = new_parser(__doc__.splitlines()[0])
     parser.add_argument("--steps", type=int, help="default: 800 from scratch, 300 fine-tuned")
     parser.add_argument("--seeds", type=int, default=8)
-    parser.add_argument("--processes", type=int, default=1)
     parser.add_argument("--out", type=Path, default=Path("runs/untuned"))
     parser.add_argument("--results", type=Path, default=Path("benchmarks/results/untuned"))
     args = parser.parse_args()
     args.given = [Path(word).name if "/" in word else word for word in sys.argv[1:]]
     args.results.mkdir(parents=True, exist_ok=True)
     found: dict[tuple[str, str], Cells] = {}
-    networks = [network for network in NETWORKS if network == "scratch" or args.weights]
     for name in args.sets:
-        for network in networks:
+        for network in networks_of(args):
             size = SETS[name].size if network == "scratch" else args.image_size
             record = {"set": name, "network": network, "size": size, "per_class": args.per_class}
             record["steps"] = config_of(args, network).steps
