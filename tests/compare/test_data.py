@@ -15,7 +15,8 @@ from PIL import Image
 
 import nfaug
 from nfaug.compare import CompareConfig, compare
-from nfaug.compare.images import groups_of, large_classes, split_images, without_copies
+from nfaug.compare.images import groups_of, large_classes, split_images
+from nfaug.compare.leaks import without_copies
 from nfaug.data.images import LabelledImages
 from nfaug.data.open import open_dataset
 
@@ -79,6 +80,25 @@ def test_a_flow_that_was_trained_on_the_images_to_judge_by(tmp_path: Path) -> No
     settings = dataclasses.replace(TINY, checkpoint=(str(tmp_path / "ours"),))
     found = compare(data, config=settings, out=tmp_path / "out", test_data=test, progress=False)
     assert len(found.rows) == 3
+
+
+def test_a_flow_whose_memory_holds_some_of_the_images_to_judge_by(tmp_path: Path) -> None:
+    data = images(6, 6)
+    test = images(6, 6, seed=1)
+    flow = nfaug.load("builtin:rgb32").flow
+    for name, rows in (("theirs", [0, 7]), ("ours", [])):
+        # Half of these are judged by: no fingerprint of a whole dataset can tell.
+        seen = torch.cat([data.images[:10], test.images[rows]])
+        labels = torch.cat([data.targets[:10], test.targets[rows]])
+        fitted = nfaug.fit(flow, TensorImages(seen, labels, NAMES[:2]), progress=False)
+        fitted.save(tmp_path / name)
+    settings = dataclasses.replace(TINY, checkpoint=(str(tmp_path / "theirs"),))
+    with pytest.warns(UserWarning, match="memory of .* 2 of 12"):
+        compare(data, config=settings, out=tmp_path / "out", test_data=test, progress=False)
+    settings = dataclasses.replace(TINY, checkpoint=(str(tmp_path / "ours"),))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        compare(data, config=settings, out=tmp_path / "out-2", test_data=test, progress=False)
 
 
 def test_groups_stay_on_one_side(tmp_path: Path) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import hashlib
 import re
 import warnings
 from collections.abc import Sequence
@@ -12,7 +11,7 @@ import torch
 from torch import Tensor
 
 from nfaug.data.classes import check_same_classes
-from nfaug.data.images import LabelledImages, to_tensors
+from nfaug.data.images import LabelledImages
 
 from .config import CompareConfig
 
@@ -22,10 +21,8 @@ __all__ = [
     "labelled_images",
     "large_classes",
     "split_images",
-    "without_copies",
 ]
 
-_MOST_SHARED = 0.01  # of the images to judge by; public datasets hold a few copies
 _MOST_HELD = 500  # images of a class; more take time and add little precision
 
 
@@ -197,62 +194,3 @@ def check_shape(data: LabelledImages, config: CompareConfig) -> None:
             f"quarter turns (augment rotate) need square images; got {height} x {width}: choose a "
             "square (--image-size), or leave rotate out"
         )
-
-
-def without_copies(
-    pool: LabelledImages, judged: LabelledImages, config: CompareConfig, *, held_out: bool
-) -> LabelledImages:
-    """The images to judge by that have not the pixels of one that is trained on, with a warning.
-
-    Another warning says if images of two classes have the same pixels.
-
-    Raises:
-        ValueError: More than one in a hundred are trained on, and they were not `held_out` here.
-    """
-    seen: dict[bytes, tuple[str, str]] = {}  # by pixels, the name and the class of an image
-    doubles: dict[bytes, str] = {}
-    draws = 1 if config.per_class is None else config.seeds
-    parts = [labelled_images(pool, config, seed) for seed in range(draws)]
-    for part in parts:
-        for index, digest in enumerate(_digests(part)):
-            name, label = part.name(index), part.classes[part.targets[index]]
-            first, first_label = seen.setdefault(digest, (name, label))
-            if label != first_label:
-                doubles[digest] = f"{first} ({first_label}) and {name} ({label})"
-    shared: dict[int, str] = {}  # by row of `judged`, the name of the same image in training
-    for row, digest in enumerate(_digests(judged)):
-        name, label = judged.name(row), judged.classes[judged.targets[row]]
-        if digest not in seen:
-            continue
-        first, first_label = seen[digest]
-        shared[row] = first
-        if label != first_label:
-            doubles[digest] = f"{first} ({first_label}) and {name} ({label})"
-    if doubles:
-        example = next(iter(doubles.values()))
-        warnings.warn(
-            f"images in two classes: {len(doubles)}, such as {example}, which have the same "
-            "pixels. One of the two labels is wrong",
-            stacklevel=3,
-        )
-    if not shared:
-        return judged
-    row, name = next(iter(shared.items()))
-    problem = (
-        f"{len(shared)} of {len(judged)} images to judge by are trained on: {judged.name(row)} has "
-        f"the pixels of {name}"
-    )
-    too_many = len(shared) > _MOST_SHARED * len(judged)
-    if len(shared) == len(judged) or (too_many and not held_out):
-        raise ValueError(
-            f"{problem}. Remove them, or leave out test_data (--test-data), and a part is held out"
-        )
-    warnings.warn(f"{problem}. They are left out", stacklevel=3)
-    kept = [row for row in range(len(judged)) if row not in shared]
-    return judged.subset(torch.tensor(kept))
-
-
-def _digests(images: LabelledImages) -> list[bytes]:
-    """A hash of the pixels of each image."""
-    pixels, _ = to_tensors(images, progress=False)
-    return [hashlib.sha256(image.numpy().tobytes()).digest() for image in pixels]

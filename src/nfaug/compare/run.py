@@ -38,8 +38,8 @@ from .images import (
     labelled_images,
     large_classes,
     split_images,
-    without_copies,
 )
+from .leaks import warn_of_memory, without_copies
 from .report.comparison import Comparison
 from .report.figures import Cell
 from .report.pictures import variants_picture
@@ -125,6 +125,8 @@ def compare(
     config = replace(config, steps=config.steps or _default_steps(config, pool))
     record["steps"] = config.steps
     judged = without_copies(pool, judged, config, held_out=test_images is None)
+    for name in trained_flows:
+        warn_of_memory(name, load_base(name, None), judged)
     if len(judged) > config.test_images:
         order = torch.randperm(len(judged), generator=torch.Generator().manual_seed(0))
         judged = judged.subset(order[: config.test_images].sort().values)
@@ -250,10 +252,11 @@ class _Run:
                 known[row, seed] = self.cells[row.name, seed].seconds
         if self._next(known) is None:
             return
-        write_part(self.images, JUDGED, self.judged, self._groups(self.judged), self.side)
         classes = len(self.pool.classes)
         running: dict[Future[Cell], tuple[Row, int]] = {}
         with Workers(self.images, self.config, classes, self.processes) as workers:
+            # While these processes import torch.
+            write_part(self.images, JUDGED, self.judged, self._groups(self.judged), self.side)
             if self.side is not None:
                 self._judged_features(workers)
             while True:

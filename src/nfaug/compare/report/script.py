@@ -12,6 +12,11 @@ from ..work import FROZEN_VARIANTS, Strength
 
 __all__ = ["Source", "script_of", "timm_lines"]
 
+_SLEEP = """import os
+
+# Waiting threads sleep, or another job on this machine slows them; torch reads it when it starts.
+os.environ.setdefault("GOMP_SPINCOUNT", "0")"""
+
 
 class Source(NamedTuple):
     """The images of a comparison.
@@ -100,7 +105,7 @@ def _safe(config: CompareConfig, shape: Sequence[int]) -> list[str]:
 
 
 def _imports(row: Row, source: Source, lines: Sequence[str]) -> str:
-    """The import statements, in order."""
+    """The import statements, in order, after what must come before torch."""
     found = {"import torch", "import torch.utils.data", "from torchvision.transforms import v2"}
     if source.folders:
         found.add("from torchvision.datasets import ImageFolder")
@@ -109,7 +114,8 @@ def _imports(row: Row, source: Source, lines: Sequence[str]) -> str:
     if row.policy == "specaugment":
         found.add("from nfaug.compare import spec_augment")
     found.update(lines)
-    return "\n".join(sorted(found, key=lambda line: (line.startswith("from"), line)))
+    imports = "\n".join(sorted(found, key=lambda line: (line.startswith("from"), line)))
+    return f"{_SLEEP}\n\n{imports}"
 
 
 def _reading(source: Source, size: str, resize: str) -> str:

@@ -1,0 +1,297 @@
+"""Other partners for NFA in pixels: unlabelled images, and images that are moved before they mix.
+
+    python benchmarks/levers.py --data DATA --weights tf_efficientnet_lite0.safetensors
+
+Each row trains on --per-class labelled images of each class and on their variants, as the row of
+NFA in pixels does; the rows differ in the partner of an image and in the weights of the axes:
+
+- NFA: an image of its class, weights in [0, 1];
+- half as far: the same with weights in [0, 1/2];
+- unlabelled: one of the --neighbours unlabelled images that are nearest in the features of the
+  network of the row without variants, with weights in [0, 1/2]; the label stays the image's;
+- moved: an image of its class that is flipped, turned, shifted and zoomed onto the image, by the
+  least squared difference of small grey images, with weights in [0, 1].
+
+--out keeps the cells, so that the same command goes on. --results gets levers.md. --sheet FILE
+draws variants of one seed and ends.
+"""
+
+import argparse
+import shlex
+import sys
+import time
+from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+from torchvision.io import write_png
+from torchvision.utils import make_grid
+from untuned import NETWORKS, NOTHING, SETS, config_of, gain, new_parser, opened
+
+from nfaug.compare.cells import Cells
+from nfaug.compare.classifier import Classifier
+from nfaug.compare.report.figures import Cell
+from nfaug.compare.rows import PIXELS
+from nfaug.compare.transforms import transform_of
+from nfaug.data.images import split_per_class, to_tensors
+from nfaug.fitting import fit
+from nfaug.io.atomic import write_text
+
+NFA = "NFA"
+ROWS = (NOTHING, NFA, "half as far", "unlabelled", "moved")
+STUDIES = {"cells": "finetuned", "letters": "scratch", "clothes": "finetuned"}
+VARIANTS = 20  # of each image
+SIDE = 16  # pixels of the grey images that are compared
+SHIFTS = (-0.25, -0.125, 0.0, 0.125, 0.25)  # of a side
+ZOOMS = (0.85, 1.0, 1.15)
+Partners = Callable[[int, torch.Generator], Tensor]
+
+
+def features(classifier: Classifier, images: Tensor) -> Tensor:
+    """Features before the last layer, of length 1."""
+    head = classifier.model[-1] if classifier.config.network == "small-cnn" else None
+    head = head if head is not None else classifier.model.get_classifier()
+    found: list[Tensor] = []
+    hook = head.register_forward_hook(lambda _, given, __: found.append(given[0].detach()))
+    classifier.right(images, torch.zeros(len(images), dtype=torch.int64))
+    hook.remove()
+    return F.normalize(torch.cat(found), dim=1)
+
+
+def nearest(classifier: Classifier, images: Tensor, others: Tensor, count: int) -> Tensor:
+    """The rows of `others` nearest to each image, (N, count)."""
+    similarity = features(classifier, images) @ features(classifier, others).T
+    return similarity.topk(count, dim=1).indices
+
+
+def moves(safe: str) -> Tensor:
+    """Affine matrices (M, 2, 3) of flips, quarter turns, shifts and zooms that keep the class."""
+    mirrors = (1, -1) if "flip" in safe or "rotate" in safe else (1,)
+    turns = range(4) if "rotate" in safe else range(1)
+    found = []
+    for mirror in mirrors:
+        for turn in turns:
+            rotation = torch.matrix_power(torch.tensor([[0.0, -1.0], [1.0, 0.0]]), turn)
+            for zoom in ZOOMS:
+                linear = rotation @ torch.tensor([[mirror / zoom, 0.0], [0.0, 1 / zoom]])
+                for right in SHIFTS:
+                    for down in SHIFTS:
+                        shift = torch.tensor([[2 * right], [2 * down]])
+                        found.append(torch.cat([linear, shift], 1))
+    return torch.stack(found)
+
+
+def moved(images: Tensor, matrices: Tensor) -> Tensor:
+    """Each image under its matrix, in [0, 255]; what lies outside repeats the mirrored image."""
+    grid = F.affine_grid(matrices, list(images.shape), align_corners=False)
+    return F.grid_sample(images.float(), grid, padding_mode="reflection", align_corners=False)
+
+
+def grey(images: Tensor) -> Tensor:
+    """Grey images of SIDE pixels, (N, 1, SIDE, SIDE)."""
+    small = F.interpolate(images.float(), (SIDE, SIDE), mode="bilinear", antialias=True)
+    return small.mean(1, keepdim=True)
+
+
+def flat(images: Tensor) -> Tensor:
+    """Images without their mean, (N, d)."""
+    pixels = images.flatten(1)
+    return pixels - pixels.mean(1, keepdim=True)
+
+
+def moved_partners(images: Tensor, labels: Tensor, safe: str) -> Partners:
+    """Partners of the same class, each under the move that brings it nearest to the image."""
+    matrices = moves(safe)
+    small = grey(images)
+    targets = flat(small)
+
+    def partner(row: int, generator: torch.Generator) -> Tensor:
+        same = (labels == labels[row]).nonzero().flatten()
+        same = same[same != row]
+        other = same[torch.randint(len(same), (), generator=generator)]
+        candidates = moved(small[other].expand(len(matrices), -1, -1, -1), matrices)
+        best = (flat(candidates) - targets[row]).square().sum(1).argmin()
+        return moved(images[other, None], matrices[best, None])[0]
+
+    return partner
+
+
+def drawn(images: Tensor, rows: list[Tensor]) -> Partners:
+    """Partners that are drawn from the images at `rows[i]`."""
+
+    def partner(row: int, generator: torch.Generator) -> Tensor:
+        chosen = torch.randint(len(rows[row]), (), generator=generator)
+        return images[rows[row][chosen]].float()
+
+    return partner
+
+
+def bank_of(fitted: Any, images: Tensor, labels: Tensor, seed: int, how: tuple[Partners, float]):
+    """Variants (N, VARIANTS, C, H, W): z' = z + U (w * (b - a)), with weights up to a limit."""
+    partner, limit = how
+    generator = torch.Generator().manual_seed(seed)
+    flow, pca = fitted.flow, fitted.pca
+    z = flow.latents(images)
+    a = pca.project(z, labels)
+    bank = []
+    for _ in range(VARIANTS):
+        partners = torch.stack([partner(row, generator) for row in range(len(images))])
+        b = pca.project(flow.latents(partners.round().to(torch.uint8)), labels)
+        weights = limit * torch.rand(a.shape, generator=generator)
+        mixed = pca.add(z, labels, weights * (b - a))
+        bank.append(flow.decode(mixed, quantize=True))
+    return torch.stack(bank, 1)
+
+
+def prepared(args: argparse.Namespace, name: str, seed: int) -> dict[str, Any]:
+    """The labelled images, the unlabelled ones, and the fit of a seed."""
+    size = SETS[name].size if STUDIES[name] == "scratch" else args.image_size
+    pool, judged = opened(args.data, name, size)
+    few, others = split_per_class(pool, args.per_class, seed)
+    images, labels = to_tensors(few, progress=False)
+    fitted = fit(PIXELS, few, rank=args.per_class - 1, progress=False, seed=seed)
+    return {"few": few, "others": others, "judged": judged, "images": images, "labels": labels,
+            "fitted": fitted}  # fmt: skip
+
+
+def ways(args: argparse.Namespace, name: str, found: dict[str, Any], plain: Classifier | None):
+    """The partners of each row, and the largest weight."""
+    images, labels = found["images"], found["labels"]
+    same = []
+    for row, label in enumerate(labels):
+        rows = (labels == label).nonzero().flatten()
+        same.append(rows[rows != row])
+    of_class = drawn(images, same)
+    made = {NFA: (of_class, 1.0), "half as far": (of_class, 0.5)}
+    made["moved"] = (moved_partners(images, labels, SETS[name].safe), 1.0)
+    if plain is not None:
+        others, _ = to_tensors(found["others"], progress=False)
+        made["unlabelled"] = (
+            drawn(others, list(nearest(plain, images, others, args.neighbours))),
+            0.5,
+        )
+    return made
+
+
+def train(args: argparse.Namespace, name: str, seed: int, rows: list[str]) -> dict[str, Cell]:
+    """The cells of a seed: the row without variants first, whose features choose partners."""
+    torch.set_num_threads(1)
+    network = STUDIES[name]
+    config = config_of(args, network)
+    found = prepared(args, name, seed)
+    images, labels = found["images"], found["labels"]
+    shape = images.shape[1:]
+    cells = {}
+    plain: Classifier | None = None
+    for row in [NOTHING, *(row for row in rows if row != NOTHING)]:
+        started = time.monotonic()
+        bank = None
+        if row != NOTHING:
+            how = ways(args, name, found, plain)[row]
+            bank = bank_of(found["fitted"], images, labels, seed, how)
+        torch.manual_seed(seed)
+        transform = transform_of(SETS[name].safe.split(","), "", (shape[1], shape[2]))
+
+        def draw(chosen: Tensor, bank: Any = bank, transform: Any = transform) -> Any:
+            batch = images[chosen]
+            if bank is not None:
+                variants = bank[chosen, torch.randint(VARIANTS, chosen.shape)]
+                replaced = torch.rand(len(chosen)) < config.p
+                batch = torch.where(replaced[:, None, None, None], variants, batch)
+            return transform(batch), labels[chosen]
+
+        classifier = Classifier(config, shape, len(found["few"].classes), seed)
+        classifier.train(draw, len(labels))
+        if row == NOTHING:
+            plain = classifier
+        right = classifier.right(*found["judged"]).numpy()
+        cells[row] = Cell(right, time.monotonic() - started)
+    return cells
+
+
+def page(args: argparse.Namespace, found: dict[str, Cells]) -> str:
+    """The gains of each row, over nothing and over NFA."""
+    hours = sum(cells.seconds for cells in found.values()) / 3600
+    command = f"python benchmarks/levers.py {shlex.join(args.given)}".strip()
+    lines = ["# Other partners", "", f"`{command}`", ""]
+    lines += [
+        f"{args.per_class} labelled images per class; points of accuracy with 95% intervals. "
+        f"{hours:.1f} hours of a core.",
+        "",
+    ]
+    for name, cells in found.items():
+        seeds = sum(row == NOTHING for row, _ in cells)
+        title = f"{SETS[name].title}, {NETWORKS[STUDIES[name]]}, {seeds} seeds"
+        lines += [f"| {title} | accuracy, % | over {NOTHING} | over NFA |", "|---|---|---|---|"]
+        for row in ROWS:
+            ours = [cell.accuracy for (other, _), cell in cells.items() if other == row]
+            if not ours:
+                continue
+            gains = [str(gain(cells, row, base)) if row != base else "" for base in (NOTHING, NFA)]
+            lines.append(f"| {row} | {np.mean(ours):.1f} | {gains[0]} | {gains[1]} |")
+        lines.append("")
+    return "\n".join(lines)
+
+
+def sheet(args: argparse.Namespace, name: str) -> Tensor:
+    """A line for each of 12 images: the image, a partner and its variant in each row."""
+    found = prepared(args, name, 0)
+    images, labels = found["images"], found["labels"]
+    config = config_of(args, STUDIES[name])
+    plain = Classifier(config, images.shape[1:], len(found["few"].classes), 0)
+    transform = transform_of(SETS[name].safe.split(","), "", tuple(images.shape[2:]))
+    plain.train(lambda rows: (transform(images[rows]), labels[rows]), len(labels))
+    chosen = torch.linspace(0, len(images) - 1, 12).long()
+    columns = [images[chosen].float()]
+    for partner, limit in ways(args, name, found, plain).values():
+        bank = bank_of(found["fitted"], images, labels, 0, (partner, limit))
+        generator = torch.Generator().manual_seed(0)
+        first = torch.stack([partner(row, generator) for row in range(len(images))])
+        columns += [first[chosen], bank[chosen, 0].float()]
+    cells = torch.stack(columns, 1).flatten(0, 1)
+    grid = make_grid(cells.expand(-1, 3, -1, -1), nrow=len(columns), pad_value=255)
+    return grid.round().to(torch.uint8)
+
+
+def main() -> None:
+    parser = new_parser(__doc__.splitlines()[0])
+    parser.set_defaults(sets=list(STUDIES))
+    parser.add_argument("--steps", type=int, help="default: 800 from scratch, 300 fine-tuned")
+    parser.add_argument("--seeds", type=int, default=4)
+    parser.add_argument("--neighbours", type=int, default=5)
+    parser.add_argument("--rows", nargs="+", choices=ROWS, default=list(ROWS))
+    parser.add_argument("--sheet", type=Path, help="a PNG for the first of --sets")
+    parser.add_argument("--out", type=Path, default=Path("runs/levers"))
+    parser.add_argument("--results", type=Path, default=Path("benchmarks/results"))
+    args = parser.parse_args()
+    args.given = [Path(word).name if "/" in word else word for word in sys.argv[1:]]
+    if args.sheet:
+        write_png(sheet(args, args.sets[0]), str(args.sheet))
+        return
+    found: dict[str, Cells] = {}
+    for name in args.sets:
+        size = SETS[name].size if STUDIES[name] == "scratch" else args.image_size
+        record = {"set": name, "size": size, "per_class": args.per_class, "steps": args.steps}
+        found[name] = Cells(args.out / name, record, len(opened(args.data, name, size)[1][1]))
+    with ProcessPoolExecutor(args.processes) as pool:
+        for seed in range(args.seeds):
+            jobs = {}
+            for name, cells in found.items():
+                rows = [row for row in args.rows if (row, seed) not in cells]
+                if rows:
+                    jobs[name] = pool.submit(train, args, name, seed, rows)
+            for name, job in jobs.items():
+                for row, cell in job.result().items():
+                    if (row, seed) not in found[name]:
+                        found[name].add(row, seed, cell.right, cell.seconds)
+                        print(f"{name}, {row}, {seed}: {cell.accuracy:.1f}%", flush=True)
+            write_text(args.results / "levers.md", page(args, found))
+
+
+if __name__ == "__main__":
+    main()
