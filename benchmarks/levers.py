@@ -5,12 +5,12 @@
 Each row trains on --per-class labelled images of each class and on their variants, as the row of
 NFA in pixels does; the rows differ in the partner of an image and in the weights of the axes:
 
-- NFA: an image of its class, weights in [0, 1];
-- half as far: the same with weights in [0, 1/2];
+- NFA: an image of its class, with nfaug's own weights (in [0, 1.5]) and gate;
+- half as far: the same with weights in [0, 1/2], and no gate, as in the rows below;
 - unlabelled: one of the --neighbours unlabelled images that are nearest in the features of the
   network of the row without variants, with weights in [0, 1/2]; the label stays the image's;
 - moved: an image of its class that is flipped, turned, shifted and zoomed onto the image, by the
-  least squared difference of small grey images, with weights in [0, 1].
+  least squared difference of small grey images, with weights in [0, 1.5].
 
 --out keeps the cells, so that the same command goes on. --results gets levers.md. --sheet FILE
 draws variants of one seed and ends.
@@ -33,11 +33,13 @@ from torchvision.io import write_png
 from torchvision.utils import make_grid
 from untuned import NETWORKS, NOTHING, SETS, config_of, gain, new_parser, opened
 
+from nfaug.augment.config import MixConfig
 from nfaug.compare.cells import Cells
 from nfaug.compare.classifier import Classifier
 from nfaug.compare.report.figures import Cell
 from nfaug.compare.rows import PIXELS
 from nfaug.compare.transforms import transform_of
+from nfaug.compare.work import bank_of
 from nfaug.data.images import split_per_class, to_tensors
 from nfaug.fitting import fit
 from nfaug.io.atomic import write_text
@@ -46,6 +48,7 @@ NFA = "NFA"
 ROWS = (NOTHING, NFA, "half as far", "unlabelled", "moved")
 STUDIES = {"cells": "finetuned", "letters": "scratch", "clothes": "finetuned"}
 VARIANTS = 20  # of each image
+STRENGTH = MixConfig().strength  # the largest weight of NFA
 SIDE = 16  # pixels of the grey images that are compared
 SHIFTS = (-0.25, -0.125, 0.0, 0.125, 0.25)  # of a side
 ZOOMS = (0.85, 1.0, 1.15)
@@ -131,7 +134,9 @@ def drawn(images: Tensor, rows: list[Tensor]) -> Partners:
     return partner
 
 
-def bank_of(fitted: Any, images: Tensor, labels: Tensor, seed: int, how: tuple[Partners, float]):
+def bank_with(
+    fitted: Any, images: Tensor, labels: Tensor, seed: int, how: tuple[Partners, float]
+) -> Tensor:
     """Variants (N, VARIANTS, C, H, W): z' = z + U (w * (b - a)), with weights up to a limit."""
     partner, limit = how
     generator = torch.Generator().manual_seed(seed)
@@ -159,7 +164,9 @@ def prepared(args: argparse.Namespace, name: str, seed: int) -> dict[str, Any]:
             "fitted": fitted}  # fmt: skip
 
 
-def ways(args: argparse.Namespace, name: str, found: dict[str, Any], plain: Classifier | None):
+def ways(
+    args: argparse.Namespace, name: str, found: dict[str, Any], plain: Classifier | None
+) -> dict[str, tuple[Partners, float]]:
     """The partners of each row, and the largest weight."""
     images, labels = found["images"], found["labels"]
     same = []
@@ -167,8 +174,8 @@ def ways(args: argparse.Namespace, name: str, found: dict[str, Any], plain: Clas
         rows = (labels == label).nonzero().flatten()
         same.append(rows[rows != row])
     of_class = drawn(images, same)
-    made = {NFA: (of_class, 1.0), "half as far": (of_class, 0.5)}
-    made["moved"] = (moved_partners(images, labels, SETS[name].safe), 1.0)
+    made = {"half as far": (of_class, 0.5)}
+    made["moved"] = (moved_partners(images, labels, SETS[name].safe), STRENGTH)
     if plain is not None:
         others, _ = to_tensors(found["others"], progress=False)
         made["unlabelled"] = (
@@ -191,9 +198,11 @@ def train(args: argparse.Namespace, name: str, seed: int, rows: list[str]) -> di
     for row in [NOTHING, *(row for row in rows if row != NOTHING)]:
         started = time.monotonic()
         bank = None
-        if row != NOTHING:
+        if row == NFA:
+            bank = bank_of(PIXELS, found["few"], config, seed)
+        elif row != NOTHING:
             how = ways(args, name, found, plain)[row]
-            bank = bank_of(found["fitted"], images, labels, seed, how)
+            bank = bank_with(found["fitted"], images, labels, seed, how)
         torch.manual_seed(seed)
         transform = transform_of(SETS[name].safe.split(","), "", (shape[1], shape[2]))
 
@@ -249,7 +258,7 @@ def sheet(args: argparse.Namespace, name: str) -> Tensor:
     chosen = torch.linspace(0, len(images) - 1, 12).long()
     columns = [images[chosen].float()]
     for partner, limit in ways(args, name, found, plain).values():
-        bank = bank_of(found["fitted"], images, labels, 0, (partner, limit))
+        bank = bank_with(found["fitted"], images, labels, 0, (partner, limit))
         generator = torch.Generator().manual_seed(0)
         first = torch.stack([partner(row, generator) for row in range(len(images))])
         columns += [first[chosen], bank[chosen, 0].float()]

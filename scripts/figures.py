@@ -14,6 +14,8 @@ A figure in a sentence or a table follows a comment that names its rows:
 - `placement: PLACE, SEED` is a gain of one seed, and `placement_gated: SCALE` a share of crops.
 - `training_overhead: LOOP, COLUMN` is a cell of the first table of that page, where COLUMN is
   ratio, low or high.
+- `study: FILES, rows` counts the rows of CSV files of `benchmarks/results`, such as where/sign-*,
+  and `study: FILES, hours` adds up their seconds, on one core.
 
 FILE is a CSV file of `benchmarks/results/where`, or compare-NAME for one of
 `benchmarks/results/compare` (whose row without augmentation is `none`), or ladder-NAME for one of
@@ -54,12 +56,14 @@ PAGES = [
     ROOT / "README.md",
     *sorted(path for path in (ROOT / "docs").rglob("*.md") if "generated" not in path.parts),
     *sorted((RESULTS / "where").glob("*.md")),
+    RESULTS / "README.md",
 ]
 FIGURE = r"[+-]?\d+(?:\.\d+)?(?: ± \d+(?:\.\d+)?)?%?"
 MARKED = re.compile(rf"(<!--([\w-]+): ([^>]+?)-->)({FIGURE})?")
 BRACED = re.compile(r"\{([\w-]+): ([^}]+)\}")
 TABLE = re.compile(r"(<!-- (table|rows): ([\w, -]+) -->\n\n)((?:\|.*\n)*)")
 NONE = "nothing more"
+_SECONDS = ("seconds", "bank_seconds", "train_seconds")  # columns
 
 Row = Mapping[str, str]
 
@@ -255,7 +259,31 @@ def _rounded(value: Decimal, to: str) -> Decimal:
     return value.quantize(Decimal(to), ROUND_HALF_UP)
 
 
+def _study(row: str) -> str:
+    """The number of rows of some files, or their hours.
+
+    Raises:
+        ValueError: There is no such file, or it has no seconds.
+    """
+    pattern, column = row.split(", ")
+    lines: list[Row] = []
+    for path in sorted(RESULTS.glob(f"{pattern}.csv")):
+        lines += _csv(str(path.relative_to(RESULTS)))
+    if not lines:
+        raise ValueError(f"no file of benchmarks/results is {pattern}.csv")
+    if column == "rows":
+        return str(len(lines))
+    seconds = 0.0
+    for line in lines:
+        times = [float(line[name]) for name in _SECONDS if line.get(name)]
+        seconds += sum(times) + 60 * float(line.get("minutes") or 0)
+    if not seconds:
+        raise ValueError(f"{pattern}.csv has no seconds")
+    return f"{seconds / 3600:.1f}"
+
+
 OTHERS = {
+    "study": _study,
     "paper_tables": _paper_tables,
     "placement": _placement,
     "placement_gated": _placement_gated,

@@ -1,0 +1,159 @@
+"""How much of an image's own detail stays where NFA changes it, at twice the size of the fit.
+
+    python benchmarks/detail.py --data DATA --weights tf_efficientnet_lite0.safetensors
+
+At another size than the flow's, a variant is built from the image x, the same image `low` at the
+flow's size, and its variant low':
+
+    all:  x + resize(low' - low)
+    less: resize(low') + max(0, 1 - K |resize(low' - low)|) * (x - resize(low))
+
+with the largest change of the channels, in [0, 1]. The first keeps all detail of the image, and the
+outlines of a stroke that is gone stay as thin ghosts. The second keeps the less of it, the more an
+image changes. Letters and signs are trained from scratch, clothes are fine-tuned. --out keeps the
+cells; --results gets detail.md; --sheet FILE draws images and variants of the first of --sets.
+"""
+
+import argparse
+import shlex
+import sys
+import time
+from concurrent.futures import ProcessPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+from torchvision.io import write_png
+from torchvision.utils import make_grid
+from untuned import NETWORKS, NOTHING, SETS, config_of, gain, new_parser, opened
+
+from nfaug.augment.pixels import resize
+from nfaug.compare.cells import Cells
+from nfaug.compare.classifier import Classifier
+from nfaug.compare.report.figures import Cell
+from nfaug.compare.rows import PIXELS
+from nfaug.compare.transforms import transform_of
+from nfaug.compare.work import bank_of
+from nfaug.data.images import LabelledImages, split_per_class, to_tensors
+from nfaug.io.atomic import write_text
+
+STUDIES = {"letters": "scratch", "signs": "scratch", "clothes": "finetuned"}
+SIZE = 64
+RULES = {"all detail": 0.0, "less detail, K = 4": 4.0, "less detail, K = 2": 2.0}
+ROWS = (NOTHING, *RULES)
+
+
+def composed(images: Tensor, low: Tensor, new: Tensor, factor: float) -> Tensor:
+    """Variants at the size of `images`, all uint8 (N, C, H, W)."""
+    size = (images.shape[-2], images.shape[-1])
+    change = resize((new.float() - low.float()) / 255, size)
+    detail = images.float() / 255 - resize(low.float() / 255, size)
+    kept = (1 - factor * change.abs().amax(1, keepdim=True)).clamp(min=0)
+    unit = resize(low.float() / 255, size) + change + kept * detail
+    return unit.clamp(0, 1).mul(255).round().to(torch.uint8)
+
+
+def bank_at(few: LabelledImages, args: argparse.Namespace, rule: str, seed: int) -> Tensor:
+    """Variants (N, V, C, SIZE, SIZE) of a fit at half the size."""
+    small = few.resized((SIZE // 2, SIZE // 2))
+    images, _ = to_tensors(few, progress=False)
+    low, _ = to_tensors(small, progress=False)
+    bank = bank_of(PIXELS, small, config_of(args, "scratch"), seed)
+    made = [composed(images, low, new, RULES[rule]) for new in bank.unbind(1)]
+    return torch.stack(made, 1)
+
+
+def train(args: argparse.Namespace, name: str, row: str, seed: int) -> Cell:
+    """The cell of a row and a seed."""
+    torch.set_num_threads(1)
+    started = time.monotonic()
+    pool, judged = opened(args.data, name, SIZE)
+    config = config_of(args, STUDIES[name])
+    few, _ = split_per_class(pool, args.per_class, seed)
+    images, labels = to_tensors(few, progress=False)
+    bank = bank_at(few, args, row, seed) if row in RULES else None
+    torch.manual_seed(seed)
+    transform = transform_of(SETS[name].safe.split(","), "", (SIZE, SIZE))
+
+    def draw(chosen: Tensor) -> tuple[Tensor, Tensor]:
+        batch = images[chosen]
+        if bank is not None:
+            variants = bank[chosen, torch.randint(bank.shape[1], chosen.shape)]
+            replaced = torch.rand(len(chosen)) < config.p
+            batch = torch.where(replaced[:, None, None, None], variants, batch)
+        return transform(batch), labels[chosen]
+
+    classifier = Classifier(config, images.shape[1:], len(few.classes), seed)
+    classifier.train(draw, len(labels))
+    return Cell(classifier.right(*judged).numpy(), time.monotonic() - started)
+
+
+def page(args: argparse.Namespace, found: dict[str, Cells]) -> str:
+    """The gains of each rule over nothing, and over keeping all detail."""
+    hours = sum(cells.seconds for cells in found.values()) / 3600
+    first = next(iter(RULES))
+    lines = ["# Detail at twice the size of a fit", ""]
+    lines += [f"`python benchmarks/detail.py {shlex.join(args.given)}`", ""]
+    lines += [
+        f"{args.per_class} labelled images per class at {SIZE} pixels, NFA in pixels fitted at "
+        f"{SIZE // 2}; points of accuracy with 95% intervals. {hours:.1f} hours of a core.",
+        "",
+    ]
+    for name, cells in found.items():
+        seeds = sum(row == NOTHING for row, _ in cells)
+        title = f"{SETS[name].title}, {NETWORKS[STUDIES[name]]}, {seeds} seeds"
+        lines += [f"| {title} | accuracy, % | over {NOTHING} | over {first} |", "|---|---|---|---|"]
+        for row in ROWS:
+            ours = [cell.accuracy for (other, _), cell in cells.items() if other == row]
+            if ours:
+                gains = " | ".join(str(gain(cells, row, base)) for base in (NOTHING, first))
+                lines.append(f"| {row} | {np.mean(ours):.1f} | {gains} |")
+        lines.append("")
+    return "\n".join(lines)
+
+
+def sheet(args: argparse.Namespace) -> Tensor:
+    """A line for each of 12 images: the image, and a variant under each rule."""
+    few, _ = split_per_class(opened(args.data, args.sets[0], SIZE)[0], args.per_class, 0)
+    images, _ = to_tensors(few, progress=False)
+    chosen = torch.linspace(0, len(images) - 1, 12).long()
+    columns = [images[chosen]]
+    columns += [bank_at(few, args, rule, 0)[chosen, 0] for rule in RULES]
+    cells = torch.stack(columns, 1).flatten(0, 1)
+    return make_grid(cells.expand(-1, 3, -1, -1), nrow=len(columns), pad_value=255)
+
+
+def main() -> None:
+    parser = new_parser(__doc__.splitlines()[0])
+    parser.set_defaults(sets=list(STUDIES))
+    parser.add_argument("--steps", type=int, help="default: 800 from scratch, 300 fine-tuned")
+    parser.add_argument("--seeds", type=int, default=4)
+    parser.add_argument("--sheet", type=Path)
+    parser.add_argument("--out", type=Path, default=Path("runs/detail"))
+    parser.add_argument("--results", type=Path, default=Path("benchmarks/results"))
+    args = parser.parse_args()
+    args.given = [Path(word).name if "/" in word else word for word in sys.argv[1:]]
+    if args.sheet:
+        write_png(sheet(args), str(args.sheet))
+        return
+    found: dict[str, Cells] = {}
+    for name in args.sets:
+        record = {"set": name, "per_class": args.per_class, "steps": args.steps}
+        found[name] = Cells(args.out / name, record, len(opened(args.data, name, SIZE)[1][1]))
+    with ProcessPoolExecutor(args.processes) as pool:
+        for seed in range(args.seeds):
+            jobs = {}
+            for name, cells in found.items():
+                for row in ROWS:
+                    if (row, seed) not in cells:
+                        jobs[name, row] = pool.submit(train, args, name, row, seed)
+            for (name, row), job in jobs.items():
+                cell = job.result()
+                found[name].add(row, seed, cell.right, cell.seconds)
+                print(f"{name}, {row}, {seed}: {cell.accuracy:.1f}%", flush=True)
+            write_text(args.results / "detail.md", page(args, found))
+
+
+if __name__ == "__main__":
+    main()
