@@ -223,8 +223,8 @@ def run() -> Outcomes:
     engines = {channels: NFAugment(fitted(channels)).engine for channels in (1, 3)}
     for case in cases():
         engine = engines[1 if case.name.startswith("1 ") else 3]
-        nfa = NFAugment(engine, p=1.0, gate=False, labels_getter=case.getter)
         getter = case.getter or "default"
+        nfa = NFAugment(engine, p=1.0, gate=False, labels_getter=getter)
         others = [
             attempt(case, v2.MixUp(num_classes=CLASSES, labels_getter=getter)),
             attempt(case, v2.CutMix(num_classes=CLASSES, labels_getter=getter)),
@@ -233,7 +233,6 @@ def run() -> Outcomes:
     for reason, beginnings in BY_DESIGN.items():
         outcomes.notes.append(f"{', '.join(beginnings)}: {reason}.")
     outcomes.notes.append("MixUp's error without `num_classes` has no case: a checkpoint has them.")
-    outcomes.notes.append('The getter by default is "default" in torchvision and None in nfaug.')
     return outcomes
 
 

@@ -162,3 +162,5 @@ def test_a_getter_of_labels() -> None:
     assert new["info"]["kind"] is labels
     with pytest.raises(ValueError, match="labels_getter="):
         nfa(sample)
+    same = NFAugment(checkpoint(), p=1.0, labels_getter="default")  # torchvision's name for this
+    assert torch.equal(same(images, labels, params=params)[0], expected)

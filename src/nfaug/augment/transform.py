@@ -105,8 +105,9 @@ class NFAugment(nn.Module):
         generator: CPU generator to draw from; None for torch's. The same state gives the same
             batch. Ranks of a distributed run and data-loader workers draw different numbers;
             spawned workers know their rank if RANK is set, as `torchrun` does.
-        labels_getter: Finds the labels in a sample, as in torchvision's `MixUp`. By default they
-            are the second item, or the value of a key such as "labels" or "target".
+        labels_getter: Finds the labels in a sample, as in torchvision's `MixUp`. By default, and
+            with its "default", they are the second item, or the value of a key such as "labels" or
+            "target".
         cuda_graphs: Whether encode and decode are captured as CUDA graphs for the constant number
             of images, ceil(p*B), and replayed, which spares the CPU most launches of a batch. Calls
             are plain on other devices, for more than four batch sizes, and after a capture failed,
@@ -146,7 +147,7 @@ class NFAugment(nn.Module):
         mean: Sequence[float] | float | None = None,
         std: Sequence[float] | float | None = None,
         generator: torch.Generator | None = None,
-        labels_getter: Callable[[Any], Any] | None = None,
+        labels_getter: Callable[[Any], Any] | Literal["default"] | None = None,
         cuda_graphs: bool = False,
     ) -> None:
         super().__init__()
@@ -163,7 +164,7 @@ class NFAugment(nn.Module):
         if generator is not None and generator.device.type != "cpu":
             raise ValueError(f"generator must be on the CPU; got one on {generator.device}")
         self.generator = generator
-        self.labels_getter = labels_getter
+        self.labels_getter = None if labels_getter == "default" else labels_getter
         self.normalization = Normalization(mean, std, self.engine.codec.channels)
         self._switch = SharedValue()
         self._enabled = True  # the same, for compilers, which cannot read shared memory
