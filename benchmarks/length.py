@@ -15,6 +15,7 @@ from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
 import numpy as np
+from scipy import stats
 from untuned import (
     NETWORKS,
     NFA,
@@ -32,6 +33,19 @@ from nfaug.compare.report.figures import gain_of
 from nfaug.io.atomic import write_text
 
 Found = dict[tuple[str, str, int], Cells]
+
+
+def mean_of(cells: Cells, row: str) -> float:
+    """The mean accuracy of a row over its seeds."""
+    return float(np.mean([cell.accuracy for (name, _), cell in cells.items() if name == row]))
+
+
+def over_sets(ours: list[float], others: list[float]) -> str:
+    """The mean difference of two rows, with a 95% interval over data sets (Student's t)."""
+    differences = np.subtract(ours, others)
+    error = differences.std(ddof=1) / len(differences) ** 0.5
+    half = error * stats.t.ppf(0.975, len(differences) - 1)
+    return f"{differences.mean():+.1f} ± {half:.1f}"
 
 
 def page(args: argparse.Namespace, found: Found) -> str:
@@ -66,6 +80,17 @@ def page(args: argparse.Namespace, found: Found) -> str:
                 before = ours
             lines.append(f"| {SETS[name].title} | {NOTHING} | {' | '.join(plain)} |")
             lines.append(f"| | {NFA} | {' | '.join(gains)} |")
+        more = []
+        means = []
+        before = None
+        for count in steps:
+            plain_means = [mean_of(found[name, network, count], NOTHING) for name in args.sets]
+            nfa_means = [mean_of(found[name, network, count], NFA) for name in args.sets]
+            more.append("" if before is None else over_sets(plain_means, before))
+            means.append(over_sets(nfa_means, plain_means))
+            before = plain_means
+        lines.append(f"| **mean of the sets** | {NOTHING}, more than before | {' | '.join(more)} |")
+        lines.append(f"| | {NFA} | {' | '.join(means)} |")
         lines.append("")
     return "\n".join(lines)
 

@@ -228,7 +228,7 @@ def test_invalid_calls(flow_dir: str, tmp_path: Path) -> None:
         transform(image=picture().astype(np.float32), label=1)
     with pytest.raises(ValueError, match="strength"):
         NFATransform("a flow that is not there", config={"strength": -5.0})
-    with pytest.raises(ValueError, match="directory"):
+    with pytest.raises(ValueError, match="folder"):
         NFATransform(checkpoint())
     with pytest.raises(ValueError, match="MixConfig"):
         NFATransform(flow_dir, config=MixConfig(strength=0.5))

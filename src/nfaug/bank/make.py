@@ -165,7 +165,7 @@ def _stored_manifest(path: Path) -> Manifest | None:
         return None
     if not (path / MANIFEST).is_file():
         raise FileExistsError(
-            f"{path} holds something other than a bank in one piece: choose another directory, or "
+            f"{path} holds something other than a bank in one piece: choose another folder, or "
             "continue a bank in shards with shard= (--shard i/n)"
         )
     return Manifest.load(path)
@@ -192,7 +192,7 @@ def _check_continued(
     if changes:
         raise ValueError(
             f"{path} holds a bank of other images or settings: {changes}. Choose another "
-            "directory, or pass overwrite=True (--overwrite)"
+            "folder, or pass overwrite=True (--overwrite)"
         )
 
 
@@ -207,7 +207,7 @@ def _create(path: Path, planned: Manifest, images: LabelledImages, *, old: Manif
     if foreign:
         raise FileExistsError(
             f"{path} holds {min(foreign)}, which is no file of the bank there: move it, or choose "
-            "another directory"
+            "another folder"
         )
     with replace_directory(path, drop=old_files) as staged:
         np.save(staged / "labels.npy", images.targets.numpy())

@@ -224,7 +224,7 @@ def _staged(
     if CARD in own_files:
         if license is not None or data is not None:
             warnings.warn(
-                f"{CARD} of the directory is used as the card; license and data apply to generated "
+                f"{CARD} of the folder is used as the card; license and data apply to generated "
                 "cards only: write them into this file, or remove it",
                 stacklevel=4,
             )

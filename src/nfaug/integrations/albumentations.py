@@ -93,7 +93,7 @@ class NFATransform(albumentations.ImageOnlyTransform):
         if not isinstance(checkpoint, (str, os.PathLike)):
             raise ValueError(
                 "checkpoint must be a name, which each worker loads and to_dict stores; got a "
-                f"{type(checkpoint).__name__}. Save it, and pass its directory"
+                f"{type(checkpoint).__name__}. Save it, and pass its folder"
             )
         fields: Any = {} if config is None else config
         if not isinstance(fields, Mapping):
