@@ -15,18 +15,19 @@ cells; --results gets detail.md; --sheet FILE draws images and variants of the f
 """
 
 import argparse
+import functools
 import shlex
 import sys
 import time
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
-import numpy as np
 import torch
 from torch import Tensor
 from torchvision.io import write_png
 from torchvision.utils import make_grid
-from untuned import NETWORKS, NOTHING, SETS, config_of, gain, new_parser, opened
+from untuned import NETWORKS, NOTHING, SETS, config_of, new_parser, opened
+from where import table
 
 from nfaug.augment.pixels import resize
 from nfaug.compare.cells import Cells
@@ -34,7 +35,7 @@ from nfaug.compare.classifier import Classifier
 from nfaug.compare.report.figures import Cell
 from nfaug.compare.rows import PIXELS
 from nfaug.compare.transforms import transform_of
-from nfaug.compare.work import bank_of
+from nfaug.compare.work import bank_of, draw_batch
 from nfaug.data.images import LabelledImages, split_per_class, to_tensors
 from nfaug.io.atomic import write_text
 
@@ -76,14 +77,7 @@ def train(args: argparse.Namespace, name: str, row: str, seed: int) -> Cell:
     torch.manual_seed(seed)
     transform = transform_of(SETS[name].safe.split(","), "", (SIZE, SIZE))
 
-    def draw(chosen: Tensor) -> tuple[Tensor, Tensor]:
-        batch = images[chosen]
-        if bank is not None:
-            variants = bank[chosen, torch.randint(bank.shape[1], chosen.shape)]
-            replaced = torch.rand(len(chosen)) < config.p
-            batch = torch.where(replaced[:, None, None, None], variants, batch)
-        return transform(batch), labels[chosen]
-
+    draw = functools.partial(draw_batch, images, labels, bank, config.p, transform)
     classifier = Classifier(config, images.shape[1:], len(few.classes), seed)
     classifier.train(draw, len(labels))
     return Cell(classifier.right(*judged).numpy(), time.monotonic() - started)
@@ -103,12 +97,12 @@ def page(args: argparse.Namespace, found: dict[str, Cells]) -> str:
     for name, cells in found.items():
         seeds = sum(row == NOTHING for row, _ in cells)
         title = f"{SETS[name].title}, {NETWORKS[STUDIES[name]]}, {seeds} seeds"
-        lines += [f"| {title} | accuracy, % | over {NOTHING} | over {first} |", "|---|---|---|---|"]
+        by_row = {}
         for row in ROWS:
-            ours = [cell.accuracy for (other, _), cell in cells.items() if other == row]
+            ours = [cell for (other, _), cell in sorted(cells.items()) if other == row]
             if ours:
-                gains = " | ".join(str(gain(cells, row, base)) for base in (NOTHING, first))
-                lines.append(f"| {row} | {np.mean(ours):.1f} | {gains} |")
+                by_row[row] = ours
+        lines += table(title, by_row, NOTHING, first)
         lines.append("")
     return "\n".join(lines)
 

@@ -17,6 +17,7 @@ draws variants of one seed and ends.
 """
 
 import argparse
+import functools
 import shlex
 import sys
 import time
@@ -25,13 +26,13 @@ from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 from torchvision.io import write_png
 from torchvision.utils import make_grid
-from untuned import NETWORKS, NOTHING, SETS, config_of, gain, new_parser, opened
+from untuned import NETWORKS, NOTHING, SETS, config_of, new_parser, opened
+from where import table
 
 from nfaug.augment.config import MixConfig
 from nfaug.compare.cells import Cells
@@ -39,7 +40,7 @@ from nfaug.compare.classifier import Classifier
 from nfaug.compare.report.figures import Cell
 from nfaug.compare.rows import PIXELS
 from nfaug.compare.transforms import transform_of
-from nfaug.compare.work import bank_of
+from nfaug.compare.work import bank_of, draw_batch
 from nfaug.data.images import split_per_class, to_tensors
 from nfaug.fitting import fit
 from nfaug.io.atomic import write_text
@@ -165,7 +166,7 @@ def prepared(args: argparse.Namespace, name: str, seed: int) -> dict[str, Any]:
 
 
 def ways(
-    args: argparse.Namespace, name: str, found: dict[str, Any], plain: Classifier | None
+    args: argparse.Namespace, name: str, found: dict[str, Any], plain: Classifier
 ) -> dict[str, tuple[Partners, float]]:
     """The partners of each row, and the largest weight."""
     images, labels = found["images"], found["labels"]
@@ -176,12 +177,9 @@ def ways(
     of_class = drawn(images, same)
     made = {"half as far": (of_class, 0.5)}
     made["moved"] = (moved_partners(images, labels, SETS[name].safe), STRENGTH)
-    if plain is not None:
-        others, _ = to_tensors(found["others"], progress=False)
-        made["unlabelled"] = (
-            drawn(others, list(nearest(plain, images, others, args.neighbours))),
-            0.5,
-        )
+    others, _ = to_tensors(found["others"], progress=False)
+    rows = nearest(plain, images, others, args.neighbours)
+    made["unlabelled"] = (drawn(others, list(rows)), 0.5)
     return made
 
 
@@ -194,30 +192,22 @@ def train(args: argparse.Namespace, name: str, seed: int, rows: list[str]) -> di
     images, labels = found["images"], found["labels"]
     shape = images.shape[1:]
     cells = {}
-    plain: Classifier | None = None
+    made: dict[str, tuple[Partners, float]] = {}
     for row in [NOTHING, *(row for row in rows if row != NOTHING)]:
         started = time.monotonic()
         bank = None
         if row == NFA:
             bank = bank_of(PIXELS, found["few"], config, seed)
         elif row != NOTHING:
-            how = ways(args, name, found, plain)[row]
-            bank = bank_with(found["fitted"], images, labels, seed, how)
+            bank = bank_with(found["fitted"], images, labels, seed, made[row])
         torch.manual_seed(seed)
         transform = transform_of(SETS[name].safe.split(","), "", (shape[1], shape[2]))
 
-        def draw(chosen: Tensor, bank: Any = bank, transform: Any = transform) -> Any:
-            batch = images[chosen]
-            if bank is not None:
-                variants = bank[chosen, torch.randint(VARIANTS, chosen.shape)]
-                replaced = torch.rand(len(chosen)) < config.p
-                batch = torch.where(replaced[:, None, None, None], variants, batch)
-            return transform(batch), labels[chosen]
-
+        draw = functools.partial(draw_batch, images, labels, bank, config.p, transform)
         classifier = Classifier(config, shape, len(found["few"].classes), seed)
         classifier.train(draw, len(labels))
         if row == NOTHING:
-            plain = classifier
+            made = ways(args, name, found, classifier)
         right = classifier.right(*found["judged"]).numpy()
         cells[row] = Cell(right, time.monotonic() - started)
     return cells
@@ -236,13 +226,12 @@ def page(args: argparse.Namespace, found: dict[str, Cells]) -> str:
     for name, cells in found.items():
         seeds = sum(row == NOTHING for row, _ in cells)
         title = f"{SETS[name].title}, {NETWORKS[STUDIES[name]]}, {seeds} seeds"
-        lines += [f"| {title} | accuracy, % | over {NOTHING} | over NFA |", "|---|---|---|---|"]
+        by_row = {}
         for row in ROWS:
-            ours = [cell.accuracy for (other, _), cell in cells.items() if other == row]
-            if not ours:
-                continue
-            gains = [str(gain(cells, row, base)) if row != base else "" for base in (NOTHING, NFA)]
-            lines.append(f"| {row} | {np.mean(ours):.1f} | {gains[0]} | {gains[1]} |")
+            ours = [cell for (other, _), cell in sorted(cells.items()) if other == row]
+            if ours:
+                by_row[row] = ours
+        lines += table(title, by_row, NOTHING, NFA)
         lines.append("")
     return "\n".join(lines)
 

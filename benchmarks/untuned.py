@@ -33,7 +33,7 @@ from nfaug.compare.config import CompareConfig
 from nfaug.compare.report.figures import Cell, Gain, gain_of
 from nfaug.compare.rows import PIXELS
 from nfaug.compare.transforms import transform_of
-from nfaug.compare.work import bank_of
+from nfaug.compare.work import bank_of, draw_batch
 from nfaug.data.images import LabelledImages, split_per_class, to_tensors
 from nfaug.data.open import open_dataset
 from nfaug.io.atomic import write_text
@@ -142,15 +142,10 @@ def train(args: argparse.Namespace, name: str, network: str, row: str, seed: int
     bank = bank_of(PIXELS, few, config, seed) if row == NFA else None
 
     def draw(rows: Tensor) -> tuple[Tensor, Tensor]:
-        batch = images[rows]
-        if bank is not None:
-            variants = bank[rows, torch.randint(bank.shape[1], rows.shape)]
-            replaced = torch.rand(len(rows)) < config.p
-            batch = torch.where(replaced[:, None, None, None], variants, batch)
-        batch = transform(batch)
+        batch, targets = draw_batch(images, labels, bank, config.p, transform, rows)
         if mixed is None:
-            return batch, labels[rows]
-        return mixed(batch.float(), labels[rows])  # a mean of bytes is none
+            return batch, targets
+        return mixed(batch.float(), targets)  # a mean of bytes is none
 
     classifier = Classifier(config, shape, classes, seed)
     classifier.train(draw, len(labels))

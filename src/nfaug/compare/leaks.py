@@ -87,8 +87,8 @@ def _trained(pool: LabelledImages, config: CompareConfig) -> LabelledImages:
 def warn_of_memory(name: str, checkpoint: Checkpoint, judged: LabelledImages) -> None:
     """Warn if the memory of a flow's checkpoint holds images to judge by.
 
-    The memory has the coefficients of the images that the flow was trained on, or fitted to. An
-    image is known again by its own, which float16 has rounded.
+    The memory has the coefficients of the images that the flow was trained on, or fitted to. Those
+    of an image to judge by are compared with them, up to the rounding of float16.
     """
     pca = checkpoint.pca
     if pca is None or pca.memory is None or pca.memory_labels is None:
@@ -102,7 +102,7 @@ def warn_of_memory(name: str, checkpoint: Checkpoint, judged: LabelledImages) ->
     images, _ = to_tensors(known.resized(checkpoint.flow.codec.image_size), progress=False)
     with torch.inference_mode():
         parts = images.split(_ENCODED)
-        latents = torch.cat([checkpoint.flow.encode(part)[0].flatten(1) for part in parts])
+        latents = torch.cat([checkpoint.flow.latents(part) for part in parts])
         coefficients = pca.project(latents, labels)
     found = []
     for row, label in enumerate(labels.tolist()):

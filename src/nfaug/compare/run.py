@@ -6,6 +6,7 @@ import hashlib
 import io
 import sys
 import tempfile
+from collections.abc import Mapping
 from concurrent.futures import FIRST_COMPLETED, Future, wait
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -16,6 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from nfaug.checkpoint.checkpoint import Checkpoint
 from nfaug.checkpoint.manifest import read_manifest
 from nfaug.checkpoint.resolve import read_resolved
 from nfaug.data.decode import converter_of
@@ -118,18 +120,19 @@ def compare(
     test_images = None if test_data is None else wrap_dataset(test_data)
     check_shape(images, config)
     # Errors of flows and weights come here, before `out` holds anything and before any training.
-    record = _record(config, images, test_images)
+    bases = {name: load_base(name, None) for name in config.checkpoint}
+    record = _record(config, images, test_images, bases)
     images, test_images = large_classes(images, test_images, config.min_images)
     pool, judged = split_images(images, test_images, config.per_class, config.group)
     classifier = Classifier(config, record["shape"], len(images.classes), seed=0)
     config = replace(config, steps=config.steps or _default_steps(config, pool))
     record["steps"] = config.steps
     judged = without_copies(pool, judged, config, held_out=test_images is None)
-    for name in trained_flows:
-        warn_of_memory(name, load_base(name, None), judged)
     if len(judged) > config.test_images:
         order = torch.randperm(len(judged), generator=torch.Generator().manual_seed(0))
         judged = judged.subset(order[: config.test_images].sort().values)
+    for name in trained_flows:
+        warn_of_memory(name, bases[name], judged)
     source = _source(record["shape"], images, test_images, names, classifier)
     folder = Path(out).expanduser()
     with lock_output(folder), tempfile.TemporaryDirectory(prefix="nfaug-compare-") as decoded:
@@ -149,7 +152,10 @@ def _default_steps(config: CompareConfig, pool: LabelledImages) -> int:
 
 
 def _record(
-    config: CompareConfig, data: LabelledImages, test_data: LabelledImages | None
+    config: CompareConfig,
+    data: LabelledImages,
+    test_data: LabelledImages | None,
+    bases: Mapping[str, Checkpoint],
 ) -> dict[str, Any]:
     """What the results depend on; a comparison goes on only while it is the same.
 
@@ -162,8 +168,7 @@ def _record(
     record["images"] = data.fingerprint()
     record["test"] = None if test_data is None else test_data.fingerprint()
     record["shape"] = [data.channels, *data.image_size]
-    for name in config.checkpoint:
-        base = load_base(name, None)
+    for name, base in bases.items():
         flow = base.flow
         if base.config.training.get("images_sha256", "") == record["test"]:
             raise ValueError(
@@ -255,7 +260,7 @@ class _Run:
         classes = len(self.pool.classes)
         running: dict[Future[Cell], tuple[Row, int]] = {}
         with Workers(self.images, self.config, classes, self.processes) as workers:
-            # While these processes import torch.
+            # The processes import torch meanwhile.
             write_part(self.images, JUDGED, self.judged, self._groups(self.judged), self.side)
             if self.side is not None:
                 self._judged_features(workers)

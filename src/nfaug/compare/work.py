@@ -32,7 +32,9 @@ from .report.figures import Cell
 from .rows import Row
 from .transforms import transform_of
 
-__all__ = ["JUDGED", "Part", "Strength", "Work", "bank_of", "read_part", "write_part"]
+__all__ = [
+    "JUDGED", "Part", "Strength", "Work", "bank_of", "draw_batch", "read_part", "write_part",
+]  # fmt: skip
 
 JUDGED = "judged"
 #: Variants of an image whose features are computed, each of which takes a pass of the network.
@@ -189,7 +191,9 @@ class Work:
             shape = train.images.shape[1:]
             size = (shape[1], shape[2])
             transform = transform_of(self.config.safe, row.policy, size, strength.magnitude)
-            draw = functools.partial(_draw, train, bank, strength.p, transform)
+            draw = functools.partial(
+                draw_batch, train.images, train.labels, bank, strength.p, transform
+            )
             classifier = Classifier(self.config, shape, self.classes, seed)
             classifier.train(draw, len(train.labels))
         judged = self.judged if held is None else part.rows(held.nonzero().flatten())
@@ -261,20 +265,21 @@ def _third(part: Part, seed: int) -> Tensor:
     return held
 
 
-def _draw(
-    part: Part,
+def draw_batch(
+    images: Tensor,
+    labels: Tensor,
     bank: Tensor | None,
     p: float,
     transform: Callable[[Tensor], Tensor],
     rows: Tensor,
 ) -> tuple[Tensor, Tensor]:
     """An augmented batch with its labels: a variant with probability p, then the transform."""
-    batch = part.images[rows]
+    batch = images[rows]
     if bank is not None:
         variants = bank[rows, torch.randint(bank.shape[1], rows.shape)]
         replaced = torch.rand(len(rows)) < p
         batch = torch.where(replaced[:, None, None, None], variants, batch)
-    return transform(batch), part.labels[rows]
+    return transform(batch), labels[rows]
 
 
 def bank_of(

@@ -14,7 +14,7 @@ __all__ = ["Source", "script_of", "timm_lines"]
 
 _SLEEP = """import os
 
-# Waiting threads sleep, or another job on this machine slows them; torch reads it when it starts.
+# Let waiting threads sleep: if they spin, any other job slows them. torch reads this at its start.
 os.environ.setdefault("GOMP_SPINCOUNT", "0")"""
 
 
