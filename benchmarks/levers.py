@@ -2,15 +2,19 @@
 
     python benchmarks/levers.py --data DATA --weights tf_efficientnet_lite0.safetensors
 
-Each row trains on --per-class labelled images of each class and on their variants, as the row of
-NFA in pixels does; the rows differ in the partner of an image and in the weights of the axes:
+Each row trains on --per-class labelled images of each class and on their variants
 
-- NFA: an image of its class, with nfaug's own weights (in [0, 1.5]) and gate;
+    x' = x + U (w * U^T (b - x)),
+
+where b is a partner of the image x, U (d, r) are the principal axes of x and all its partners, and
+each axis has a weight of its own. The rows differ in the partners and in the largest weight:
+
+- NFA: what nfaug does: images of the class, weights in [0, 1.5], and its gate;
 - half as far: the same with weights in [0, 1/2], and no gate, as in the rows below;
-- unlabelled: one of the --neighbours unlabelled images that are nearest in the features of the
-  network of the row without variants, with weights in [0, 1/2]; the label stays the image's;
-- moved: an image of its class that is flipped, turned, shifted and zoomed onto the image, by the
-  least squared difference of small grey images, with weights in [0, 1.5].
+- unlabelled: the --neighbours unlabelled images that are nearest in the features of the network of
+  the row without variants, with weights in [0, 1/2]; the label stays the image's;
+- moved: images of the class that are flipped, turned, shifted and zoomed onto the image, each by
+  the least squared difference of small grey images, with weights in [0, 1.5].
 
 --out keeps the cells, so that the same command goes on. --results gets levers.md. --sheet FILE
 draws variants of one seed and ends.
@@ -24,7 +28,7 @@ import time
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -41,8 +45,7 @@ from nfaug.compare.report.figures import Cell
 from nfaug.compare.rows import PIXELS
 from nfaug.compare.transforms import transform_of
 from nfaug.compare.work import bank_of, draw_batch
-from nfaug.data.images import split_per_class, to_tensors
-from nfaug.fitting import fit
+from nfaug.data.images import LabelledImages, split_per_class, to_tensors
 from nfaug.io.atomic import write_text
 
 NFA = "NFA"
@@ -53,7 +56,7 @@ STRENGTH = MixConfig().strength  # the largest weight of NFA
 SIDE = 16  # pixels of the grey images that are compared
 SHIFTS = (-0.25, -0.125, 0.0, 0.125, 0.25)  # of a side
 ZOOMS = (0.85, 1.0, 1.15)
-Partners = Callable[[int, torch.Generator], Tensor]
+Partners = Callable[[int], Tensor]  # all partners (M, C, H, W) of the image in a row
 
 
 def features(classifier: Classifier, images: Tensor) -> Tensor:
@@ -91,9 +94,9 @@ def moves(safe: str) -> Tensor:
 
 
 def moved(images: Tensor, matrices: Tensor) -> Tensor:
-    """Each image under its matrix, in [0, 255]; what lies outside repeats the mirrored image."""
+    """Each image under its matrix, in [0, 255]; what lies outside repeats the edge."""
     grid = F.affine_grid(matrices, list(images.shape), align_corners=False)
-    return F.grid_sample(images.float(), grid, padding_mode="reflection", align_corners=False)
+    return F.grid_sample(images.float(), grid, padding_mode="border", align_corners=False)
 
 
 def grey(images: Tensor) -> Tensor:
@@ -108,79 +111,77 @@ def flat(images: Tensor) -> Tensor:
     return pixels - pixels.mean(1, keepdim=True)
 
 
-def moved_partners(images: Tensor, labels: Tensor, safe: str) -> Partners:
-    """Partners of the same class, each under the move that brings it nearest to the image."""
-    matrices = moves(safe)
+def moved_onto(images: Tensor, target: Tensor, matrices: Tensor) -> Tensor:
+    """Each image under that of the matrices which brings it nearest to `target` (1, C, H, W)."""
     small = grey(images)
-    targets = flat(small)
-
-    def partner(row: int, generator: torch.Generator) -> Tensor:
-        same = (labels == labels[row]).nonzero().flatten()
-        same = same[same != row]
-        other = same[torch.randint(len(same), (), generator=generator)]
-        candidates = moved(small[other].expand(len(matrices), -1, -1, -1), matrices)
-        best = (flat(candidates) - targets[row]).square().sum(1).argmin()
-        return moved(images[other, None], matrices[best, None])[0]
-
-    return partner
+    aim = flat(grey(target))
+    found = []
+    for image, low in zip(images, small, strict=True):
+        candidates = moved(low.expand(len(matrices), -1, -1, -1), matrices)
+        best = (flat(candidates) - aim).square().sum(1).argmin()
+        found.append(moved(image[None], matrices[best, None])[0])
+    return torch.stack(found)
 
 
-def drawn(images: Tensor, rows: list[Tensor]) -> Partners:
-    """Partners that are drawn from the images at `rows[i]`."""
+def variants_of(image: Tensor, partners: Tensor, limit: float, seed: torch.Generator) -> Tensor:
+    """VARIANTS variants (V, C, H, W), uint8, of an image (C, H, W), with weights up to `limit`."""
+    x = image.double().flatten()
+    b = partners.double().flatten(1)
+    rows = torch.cat([x[None], b])
+    axes = torch.linalg.svd(rows - rows.mean(0), full_matrices=False).Vh[: len(b)]  # (r, d)
+    chosen = b[torch.randint(len(b), (VARIANTS,), generator=seed)]
+    weights = limit * torch.rand(VARIANTS, len(axes), generator=seed, dtype=torch.float64)
+    mixed = x + (weights * ((chosen - x) @ axes.T)) @ axes
+    return mixed.clamp(0, 255).round().to(torch.uint8).view(-1, *image.shape)
 
-    def partner(row: int, generator: torch.Generator) -> Tensor:
-        chosen = torch.randint(len(rows[row]), (), generator=generator)
-        return images[rows[row][chosen]].float()
 
-    return partner
-
-
-def bank_with(
-    fitted: Any, images: Tensor, labels: Tensor, seed: int, how: tuple[Partners, float]
-) -> Tensor:
-    """Variants (N, VARIANTS, C, H, W): z' = z + U (w * (b - a)), with weights up to a limit."""
-    partner, limit = how
+def bank_with(images: Tensor, seed: int, way: tuple[Partners, float]) -> Tensor:
+    """Variants (N, VARIANTS, C, H, W) of all images."""
+    partners, limit = way
     generator = torch.Generator().manual_seed(seed)
-    flow, pca = fitted.flow, fitted.pca
-    z = flow.latents(images)
-    a = pca.project(z, labels)
-    bank = []
-    for _ in range(VARIANTS):
-        partners = torch.stack([partner(row, generator) for row in range(len(images))])
-        b = pca.project(flow.latents(partners.round().to(torch.uint8)), labels)
-        weights = limit * torch.rand(a.shape, generator=generator)
-        mixed = pca.add(z, labels, weights * (b - a))
-        bank.append(flow.decode(mixed, quantize=True))
-    return torch.stack(bank, 1)
+    made = [variants_of(images[i], partners(i), limit, generator) for i in range(len(images))]
+    return torch.stack(made)
 
 
-def prepared(args: argparse.Namespace, name: str, seed: int) -> dict[str, Any]:
-    """The labelled images, the unlabelled ones, and the fit of a seed."""
+class Prepared(NamedTuple):
+    """The images of a seed."""
+
+    few: LabelledImages
+    others: LabelledImages
+    judged: tuple[Tensor, Tensor]
+    images: Tensor
+    labels: Tensor
+
+
+def prepared(args: argparse.Namespace, name: str, seed: int) -> Prepared:
+    """The labelled images, the unlabelled ones, and those to judge by."""
     size = SETS[name].size if STUDIES[name] == "scratch" else args.image_size
     pool, judged = opened(args.data, name, size)
     few, others = split_per_class(pool, args.per_class, seed)
-    images, labels = to_tensors(few, progress=False)
-    fitted = fit(PIXELS, few, rank=args.per_class - 1, progress=False, seed=seed)
-    return {"few": few, "others": others, "judged": judged, "images": images, "labels": labels,
-            "fitted": fitted}  # fmt: skip
+    return Prepared(few, others, judged, *to_tensors(few, progress=False))
 
 
 def ways(
-    args: argparse.Namespace, name: str, found: dict[str, Any], plain: Classifier
+    args: argparse.Namespace, name: str, found: Prepared, plain: Classifier
 ) -> dict[str, tuple[Partners, float]]:
     """The partners of each row, and the largest weight."""
-    images, labels = found["images"], found["labels"]
-    same = []
-    for row, label in enumerate(labels):
-        rows = (labels == label).nonzero().flatten()
-        same.append(rows[rows != row])
-    of_class = drawn(images, same)
-    made = {"half as far": (of_class, 0.5)}
-    made["moved"] = (moved_partners(images, labels, SETS[name].safe), STRENGTH)
-    others, _ = to_tensors(found["others"], progress=False)
-    rows = nearest(plain, images, others, args.neighbours)
-    made["unlabelled"] = (drawn(others, list(rows)), 0.5)
-    return made
+    images, labels = found.images, found.labels
+    matrices = moves(SETS[name].safe)
+    others, truth = to_tensors(found.others, progress=False)
+    near = nearest(plain, images, others, args.neighbours)
+    right = (truth[near] == labels[:, None]).float().mean()
+    print(f"{name}: {right:.0%} of the neighbours are of the image's class", flush=True)
+
+    def of_class(row: int) -> Tensor:
+        same = labels == labels[row]
+        same[row] = False
+        return images[same]
+
+    return {
+        "half as far": (of_class, 0.5),
+        "unlabelled": (lambda row: others[near[row]], 0.5),
+        "moved": (lambda row: moved_onto(of_class(row), images[row, None], matrices), STRENGTH),
+    }
 
 
 def train(args: argparse.Namespace, name: str, seed: int, rows: list[str]) -> dict[str, Cell]:
@@ -189,7 +190,7 @@ def train(args: argparse.Namespace, name: str, seed: int, rows: list[str]) -> di
     network = STUDIES[name]
     config = config_of(args, network)
     found = prepared(args, name, seed)
-    images, labels = found["images"], found["labels"]
+    images, labels = found.images, found.labels
     shape = images.shape[1:]
     cells = {}
     made: dict[str, tuple[Partners, float]] = {}
@@ -197,18 +198,18 @@ def train(args: argparse.Namespace, name: str, seed: int, rows: list[str]) -> di
         started = time.monotonic()
         bank = None
         if row == NFA:
-            bank = bank_of(PIXELS, found["few"], config, seed)
+            bank = bank_of(PIXELS, found.few, config, seed)
         elif row != NOTHING:
-            bank = bank_with(found["fitted"], images, labels, seed, made[row])
+            bank = bank_with(images, seed, made[row])
         torch.manual_seed(seed)
         transform = transform_of(SETS[name].safe.split(","), "", (shape[1], shape[2]))
 
         draw = functools.partial(draw_batch, images, labels, bank, config.p, transform)
-        classifier = Classifier(config, shape, len(found["few"].classes), seed)
+        classifier = Classifier(config, shape, len(found.few.classes), seed)
         classifier.train(draw, len(labels))
         if row == NOTHING:
             made = ways(args, name, found, classifier)
-        right = classifier.right(*found["judged"]).numpy()
+        right = classifier.right(*found.judged).numpy()
         cells[row] = Cell(right, time.monotonic() - started)
     return cells
 
@@ -239,18 +240,18 @@ def page(args: argparse.Namespace, found: dict[str, Cells]) -> str:
 def sheet(args: argparse.Namespace, name: str) -> Tensor:
     """A line for each of 12 images: the image, a partner and its variant in each row."""
     found = prepared(args, name, 0)
-    images, labels = found["images"], found["labels"]
+    images = found.images
     config = config_of(args, STUDIES[name])
-    plain = Classifier(config, images.shape[1:], len(found["few"].classes), 0)
+    plain = Classifier(config, images.shape[1:], len(found.few.classes), 0)
     transform = transform_of(SETS[name].safe.split(","), "", tuple(images.shape[2:]))
-    plain.train(lambda rows: (transform(images[rows]), labels[rows]), len(labels))
+    plain.train(lambda rows: (transform(images[rows]), found.labels[rows]), len(images))
     chosen = torch.linspace(0, len(images) - 1, 12).long()
     columns = [images[chosen].float()]
-    for partner, limit in ways(args, name, found, plain).values():
-        bank = bank_with(found["fitted"], images, labels, 0, (partner, limit))
-        generator = torch.Generator().manual_seed(0)
-        first = torch.stack([partner(row, generator) for row in range(len(images))])
-        columns += [first[chosen], bank[chosen, 0].float()]
+    generator = torch.Generator().manual_seed(0)
+    for partners, limit in ways(args, name, found, plain).values():
+        first = [partners(row)[0] for row in chosen.tolist()]
+        made = [variants_of(images[i], partners(i), limit, generator)[0] for i in chosen.tolist()]
+        columns += [torch.stack(first).float(), torch.stack(made).float()]
     cells = torch.stack(columns, 1).flatten(0, 1)
     grid = make_grid(cells.expand(-1, 3, -1, -1), nrow=len(columns), pad_value=255)
     return grid.round().to(torch.uint8)
