@@ -52,6 +52,7 @@ MIXES = {  # flow and way of mixing
     "NFA in pixels": (PIXELS, "axis"),
     "NFA in pixels by regions": (PIXELS, "regions"),
     "NFA with a flow": ("flow", "axis"),
+    "NFA with a flow of all labels": ("labelled flow", "axis"),
     "NFA on latents": ("autoencoder", "axis"),
     "NFA with a flow on latents": ("flow, autoencoder", "axis"),
     "NFA on latents by regions": ("autoencoder", "regions"),
@@ -112,8 +113,12 @@ class Study:
         latents = self.args.autoencoder if "autoencoder" in flow else None
         data = open_dataset(self.args.data, image_size=self.args.latents_of if latents else size)
         few = split_per_class(data, self.args.per_class, seed)[0]
-        flow = self.args.checkpoint if "flow" in flow else PIXELS
-        bank = bank_of(flow, few, self.settings, seed, latents, mix=mix)
+        checkpoint = PIXELS
+        if "labelled" in flow:
+            checkpoint = self.args.labelled_checkpoint
+        elif "flow" in flow:
+            checkpoint = self.args.checkpoint
+        bank = bank_of(checkpoint, few, self.settings, seed, latents, mix=mix)
         return F.resize(bank.flatten(0, 1), [size, size]).unflatten(0, bank.shape[:2])
 
     def train(self, row: Row, seed: int, lr: float, steps: int) -> tuple[Tensor, float]:
@@ -166,6 +171,9 @@ def main() -> None:
     parser.add_argument("--network", default="small-cnn")
     parser.add_argument("--weights", help="pretrained weights, to be fine-tuned")
     parser.add_argument("--checkpoint", help="a flow of these images, trained without labels")
+    parser.add_argument(
+        "--labelled-checkpoint", help="a flow trained with the labels of all images"
+    )
     parser.add_argument("--autoencoder", help="for NFA on latents")
     parser.add_argument("--latents-of", type=int, default=64, help="pixels that it encodes")
     parser.add_argument("--lr", type=float, nargs="+", default=[0.05, 0.1, 0.2])
