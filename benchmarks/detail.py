@@ -16,18 +16,27 @@ cells; --results gets detail.md; --sheet FILE draws images and variants of the f
 
 import argparse
 import functools
-import shlex
-import sys
 import time
-from concurrent.futures import ProcessPoolExecutor
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
+from sets import (
+    NETWORKS,
+    NOTHING,
+    SETS,
+    cells_of,
+    command_of,
+    config_of,
+    gains_table,
+    hours_of,
+    new_parser,
+    opened,
+    train_all,
+)
 from torch import Tensor
 from torchvision.io import write_png
 from torchvision.utils import make_grid
-from untuned import NETWORKS, NOTHING, SETS, config_of, new_parser, opened
-from where import table
 
 from nfaug.augment.pixels import resize
 from nfaug.compare.cells import Cells
@@ -65,11 +74,16 @@ def bank_at(few: LabelledImages, args: argparse.Namespace, rule: str, seed: int)
     return torch.stack(made, 1)
 
 
-def train(args: argparse.Namespace, name: str, row: str, seed: int) -> Cell:
-    """The cell of a row and a seed."""
+def train(args: argparse.Namespace, name: str, rows: Sequence[str], seed: int) -> dict[str, Cell]:
+    """The cell of each row."""
+    return {row: train_row(args, name, row, seed) for row in rows}
+
+
+def train_row(args: argparse.Namespace, name: str, row: str, seed: int) -> Cell:
+    """The cell of a row."""
     torch.set_num_threads(1)
-    started = time.monotonic()
     pool, judged = opened(args.data, name, SIZE)
+    started = time.monotonic()
     config = config_of(args, STUDIES[name])
     few, _ = split_per_class(pool, args.per_class, seed)
     images, labels = to_tensors(few, progress=False)
@@ -85,24 +99,17 @@ def train(args: argparse.Namespace, name: str, row: str, seed: int) -> Cell:
 
 def page(args: argparse.Namespace, found: dict[str, Cells]) -> str:
     """The gains of each rule over nothing, and over keeping all detail."""
-    hours = sum(cells.seconds for cells in found.values()) / 3600
     first = next(iter(RULES))
-    lines = ["# Detail at twice the size of a fit", ""]
-    lines += [f"`python benchmarks/detail.py {shlex.join(args.given)}`", ""]
+    lines = ["# Detail at twice the size of a fit", "", command_of("detail.py"), ""]
     lines += [
         f"{args.per_class} labelled images per class at {SIZE} pixels, NFA in pixels fitted at "
-        f"{SIZE // 2}; points of accuracy with 95% intervals. {hours:.1f} hours of a core.",
+        f"{SIZE // 2}; points of accuracy with 95% intervals. {hours_of(found):.1f} hours of a "
+        "core.",
         "",
     ]
     for name, cells in found.items():
-        seeds = sum(row == NOTHING for row, _ in cells)
-        title = f"{SETS[name].title}, {NETWORKS[STUDIES[name]]}, {seeds} seeds"
-        by_row = {}
-        for row in ROWS:
-            ours = [cell for (other, _), cell in sorted(cells.items()) if other == row]
-            if ours:
-                by_row[row] = ours
-        lines += table(title, by_row, NOTHING, first)
+        title = f"{SETS[name].title}, {NETWORKS[STUDIES[name]]}"
+        lines += gains_table(title, cells, ROWS, NOTHING, first)
         lines.append("")
     return "\n".join(lines)
 
@@ -119,34 +126,23 @@ def sheet(args: argparse.Namespace) -> Tensor:
 
 
 def main() -> None:
-    parser = new_parser(__doc__.splitlines()[0])
+    parser = new_parser(__doc__.splitlines()[0], "detail")
     parser.set_defaults(sets=list(STUDIES))
     parser.add_argument("--steps", type=int, help="default: 800 from scratch, 300 fine-tuned")
-    parser.add_argument("--seeds", type=int, default=4)
-    parser.add_argument("--sheet", type=Path)
-    parser.add_argument("--out", type=Path, default=Path("runs/detail"))
-    parser.add_argument("--results", type=Path, default=Path("benchmarks/results"))
+    parser.add_argument("--seeds", type=int, default=8)
+    parser.add_argument("--sheet", type=Path, help="a PNG for the first of --sets")
     args = parser.parse_args()
-    args.given = [Path(word).name if "/" in word else word for word in sys.argv[1:]]
     if args.sheet:
         write_png(sheet(args), str(args.sheet))
         return
     found: dict[str, Cells] = {}
     for name in args.sets:
-        record = {"set": name, "per_class": args.per_class, "steps": args.steps}
-        found[name] = Cells(args.out / name, record, len(opened(args.data, name, SIZE)[1][1]))
-    with ProcessPoolExecutor(args.processes) as pool:
-        for seed in range(args.seeds):
-            jobs = {}
-            for name, cells in found.items():
-                for row in ROWS:
-                    if (row, seed) not in cells:
-                        jobs[name, row] = pool.submit(train, args, name, row, seed)
-            for (name, row), job in jobs.items():
-                cell = job.result()
-                found[name].add(row, seed, cell.right, cell.seconds)
-                print(f"{name}, {row}, {seed}: {cell.accuracy:.1f}%", flush=True)
-            write_text(args.results / "detail.md", page(args, found))
+        found[name] = cells_of(args, name, STUDIES[name], args.out / name, SIZE)
+
+    def write() -> None:
+        write_text(args.results / "detail.md", page(args, found))
+
+    train_all(args, found, lambda _: [[row] for row in ROWS], train, write)
 
 
 if __name__ == "__main__":

@@ -2,61 +2,64 @@
 
     python benchmarks/length.py --data DATA --weights tf_efficientnet_lite0.safetensors
 
-For each of --sets (those of benchmarks/untuned.py) and each number of --steps, classifiers are
+For each of --sets (those of benchmarks/sets.py) and each number of --steps, classifiers are
 trained on --per-class labelled images of each class, with what is safe for the images alone and
 with NFA in pixels. --out keeps the cells, so that the same command goes on; --results gets
 length.md.
 """
 
 import argparse
-import shlex
-import sys
-from concurrent.futures import ProcessPoolExecutor
-from pathlib import Path
+from collections.abc import Sequence
 
 import numpy as np
-from scipy import stats
-from untuned import (
+from sets import (
     NETWORKS,
     NFA,
     NOTHING,
     SETS,
+    cells_of,
+    command_of,
     gain,
+    hours_of,
+    mean_of,
     networks_of,
     new_parser,
-    opened,
-    train,
+    over_sets,
+    size_of,
+    train_all,
 )
+from untuned import train_row
 
 from nfaug.compare.cells import Cells
-from nfaug.compare.report.figures import gain_of
+from nfaug.compare.report.figures import Cell, gain_of
 from nfaug.io.atomic import write_text
 
-Found = dict[tuple[str, str, int], Cells]
+Study = tuple[str, str, int]  # a data set, a network, and a number of steps
+Found = dict[Study, Cells]
 
 
-def mean_of(cells: Cells, row: str) -> float:
-    """The mean accuracy of a row over its seeds."""
-    return float(np.mean([cell.accuracy for (name, _), cell in cells.items() if name == row]))
+def with_steps(args: argparse.Namespace, steps: int) -> argparse.Namespace:
+    """The options with one number of steps."""
+    return argparse.Namespace(**{**vars(args), "steps": steps})
 
 
-def over_sets(ours: list[float], others: list[float]) -> str:
-    """The mean difference of two rows, with a 95% interval over data sets (Student's t)."""
-    differences = np.subtract(ours, others)
-    error = differences.std(ddof=1) / len(differences) ** 0.5
-    half = error * stats.t.ppf(0.975, len(differences) - 1)
-    return f"{differences.mean():+.1f} ± {half:.1f}"
+def train(
+    args: argparse.Namespace, study: Study, rows: Sequence[str], seed: int
+) -> dict[str, Cell]:
+    """The cell of each row."""
+    name, network, steps = study
+    given = with_steps(args, steps)
+    return {row: train_row(given, (name, network), row, seed) for row in rows}
 
 
 def page(args: argparse.Namespace, found: Found) -> str:
     """Accuracy without augmentation by the number of steps, and NFA's gain."""
-    hours = sum(cells.seconds for cells in found.values()) / 3600
-    lines = ["# How long to train", "", f"`python benchmarks/length.py {shlex.join(args.given)}`"]
+    lines = ["# How long to train", "", command_of("length.py")]
     lines += [
         "",
-        f"{args.per_class} labelled images per class. {hours:.1f} hours of a core. Accuracy of "
-        f'"{NOTHING}" in per cent, and in brackets what more it has than with the number of steps '
-        "before, with a 95% interval; below it the gain of NFA in pixels over it.",
+        f"{args.per_class} labelled images per class. {hours_of(found):.1f} hours of a core. "
+        f'Accuracy of "{NOTHING}" in per cent, and in brackets what more it has than with the '
+        "number of steps before, with a 95% interval; below it the gain of NFA in pixels over it.",
         "",
     ]
     for network in networks_of(args):
@@ -86,8 +89,8 @@ def page(args: argparse.Namespace, found: Found) -> str:
         for count in steps:
             plain_means = [mean_of(found[name, network, count], NOTHING) for name in args.sets]
             nfa_means = [mean_of(found[name, network, count], NFA) for name in args.sets]
-            more.append("" if before is None else over_sets(plain_means, before))
-            means.append(over_sets(nfa_means, plain_means))
+            more.append("" if before is None else over_sets(np.subtract(plain_means, before)))
+            means.append(over_sets(np.subtract(nfa_means, plain_means)))
             before = plain_means
         lines.append(f"| **mean of the sets** | {NOTHING}, more than before | {' | '.join(more)} |")
         lines.append(f"| | {NFA} | {' | '.join(means)} |")
@@ -96,38 +99,24 @@ def page(args: argparse.Namespace, found: Found) -> str:
 
 
 def main() -> None:
-    parser = new_parser(__doc__.splitlines()[0])
+    parser = new_parser(__doc__.splitlines()[0], "length")
     parser.add_argument("--steps", type=int, nargs="+", default=[200, 400, 800, 1600])
     parser.add_argument("--finetuned-steps", type=int, nargs="+", default=[150, 300, 600])
     parser.add_argument("--seeds", type=int, default=5)
-    parser.add_argument("--out", type=Path, default=Path("runs/length"))
-    parser.add_argument("--results", type=Path, default=Path("benchmarks/results"))
     args = parser.parse_args()
-    args.given = [Path(word).name if "/" in word else word for word in sys.argv[1:]]
     found: Found = {}
     for name in args.sets:
         for network in networks_of(args):
-            size = SETS[name].size if network == "scratch" else args.image_size
-            count = len(opened(args.data, name, size)[1][1])
+            size = size_of(args, name, network)
             for steps in args.steps if network == "scratch" else args.finetuned_steps:
-                record = {"set": name, "network": network, "size": size, "steps": steps}
                 folder = args.out / f"{name}-{network}-{steps}"
-                found[name, network, steps] = Cells(folder, record, count)
-    with ProcessPoolExecutor(args.processes) as pool:
-        for seed in range(args.seeds):
-            jobs = {}
-            for (name, network, steps), cells in found.items():
-                for row in (NOTHING, NFA):
-                    if (row, seed) not in cells:
-                        given = argparse.Namespace(**{**vars(args), "steps": steps})
-                        job = pool.submit(train, given, name, network, row, seed)
-                        jobs[name, network, steps, row] = job
-            for (name, network, steps, row), job in jobs.items():
-                cell = job.result()
-                found[name, network, steps].add(row, seed, cell.right, cell.seconds)
-                print(f"{name}, {network}, {steps} steps, {row}, {seed}: {cell.accuracy:.1f}%")
-                sys.stdout.flush()
-            write_text(args.results / "length.md", page(args, found))
+                given = with_steps(args, steps)
+                found[name, network, steps] = cells_of(given, name, network, folder, size)
+
+    def write() -> None:
+        write_text(args.results / "length.md", page(args, found))
+
+    train_all(args, found, lambda _: [[NOTHING], [NFA]], train, write)
 
 
 if __name__ == "__main__":

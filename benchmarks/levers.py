@@ -10,11 +10,12 @@ where b is a partner of the image x, U (d, r) are the principal axes of x and al
 each axis has a weight of its own. The rows differ in the partners and in the largest weight:
 
 - NFA: what nfaug does: images of the class, weights in [0, 1.5], and its gate;
-- half as far: the same with weights in [0, 1/2], and no gate, as in the rows below;
+- no gate: the same without the gate, as in the rows below;
+- half as far: with weights in [0, 1/2];
 - unlabelled: the --neighbours unlabelled images that are nearest in the features of the network of
   the row without variants, with weights in [0, 1/2]; the label stays the image's;
 - moved: images of the class that are flipped, turned, shifted and zoomed onto the image, each by
-  the least squared difference of small grey images, with weights in [0, 1.5].
+  the largest correlation of small grey images, with weights in [0, 1.5].
 
 --out keeps the cells, so that the same command goes on. --results gets levers.md. --sheet FILE
 draws variants of one seed and ends.
@@ -22,21 +23,30 @@ draws variants of one seed and ends.
 
 import argparse
 import functools
-import shlex
-import sys
 import time
-from collections.abc import Callable
-from concurrent.futures import ProcessPoolExecutor
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 import torch
+from sets import (
+    NETWORKS,
+    NOTHING,
+    SETS,
+    cells_of,
+    command_of,
+    config_of,
+    gains_table,
+    hours_of,
+    new_parser,
+    opened,
+    size_of,
+    train_all,
+)
 from torch import Tensor
 from torch.nn import functional as F
 from torchvision.io import write_png
 from torchvision.utils import make_grid
-from untuned import NETWORKS, NOTHING, SETS, config_of, new_parser, opened
-from where import table
 
 from nfaug.augment.config import MixConfig
 from nfaug.compare.cells import Cells
@@ -49,12 +59,13 @@ from nfaug.data.images import LabelledImages, split_per_class, to_tensors
 from nfaug.io.atomic import write_text
 
 NFA = "NFA"
-ROWS = (NOTHING, NFA, "half as far", "unlabelled", "moved")
+NO_GATE = "no gate"
+ROWS = (NOTHING, NFA, NO_GATE, "half as far", "unlabelled", "moved")
 STUDIES = {"cells": "finetuned", "letters": "scratch", "clothes": "finetuned"}
 VARIANTS = 20  # of each image
 STRENGTH = MixConfig().strength  # the largest weight of NFA
 SIDE = 16  # pixels of the grey images that are compared
-SHIFTS = (-0.25, -0.125, 0.0, 0.125, 0.25)  # of a side
+SHIFTS = (-0.125, -0.0625, 0.0, 0.0625, 0.125)  # of a side
 ZOOMS = (0.85, 1.0, 1.15)
 Partners = Callable[[int], Tensor]  # all partners (M, C, H, W) of the image in a row
 
@@ -105,20 +116,19 @@ def grey(images: Tensor) -> Tensor:
     return small.mean(1, keepdim=True)
 
 
-def flat(images: Tensor) -> Tensor:
-    """Images without their mean, (N, d)."""
+def directions(images: Tensor) -> Tensor:
+    """Images without their mean, of length 1: (N, d). Their products are correlations."""
     pixels = images.flatten(1)
-    return pixels - pixels.mean(1, keepdim=True)
+    return F.normalize(pixels - pixels.mean(1, keepdim=True), dim=1)
 
 
 def moved_onto(images: Tensor, target: Tensor, matrices: Tensor) -> Tensor:
     """Each image under that of the matrices which brings it nearest to `target` (1, C, H, W)."""
-    small = grey(images)
-    aim = flat(grey(target))
+    aim = directions(grey(target))[0]
     found = []
-    for image, low in zip(images, small, strict=True):
+    for image, low in zip(images, grey(images), strict=True):
         candidates = moved(low.expand(len(matrices), -1, -1, -1), matrices)
-        best = (flat(candidates) - aim).square().sum(1).argmin()
+        best = (directions(candidates) @ aim).argmax()
         found.append(moved(image[None], matrices[best, None])[0])
     return torch.stack(found)
 
@@ -155,8 +165,7 @@ class Prepared(NamedTuple):
 
 def prepared(args: argparse.Namespace, name: str, seed: int) -> Prepared:
     """The labelled images, the unlabelled ones, and those to judge by."""
-    size = SETS[name].size if STUDIES[name] == "scratch" else args.image_size
-    pool, judged = opened(args.data, name, size)
+    pool, judged = opened(args.data, name, size_of(args, name, STUDIES[name]))
     few, others = split_per_class(pool, args.per_class, seed)
     return Prepared(few, others, judged, *to_tensors(few, progress=False))
 
@@ -178,13 +187,14 @@ def ways(
         return images[same]
 
     return {
+        NO_GATE: (of_class, STRENGTH),
         "half as far": (of_class, 0.5),
         "unlabelled": (lambda row: others[near[row]], 0.5),
         "moved": (lambda row: moved_onto(of_class(row), images[row, None], matrices), STRENGTH),
     }
 
 
-def train(args: argparse.Namespace, name: str, seed: int, rows: list[str]) -> dict[str, Cell]:
+def train(args: argparse.Namespace, name: str, rows: Sequence[str], seed: int) -> dict[str, Cell]:
     """The cells of a seed: the row without variants first, whose features choose partners."""
     torch.set_num_threads(1)
     network = STUDIES[name]
@@ -216,23 +226,15 @@ def train(args: argparse.Namespace, name: str, seed: int, rows: list[str]) -> di
 
 def page(args: argparse.Namespace, found: dict[str, Cells]) -> str:
     """The gains of each row, over nothing and over NFA."""
-    hours = sum(cells.seconds for cells in found.values()) / 3600
-    command = f"python benchmarks/levers.py {shlex.join(args.given)}".strip()
-    lines = ["# Other partners", "", f"`{command}`", ""]
+    lines = ["# Other partners", "", command_of("levers.py"), ""]
     lines += [
         f"{args.per_class} labelled images per class; points of accuracy with 95% intervals. "
-        f"{hours:.1f} hours of a core.",
+        f"{hours_of(found):.1f} hours of a core.",
         "",
     ]
     for name, cells in found.items():
-        seeds = sum(row == NOTHING for row, _ in cells)
-        title = f"{SETS[name].title}, {NETWORKS[STUDIES[name]]}, {seeds} seeds"
-        by_row = {}
-        for row in ROWS:
-            ours = [cell for (other, _), cell in sorted(cells.items()) if other == row]
-            if ours:
-                by_row[row] = ours
-        lines += table(title, by_row, NOTHING, NFA)
+        title = f"{SETS[name].title}, {NETWORKS[STUDIES[name]]}"
+        lines += gains_table(title, cells, ROWS, NOTHING, NFA, NO_GATE)
         lines.append("")
     return "\n".join(lines)
 
@@ -258,38 +260,27 @@ def sheet(args: argparse.Namespace, name: str) -> Tensor:
 
 
 def main() -> None:
-    parser = new_parser(__doc__.splitlines()[0])
+    parser = new_parser(__doc__.splitlines()[0], "levers")
     parser.set_defaults(sets=list(STUDIES))
     parser.add_argument("--steps", type=int, help="default: 800 from scratch, 300 fine-tuned")
-    parser.add_argument("--seeds", type=int, default=4)
+    parser.add_argument("--seeds", type=int, default=8)
     parser.add_argument("--neighbours", type=int, default=5)
-    parser.add_argument("--rows", nargs="+", choices=ROWS, default=list(ROWS))
     parser.add_argument("--sheet", type=Path, help="a PNG for the first of --sets")
-    parser.add_argument("--out", type=Path, default=Path("runs/levers"))
-    parser.add_argument("--results", type=Path, default=Path("benchmarks/results"))
     args = parser.parse_args()
-    args.given = [Path(word).name if "/" in word else word for word in sys.argv[1:]]
     if args.sheet:
         write_png(sheet(args, args.sets[0]), str(args.sheet))
         return
     found: dict[str, Cells] = {}
     for name in args.sets:
-        size = SETS[name].size if STUDIES[name] == "scratch" else args.image_size
-        record = {"set": name, "size": size, "per_class": args.per_class, "steps": args.steps}
-        found[name] = Cells(args.out / name, record, len(opened(args.data, name, size)[1][1]))
-    with ProcessPoolExecutor(args.processes) as pool:
-        for seed in range(args.seeds):
-            jobs = {}
-            for name, cells in found.items():
-                rows = [row for row in args.rows if (row, seed) not in cells]
-                if rows:
-                    jobs[name] = pool.submit(train, args, name, seed, rows)
-            for name, job in jobs.items():
-                for row, cell in job.result().items():
-                    if (row, seed) not in found[name]:
-                        found[name].add(row, seed, cell.right, cell.seconds)
-                        print(f"{name}, {row}, {seed}: {cell.accuracy:.1f}%", flush=True)
-            write_text(args.results / "levers.md", page(args, found))
+        network = STUDIES[name]
+        size = size_of(args, name, network)
+        more = {"neighbours": args.neighbours, "shifts": SHIFTS, "zooms": ZOOMS}
+        found[name] = cells_of(args, name, network, args.out / name, size, **more)
+
+    def write() -> None:
+        write_text(args.results / "levers.md", page(args, found))
+
+    train_all(args, found, lambda _: [ROWS], train, write)
 
 
 if __name__ == "__main__":

@@ -47,15 +47,25 @@ STRENGTHS |= {"ElasticTransform": (0.25, 0.5, 1)}  # mean shift of a pixel, in s
 KEPT = ["AutoContrast", "Equalize", "PosterizeIncreasing", "Contrast", "Brightness", "Sharpness"]
 KEPT, TURNS = [*KEPT, "TranslateXRel", "TranslateYRel"], ["Rotate", "ShearX", "ShearY"]
 POLICIES = {"RandAugment": "rand-n2-m{:g}", "TrivialAugment": "rand-n1-m10-mstd101-p1"}
-MIXES = {  # flow and way of mixing
-    "same-class mixup": (PIXELS, "pair"),
-    "NFA in pixels": (PIXELS, "axis"),
-    "NFA in pixels by regions": (PIXELS, "regions"),
-    "NFA with a flow": ("flow", "axis"),
-    "NFA with a flow of all labels": ("labelled flow", "axis"),
-    "NFA on latents": ("autoencoder", "axis"),
-    "NFA with a flow on latents": ("flow, autoencoder", "axis"),
-    "NFA on latents by regions": ("autoencoder", "regions"),
+
+
+class Mix(NamedTuple):
+    """How NFA mixes: the option with its flow (none for pixels), and whether it mixes latents."""
+
+    flow: str = ""
+    latents: bool = False
+    mix: str = "axis"
+
+
+MIXES = {
+    "same-class mixup": Mix(mix="pair"),
+    "NFA in pixels": Mix(),
+    "NFA in pixels by regions": Mix(mix="regions"),
+    "NFA with a flow": Mix("checkpoint"),
+    "NFA with a flow of all labels": Mix("labelled_checkpoint"),
+    "NFA on latents": Mix(latents=True),
+    "NFA with a flow on latents": Mix("checkpoint", latents=True),
+    "NFA on latents by regions": Mix(latents=True, mix="regions"),
 }
 
 
@@ -109,16 +119,12 @@ class Study:
         self.settings = CompareConfig(network=args.network, weights=args.weights, device="cpu")
 
     def make_bank(self, nfa: str, seed: int) -> Tensor:
-        (flow, mix), size = MIXES[nfa], self.args.image_size
-        latents = self.args.autoencoder if "autoencoder" in flow else None
+        way, size = MIXES[nfa], self.args.image_size
+        latents = self.args.autoencoder if way.latents else None
         data = open_dataset(self.args.data, image_size=self.args.latents_of if latents else size)
         few = split_per_class(data, self.args.per_class, seed)[0]
-        checkpoint = PIXELS
-        if "labelled" in flow:
-            checkpoint = self.args.labelled_checkpoint
-        elif "flow" in flow:
-            checkpoint = self.args.checkpoint
-        bank = bank_of(checkpoint, few, self.settings, seed, latents, mix=mix)
+        checkpoint = getattr(self.args, way.flow) if way.flow else PIXELS
+        bank = bank_of(checkpoint, few, self.settings, seed, latents, mix=way.mix)
         return F.resize(bank.flatten(0, 1), [size, size]).unflatten(0, bank.shape[:2])
 
     def train(self, row: Row, seed: int, lr: float, steps: int) -> tuple[Tensor, float]:
@@ -160,6 +166,23 @@ def table(title: str, found: dict[str, list[Cell]], *bases: str) -> list[str]:
     return lines
 
 
+def wrong_options(args: argparse.Namespace) -> str:
+    """What the options lack; empty if nothing."""
+    if not {*STRENGTHS} & {*args.rows}:
+        return f"--rows needs a rival: one of {', '.join(STRENGTHS)}"
+    for name in args.rows:
+        way = MIXES.get(name, Mix())
+        needed = [way.flow] if way.flow else []
+        if way.latents:
+            needed.append("autoencoder")
+        for option in needed:
+            if getattr(args, option) is None:
+                return f"the row {name!r} needs --{option.replace('_', '-')}"
+        if way.latents and args.image_size > args.latents_of:
+            return "variants would be enlarged: --latents-of must be at least --image-size"
+    return ""
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     for name in ("--data", "--test-data", "--out"):
@@ -182,8 +205,8 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=8, help="seeds that judge")
     parser.add_argument("--rows", nargs="+", required=True, choices=[*MIXES, *STRENGTHS])
     args = parser.parse_args()
-    if not {*STRENGTHS} & {*args.rows}:
-        parser.error(f"--rows needs a rival: one of {', '.join(STRENGTHS)}")
+    if wrong := wrong_options(args):
+        parser.error(wrong)
     study, out = Study(args), Path(args.out)
     record = {k: v for k, v in vars(args).items() if k not in ("out", "seeds", "rows", "flow")}
     counts = {"judged": len(study.test[1]), "choice": study.chosen_on}

@@ -1,0 +1,210 @@
+"""What the studies over many kinds of images share: data sets, settings, and cells that are kept.
+
+`train_all` trains the classifiers of a study in several processes. Seeds come last in the order, so
+that an interruption leaves fewer seeds of everything, and the same command goes on.
+"""
+
+import argparse
+import functools
+import shlex
+import sys
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numpy as np
+import torch
+from scipy import stats
+from torch import Tensor
+
+from nfaug.compare.cells import Cells
+from nfaug.compare.config import CompareConfig
+from nfaug.compare.report.figures import Cell, Gain, gain_of
+from nfaug.data.images import LabelledImages, to_tensors
+from nfaug.data.open import open_dataset
+
+FASHION = "/usr/share/datasets/fashion-mnist"  # Debian's dataset-fashion-mnist
+NOTHING = "nothing more"
+NFA = "NFA in pixels"
+NETWORKS = {"scratch": "from scratch", "finetuned": "fine-tuned"}
+Study = TypeVar("Study")
+
+
+@dataclass(frozen=True)
+class Images:
+    """A data set: tars of labelled images and of those to judge by, and what keeps its classes."""
+
+    title: str
+    train: str
+    test: str
+    safe: str
+    size: int  # pixels for a network from scratch
+
+
+SETS = {
+    "cifar10": Images("CIFAR-10", "cifar10-train.tar", "cifar10-test.tar", "flip,crop", 32),
+    "fashion": Images("Fashion-MNIST", FASHION, FASHION, "flip,crop", 28),
+    "cells": Images("blood cells", "blood128-train.tar", "blood128-validation.tar", "rotate", 48),
+    "clothes": Images(
+        "clothes", "clothing128-train.tar", "clothing128-validation.tar", "flip,crop", 48
+    ),
+    "signs": Images("hand signs", "sign64-train.tar", "sign64-validation.tar", "crop", 48),
+    "speech": Images("speech", "speech64-train.tar", "speech64-validation.tar", "spectrogram", 48),
+    "letters": Images("letters", "letters64-train.tar", "letters64-validation.tar", "crop", 48),
+    "steel": Images(
+        "steel surfaces", "steel128-train.tar", "steel128-validation.tar", "rotate", 48
+    ),
+    "groceries": Images(
+        "groceries", "grocery128-train.tar", "grocery128-validation.tar", "flip,crop", 48
+    ),
+}
+
+
+def new_parser(description: str, out: str) -> argparse.ArgumentParser:
+    """A parser with the options that all studies have; `out` is their folder of cells."""
+    parser = argparse.ArgumentParser(description=description)
+    parser.add_argument("--data", type=Path, required=True, help="a folder of tars")
+    parser.add_argument("--weights", type=Path, help="pretrained weights, to be fine-tuned")
+    parser.add_argument("--network", default="tf_efficientnet_lite0")
+    parser.add_argument("--sets", nargs="+", choices=list(SETS), default=list(SETS))
+    parser.add_argument("--per-class", type=int, default=10)
+    parser.add_argument("--image-size", type=int, default=64, help="pixels for fine-tuning")
+    parser.add_argument("--processes", type=int, default=1)
+    parser.add_argument("--out", type=Path, default=Path("runs") / out)
+    parser.add_argument("--results", type=Path, default=Path("benchmarks/results"))
+    return parser
+
+
+def command_of(script: str) -> str:
+    """The command that runs, with the names of files and folders alone."""
+    words = [Path(word).name if "/" in word else word for word in sys.argv[1:]]
+    return f"`python benchmarks/{script} {shlex.join(words)}`"
+
+
+def networks_of(args: argparse.Namespace) -> list[str]:
+    """What is trained: fine-tuning needs weights."""
+    return list(NETWORKS) if args.weights else ["scratch"]
+
+
+def config_of(args: argparse.Namespace, network: str) -> CompareConfig:
+    """The settings of a network, with the length that `nfaug compare` has by default."""
+    if network == "scratch":
+        return CompareConfig(per_class=args.per_class, steps=args.steps or 800, device="cpu")
+    return CompareConfig(
+        per_class=args.per_class,
+        steps=args.steps or 300,
+        device="cpu",
+        network=args.network,
+        weights=str(args.weights),
+    )
+
+
+def size_of(args: argparse.Namespace, name: str, network: str) -> int:
+    """Pixels of the images of a data set, for a network."""
+    return SETS[name].size if network == "scratch" else args.image_size
+
+
+@functools.lru_cache(2)
+def opened(folder: Path, name: str, size: int) -> tuple[LabelledImages, tuple[Tensor, Tensor]]:
+    """The images that labelled ones are drawn from, and up to 2,000 of those to judge by."""
+    images = SETS[name]
+    parts = []
+    test_split = "test" if images.test == images.train else "train"
+    for data, split in ((images.train, "train"), (images.test, test_split)):
+        place = folder / data  # an absolute path stays what it is
+        parts.append(open_dataset(place, image_size=size, split=split))
+    judged = parts[1]
+    order = torch.randperm(len(judged), generator=torch.Generator().manual_seed(0))
+    few = judged.subset(order[:2000].sort().values)
+    return parts[0], to_tensors(few, progress=False)
+
+
+def cells_of(
+    args: argparse.Namespace, name: str, network: str, folder: Path, size: int, **more: Any
+) -> Cells:
+    """The cells of a data set and a network; `more` is what else they depend on."""
+    config = config_of(args, network)
+    count = len(opened(args.data, name, size)[1][1])
+    record = {
+        "set": name,
+        "network": network,
+        "model": config.network,
+        "weights": args.weights.name if network == "finetuned" else None,
+        "size": size,
+        "per_class": config.per_class,
+        "steps": config.steps,
+        "p": config.p,
+        "variants": config.variants,
+        "judged": count,
+        **more,
+    }
+    return Cells(folder, record, count)
+
+
+def train_all(
+    args: argparse.Namespace,
+    found: Mapping[Study, Cells],
+    groups_of: Callable[[Study], Iterable[Sequence[str]]],
+    train: Callable[[argparse.Namespace, Study, Sequence[str], int], dict[str, Cell]],
+    write: Callable[[], None],
+) -> None:
+    """Train what is missing of all studies, and write the results after each seed.
+
+    Args:
+        args: `seeds`, `processes`, and what `train` needs.
+        found: The cells of each study.
+        groups_of: Rows that are trained together by one process.
+        train: (args, study, rows, seed) -> the cell of each row.
+        write: Writes the results.
+    """
+    with ProcessPoolExecutor(args.processes) as pool:
+        for seed in range(args.seeds):
+            jobs = []
+            for study, cells in found.items():
+                for group in groups_of(study):
+                    rows = [row for row in group if (row, seed) not in cells]
+                    if rows:
+                        jobs.append((study, pool.submit(train, args, study, rows, seed)))
+            for study, job in jobs:
+                for row, cell in job.result().items():
+                    if (row, seed) not in found[study]:
+                        found[study].add(row, seed, cell.right, cell.seconds)
+                        print(f"{study}, {row}, {seed}: {cell.accuracy:.1f}%", flush=True)
+            write()
+
+
+def gain(cells: Cells, row: str, base: str = NOTHING) -> Gain:
+    """The gain of a row over another one, in the seeds that both have."""
+    ours = {seed for name, seed in cells if name == row}
+    seeds = sorted(ours & {seed for name, seed in cells if name == base})
+    return gain_of([cells[row, seed] for seed in seeds], [cells[base, seed] for seed in seeds])
+
+
+def mean_of(cells: Cells, row: str) -> float:
+    """The mean accuracy of a row over its seeds, in per cent."""
+    return float(np.mean([cell.accuracy for (name, _), cell in cells.items() if name == row]))
+
+
+def over_sets(gains: Sequence[float]) -> str:
+    """The mean of gains, with a 95% interval over data sets (Student's t)."""
+    error = np.std(gains, ddof=1) / len(gains) ** 0.5
+    half = error * stats.t.ppf(0.975, len(gains) - 1)
+    return f"{np.mean(gains):+.1f} ± {half:.1f}"
+
+
+def gains_table(title: str, cells: Cells, rows: Sequence[str], *bases: str) -> list[str]:
+    """A table of the accuracy of rows, and their gains over each of the bases."""
+    above = " | ".join(f"above {base}" for base in bases)
+    lines = [f"| {title} | accuracy, % | {above} |", "|---" * (2 + len(bases)) + "|"]
+    for row in rows:
+        if any(name == row for name, _ in cells):
+            gains = " | ".join(str(gain(cells, row, base)) for base in bases)
+            lines.append(f"| {row} | {mean_of(cells, row):.1f} | {gains} |")
+    return lines
+
+
+def hours_of(found: Mapping[Any, Cells]) -> float:
+    """The seconds of all cells, in hours of a core."""
+    return sum(cells.seconds for cells in found.values()) / 3600
