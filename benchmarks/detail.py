@@ -59,7 +59,7 @@ BY_CHANGE = "less where it changes, K = 4"
 BY_STRUCTURE = "less where structure goes"
 RULES = (ALL, BY_CHANGE, BY_STRUCTURE)
 FACTOR = 4.0
-EPSILON = 1e-4  # a variance of pixels in [0, 1]
+EPSILON = 1e-3  # a variance of pixels in [0, 1]; that of 8 grey levels
 ROWS = (NOTHING, *RULES)
 
 
