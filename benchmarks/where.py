@@ -28,6 +28,7 @@ from torch import Tensor
 from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional as F
 
+from nfaug.augment.config import MixConfig
 from nfaug.compare.cells import Cells
 from nfaug.compare.classifier import Classifier
 from nfaug.compare.config import CompareConfig
@@ -55,6 +56,7 @@ class Mix(NamedTuple):
     flow: str = ""
     latents: bool = False
     mix: str = "axis"
+    strength: float = MixConfig().strength
 
 
 MIXES = {
@@ -62,6 +64,7 @@ MIXES = {
     "NFA in pixels": Mix(),
     "NFA in pixels by regions": Mix(mix="regions"),
     "NFA with a flow": Mix("checkpoint"),
+    "NFA with a flow, weights to 1": Mix("checkpoint", strength=1.0),
     "NFA with a flow of all labels": Mix("labelled_checkpoint"),
     "NFA on latents": Mix(latents=True),
     "NFA with a flow on latents": Mix("checkpoint", latents=True),
@@ -124,7 +127,8 @@ class Study:
         data = open_dataset(self.args.data, image_size=self.args.latents_of if latents else size)
         few = split_per_class(data, self.args.per_class, seed)[0]
         checkpoint = getattr(self.args, way.flow) if way.flow else PIXELS
-        bank = bank_of(checkpoint, few, self.settings, seed, latents, mix=way.mix)
+        mixing = {"mix": way.mix, "strength": way.strength}
+        bank = bank_of(checkpoint, few, self.settings, seed, latents, **mixing)
         return F.resize(bank.flatten(0, 1), [size, size]).unflatten(0, bank.shape[:2])
 
     def train(self, row: Row, seed: int, lr: float, steps: int) -> tuple[Tensor, float]:
