@@ -4,8 +4,9 @@
         --autoencoder taef2.safetensors --out sheet.jpg
 
 Columns: the image; its reconstruction by the autoencoder; then --variants of each way, in pixels
-and on latents, along axes and by regions, and with --checkpoint, a flow on the same latents. Axes
-are fitted to --per-class images of each class. Of each class the first image of the data is shown.
+and on latents, along axes and by regions, and with --checkpoint, a flow on the same latents (or on
+pixels, without --autoencoder). Axes are fitted to --per-class images of each class. Of each class
+the first image of the data is shown.
 """
 
 from __future__ import annotations
@@ -50,7 +51,10 @@ def main() -> None:
     parser.add_argument("--variants", type=int, default=3)
     parser.add_argument("--strength", type=float, default=1.0)
     parser.add_argument("--autoencoder")
-    parser.add_argument("--checkpoint", help="a checkpoint of a flow on the autoencoder's latents")
+    parser.add_argument("--checkpoint", help="a flow, on the autoencoder's latents if there is one")
+    parser.add_argument(
+        "--zoom", type=int, default=1, help="how many times larger pixels are drawn"
+    )
     parser.add_argument("--ways", nargs="+", default=["axis", "regions"])
     parser.add_argument("--columns", nargs="+", help='titles to draw, such as "latents, regions"')
     parser.add_argument("--seed", type=int, default=0)
@@ -72,7 +76,8 @@ def main() -> None:
         flow = bases["latents"].flow
         decoded = [*flow.decode(flow.encode(firsts)[0])[:, None]]
     if args.checkpoint:
-        bases["flow on latents"] = fit(args.checkpoint, images, autoencoder=args.autoencoder)
+        name = "flow on latents" if args.autoencoder else "flow"
+        bases[name] = fit(args.checkpoint, images, autoencoder=args.autoencoder)
     for base, checkpoint in bases.items():
         if base == "latents":
             columns["decoded"] = decoded
@@ -82,12 +87,12 @@ def main() -> None:
                 columns[title] = variants(checkpoint, way, images, args)
     if args.columns:
         columns = {title: parts for title, parts in columns.items() if title in args.columns}
-    draw_sheet(columns, names).save(args.out, quality=88)
+    draw_sheet(columns, names, args.zoom).save(args.out, quality=88)
 
 
-def draw_sheet(columns: dict[str, list[Tensor]], names: list[str]) -> Image.Image:
+def draw_sheet(columns: dict[str, list[Tensor]], names: list[str], zoom: int) -> Image.Image:
     """A row for each class, a group of pictures for each column, at most seven side by side."""
-    side, font = columns["image"][0].shape[-1], ImageFont.load_default(18)
+    side, font = zoom * columns["image"][0].shape[-1], ImageFont.load_default(18)
     lines: list[dict[str, list[Tensor]]] = [{}]
     for title, parts in columns.items():
         if sum(len(p[0]) for p in (*lines[-1].values(), parts)) > MOST:
@@ -103,7 +108,7 @@ def draw_sheet(columns: dict[str, list[Tensor]], names: list[str]) -> Image.Imag
             pen.text((left + 2, top + 2), title, fill="black", font=font)
             for row, pictures in enumerate(parts):
                 for place, picture in enumerate(pictures):
-                    tile = to_pil(picture.permute(1, 2, 0).numpy())
+                    tile = to_pil(picture.permute(1, 2, 0).numpy()).resize((side, side))
                     at = left + place * (side + GAP), top + HEAD + row * (side + GAP)
                     sheet.paste(tile, at)
             left += len(parts[0]) * (side + GAP) + 3 * GAP
