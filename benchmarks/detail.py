@@ -8,13 +8,15 @@ flow's size, and the change c of `low`. With d = x - resize(low), the detail tha
     all:       x + resize(c)
     K = 4:     x + resize(c) - min(1, 4 |resize(c)|) d, with the largest change of the channels
     structure: x + resize(c) - resize(f) d, f = min(1, max(0, -cov(low, c) / (var(low) + EPSILON)))
+    contrast:  x + resize(c) - resize(f) d, f = 1 - min(1, std(low + c) / std(low))
 
 The first keeps all detail, and the outlines of a stroke that is gone stay as thin ghosts. The
 second takes detail away where an image changes. The third takes it away where the structure of
 `low` goes: 1 - f is the slope of the new `low` over the old one in a window of 3 x 3 pixels, as in
-a guided filter (He et al., ECCV 2010). Letters and signs are trained from scratch, clothes are
-fine-tuned. --out keeps the cells; --results gets detail.md; --sheet FILE draws images and variants
-of the first of --sets.
+a guided filter (He et al., ECCV 2010). The last keeps the detail where the new image has as much
+contrast as the old one, in the same windows. Letters and signs are trained from scratch, clothes
+are fine-tuned. --out keeps the cells; --results gets detail.md; --sheet FILE draws images and
+variants of the first of --sets.
 """
 
 import argparse
@@ -57,7 +59,8 @@ SIZE = 64
 ALL = "all detail"
 BY_CHANGE = "less where it changes, K = 4"
 BY_STRUCTURE = "less where structure goes"
-RULES = (ALL, BY_CHANGE, BY_STRUCTURE)
+BY_CONTRAST = "less where contrast goes"
+RULES = (ALL, BY_CHANGE, BY_STRUCTURE, BY_CONTRAST)
 FACTOR = 4.0
 EPSILON = 1e-3  # a variance of pixels in [0, 1]; that of 8 grey levels
 ROWS = (NOTHING, *RULES)
@@ -77,6 +80,17 @@ def lost_structure(low: Tensor, change: Tensor) -> Tensor:
     return slope.neg().clamp(0, 1)
 
 
+def deviation(images: Tensor) -> Tensor:
+    """The standard deviation (N, 1, h, w) around each pixel."""
+    variance = window_mean(images.square()) - window_mean(images).square()
+    return (variance.sum(1, keepdim=True) + EPSILON).sqrt()
+
+
+def lost_contrast(low: Tensor, change: Tensor) -> Tensor:
+    """The share (N, 1, h, w) of the contrast of `low` that a change takes away."""
+    return (1 - deviation(low + change) / deviation(low)).clamp(min=0)
+
+
 def composed(images: Tensor, low: Tensor, new: Tensor, rule: str) -> Tensor:
     """Variants at the size of `images`, all uint8 (N, C, H, W)."""
     size = (images.shape[-2], images.shape[-1])
@@ -89,6 +103,8 @@ def composed(images: Tensor, low: Tensor, new: Tensor, rule: str) -> Tensor:
         lost = (FACTOR * change.abs().amax(1, keepdim=True)).clamp(max=1)
     elif rule == BY_STRUCTURE:
         lost = resize(lost_structure(low_unit, low_change), size)
+    elif rule == BY_CONTRAST:
+        lost = resize(lost_contrast(low_unit, low_change), size)
     made = unit + change - lost * (unit - resize(low_unit, size))
     return made.clamp(0, 1).mul(255).round().to(torch.uint8)
 
