@@ -64,7 +64,7 @@ MIXES = {
     "NFA in pixels": Mix(),
     "NFA in pixels by regions": Mix(mix="regions"),
     "NFA with a flow": Mix("checkpoint"),
-    "NFA with a flow, weights to 1": Mix("checkpoint", strength=1.0),
+    "NFA with a flow (weights to 1)": Mix("checkpoint", strength=1.0),
     "NFA with a flow of all labels": Mix("labelled_checkpoint"),
     "NFA on latents": Mix(latents=True),
     "NFA with a flow on latents": Mix("checkpoint", latents=True),
