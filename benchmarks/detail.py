@@ -21,7 +21,6 @@ windows. Letters and signs are trained from scratch, clothes are fine-tuned. --o
 """
 
 import argparse
-import functools
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -39,6 +38,7 @@ from sets import (
     new_parser,
     opened,
     train_all,
+    trained,
 )
 from torch import Tensor
 from torch.nn import functional as F
@@ -47,11 +47,9 @@ from torchvision.utils import make_grid
 
 from nfaug.augment.pixels import resize
 from nfaug.compare.cells import Cells
-from nfaug.compare.classifier import Classifier
 from nfaug.compare.report.figures import Cell
 from nfaug.compare.rows import PIXELS
-from nfaug.compare.transforms import transform_of
-from nfaug.compare.work import bank_of, draw_batch
+from nfaug.compare.work import bank_of
 from nfaug.data.images import LabelledImages, split_per_class, to_tensors
 from nfaug.io.atomic import write_text
 
@@ -135,14 +133,8 @@ def train_row(args: argparse.Namespace, name: str, row: str, seed: int) -> Cell:
     started = time.monotonic()
     config = config_of(args, STUDIES[name])
     few, _ = split_per_class(pool, args.per_class, seed)
-    images, labels = to_tensors(few, progress=False)
     bank = bank_at(few, args, row, seed) if row in RULES else None
-    torch.manual_seed(seed)
-    transform = transform_of(SETS[name].safe.split(","), "", (SIZE, SIZE))
-
-    draw = functools.partial(draw_batch, images, labels, bank, config.p, transform)
-    classifier = Classifier(config, images.shape[1:], len(few.classes), seed)
-    classifier.train(draw, len(labels))
+    classifier = trained(config, SETS[name].safe, few, bank, seed)
     return Cell(classifier.right(*judged).numpy(), time.monotonic() - started)
 
 

@@ -22,7 +22,6 @@ draws variants of one seed and ends.
 """
 
 import argparse
-import functools
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -42,6 +41,7 @@ from sets import (
     opened,
     size_of,
     train_all,
+    trained,
 )
 from torch import Tensor
 from torch.nn import functional as F
@@ -53,8 +53,7 @@ from nfaug.compare.cells import Cells
 from nfaug.compare.classifier import Classifier
 from nfaug.compare.report.figures import Cell
 from nfaug.compare.rows import PIXELS
-from nfaug.compare.transforms import transform_of
-from nfaug.compare.work import bank_of, draw_batch
+from nfaug.compare.work import bank_of
 from nfaug.data.images import LabelledImages, split_per_class, to_tensors
 from nfaug.io.atomic import write_text
 
@@ -72,8 +71,10 @@ Partners = Callable[[int], Tensor]  # all partners (M, C, H, W) of the image in 
 
 def features(classifier: Classifier, images: Tensor) -> Tensor:
     """Features before the last layer, of length 1."""
-    head = classifier.model[-1] if classifier.config.network == "small-cnn" else None
-    head = head if head is not None else classifier.model.get_classifier()
+    if classifier.config.network == "small-cnn":
+        head = classifier.model[-1]
+    else:
+        head = classifier.model.get_classifier()
     found: list[Tensor] = []
     hook = head.register_forward_hook(lambda _, given, __: found.append(given[0].detach()))
     classifier.right(images, torch.zeros(len(images), dtype=torch.int64))
@@ -200,8 +201,6 @@ def train(args: argparse.Namespace, name: str, rows: Sequence[str], seed: int) -
     network = STUDIES[name]
     config = config_of(args, network)
     found = prepared(args, name, seed)
-    images, labels = found.images, found.labels
-    shape = images.shape[1:]
     cells = {}
     made: dict[str, tuple[Partners, float]] = {}
     for row in [NOTHING, *(row for row in rows if row != NOTHING)]:
@@ -210,13 +209,8 @@ def train(args: argparse.Namespace, name: str, rows: Sequence[str], seed: int) -
         if row == NFA:
             bank = bank_of(PIXELS, found.few, config, seed)
         elif row != NOTHING:
-            bank = bank_with(images, seed, made[row])
-        torch.manual_seed(seed)
-        transform = transform_of(SETS[name].safe.split(","), "", (shape[1], shape[2]))
-
-        draw = functools.partial(draw_batch, images, labels, bank, config.p, transform)
-        classifier = Classifier(config, shape, len(found.few.classes), seed)
-        classifier.train(draw, len(labels))
+            bank = bank_with(found.images, seed, made[row])
+        classifier = trained(config, SETS[name].safe, found.few, bank, seed)
         if row == NOTHING:
             made = ways(args, name, found, classifier)
         right = classifier.right(*found.judged).numpy()
@@ -243,10 +237,7 @@ def sheet(args: argparse.Namespace, name: str) -> Tensor:
     """A line for each of 12 images: the image, a partner and its variant in each row."""
     found = prepared(args, name, 0)
     images = found.images
-    config = config_of(args, STUDIES[name])
-    plain = Classifier(config, images.shape[1:], len(found.few.classes), 0)
-    transform = transform_of(SETS[name].safe.split(","), "", tuple(images.shape[2:]))
-    plain.train(lambda rows: (transform(images[rows]), found.labels[rows]), len(images))
+    plain = trained(config_of(args, STUDIES[name]), SETS[name].safe, found.few, None, 0)
     chosen = torch.linspace(0, len(images) - 1, 12).long()
     columns = [images[chosen].float()]
     generator = torch.Generator().manual_seed(0)

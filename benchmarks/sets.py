@@ -20,8 +20,11 @@ from scipy import stats
 from torch import Tensor
 
 from nfaug.compare.cells import Cells
+from nfaug.compare.classifier import Classifier
 from nfaug.compare.config import CompareConfig
 from nfaug.compare.report.figures import Cell, Gain, gain_of
+from nfaug.compare.transforms import transform_of
+from nfaug.compare.work import draw_batch
 from nfaug.data.images import LabelledImages, to_tensors
 from nfaug.data.open import open_dataset
 
@@ -141,6 +144,24 @@ def cells_of(
         **more,
     }
     return Cells(folder, record, count)
+
+
+def trained(
+    config: CompareConfig,
+    safe: str,
+    few: LabelledImages,
+    bank: Tensor | None,
+    seed: int,
+) -> Classifier:
+    """A classifier of labelled images and, with probability config.p, of their variants in `bank`."""
+    images, labels = to_tensors(few, progress=False)
+    height, width = few.image_size
+    torch.manual_seed(seed)
+    transform = transform_of(safe.split(","), "", (height, width))
+    draw = functools.partial(draw_batch, images, labels, bank, config.p, transform)
+    classifier = Classifier(config, images.shape[1:], len(few.classes), seed)
+    classifier.train(draw, len(labels))
+    return classifier
 
 
 def train_all(

@@ -212,7 +212,7 @@ def main() -> None:
     if wrong := wrong_options(args):
         parser.error(wrong)
     study, out = Study(args), Path(args.out)
-    record = {k: v for k, v in vars(args).items() if k not in ("out", "seeds", "rows", "flow")}
+    record = {k: v for k, v in vars(args).items() if k not in ("out", "seeds", "rows")}
     counts = {"judged": len(study.test[1]), "choice": study.chosen_on}
     kinds = [Cells(out / kind, record, count) for kind, count in counts.items()]
 
