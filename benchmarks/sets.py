@@ -153,7 +153,7 @@ def trained(
     bank: Tensor | None,
     seed: int,
 ) -> Classifier:
-    """A classifier of labelled images and, with probability config.p, of their variants in `bank`."""
+    """A classifier of labelled images, with variants from `bank` with probability config.p."""
     images, labels = to_tensors(few, progress=False)
     height, width = few.image_size
     torch.manual_seed(seed)
