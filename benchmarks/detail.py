@@ -45,6 +45,7 @@ from torch.nn import functional as F
 from torchvision.io import write_png
 from torchvision.utils import make_grid
 
+from nfaug.augment.detail import lost_share
 from nfaug.augment.pixels import resize
 from nfaug.compare.cells import Cells
 from nfaug.compare.report.figures import Cell
@@ -104,7 +105,7 @@ def composed(images: Tensor, low: Tensor, new: Tensor, rule: str) -> Tensor:
     elif rule == BY_STRUCTURE:
         lost = resize(lost_structure(low_unit, low_change), size)
     elif rule == BY_MOST:
-        lost = resize((2 * lost_structure(low_unit, low_change) - 1).clamp(min=0), size)
+        lost = resize(lost_share(low_unit, low_change), size)
     elif rule == BY_CONTRAST:
         lost = resize(lost_contrast(low_unit, low_change), size)
     made = unit + change - lost * (unit - resize(low_unit, size))

@@ -17,7 +17,9 @@ from torch.utils.data import TensorDataset
 from torchvision.datasets import ImageFolder
 
 import nfaug
+from nfaug.augment.detail import add_change
 from nfaug.augment.params import SharedGenerator, seed_of
+from nfaug.augment.pixels import resize_levels
 from nfaug.augment.transform import NFAugment
 from nfaug.bank import Bank, BankDataset, make_bank
 from nfaug.bank.residual import add_residual, centre_box, quantize
@@ -65,7 +67,7 @@ def test_files_are_small_and_add_up_to_the_images_of_online_nfa(bank: Bank) -> N
             pixels = LARGE[index].permute(1, 2, 0).numpy()
             found = bank.variant(index, number, pixels)
             errors.append(np.abs(found - expected[index].permute(1, 2, 0).numpy()))
-    assert np.max(errors) < 2.0, "grey levels; the bank rounds the image at the flow's size"
+    assert np.max(errors) < 2.5, "grey levels; the bank rounds the image at the flow's size"
     assert np.mean(errors) < 0.35, "rounding alone gives 0.25"
     with pytest.raises(ValueError, match="pixels="):
         bank.variant(0, 0)
@@ -92,7 +94,7 @@ def test_a_flow_that_amplifies_rounding_gives_the_images_of_online_nfa(tmp_path:
 
 @pytest.mark.parametrize("largest", [0.0, 0.3, 20.0, 100.0, 255.0])
 @pytest.mark.parametrize("size", [(8, 8), (37, 90), (5, 6)])
-def test_the_error_is_at_most_three_half_steps_and_the_rounding(
+def test_the_error_is_at_most_a_step_and_the_rounding(
     largest: float, size: tuple[int, int]
 ) -> None:
     generator = torch.Generator().manual_seed(0)
@@ -100,15 +102,20 @@ def test_the_error_is_at_most_three_half_steps_and_the_rounding(
     change = change / change.abs().flatten(1).amax(1)[:, None, None, None] * largest
     q, steps = quantize(change)
     assert bool((steps.double() / 128 <= largest / 127 + 1 / 128).all())
-    pixels = torch.randint(256, (4, 3, *size), generator=generator, dtype=torch.uint8)
-    resized = F.interpolate(change, size, mode="bilinear", antialias=True)
-    expected = (pixels + resized).clamp(0, 255)
+    stored = q * (steps / 128)[:, None, None, None]
+    assert bool(((stored - change).abs() <= (steps / 256)[:, None, None, None] + 1e-4).all())
+    coarse = torch.randint(256, (4, 3, 8, 8), generator=generator, dtype=torch.uint8)
+    fine = 40 * torch.rand(4, 3, *size, generator=generator) - 20
+    pixels = (resize_levels(coarse, size) + fine).clamp(0, 255).to(torch.uint8)
+    low = resize_levels(pixels, (8, 8))
+    expected = 255 * add_change(pixels / 255, stored / 255, low / 255)
+    rounding = 0.5 if size == (8, 8) else 3.5  # of the image; of its detail and the share as well
     for row in range(4):
         box = (0, 0, size[1], size[0])
         image, multiples = (x[row].permute(1, 2, 0).numpy() for x in (pixels, q))
         found = add_residual(image, multiples, int(steps[row]), box)
         error = np.abs(found - expected[row].permute(1, 2, 0).numpy()).max()
-        assert error <= 1.5 * steps[row] / 128 + 0.5 + 1e-3
+        assert error <= steps[row] / 128 + rounding + 1e-3
 
 
 def test_images_of_other_sizes_are_resized_as_a_fit_does(tmp_path: Path) -> None:

@@ -16,6 +16,7 @@ from ..data.preprocess import round_levels
 from ..flows.flow import Flow
 from ..io.device import is_read_at_once
 from .counters import Outcome
+from .detail import add_change
 from .graphs import CudaGraphs
 from .mixing import MIXES, Latents, find_partners
 from .params import NFAParams, rows_where
@@ -207,7 +208,8 @@ class Engine:
         for rows in self._parts(rows_where(outcome == Outcome.APPLIED)):
             old = encoded.images[encoded.index[rows]]
             base = None if mixed.base is None else as_unit(mixed.base[rows])
-            new, finite = self._compose(old, z[rows], base, encoded.normalization)
+            low = None if latents.resized is None else latents.resized[rows]
+            new, finite = self._compose(old, z[rows], base, low, encoded.normalization)
             codes = outcome[rows]
             kept = finite & (codes == Outcome.APPLIED)
             if not is_read_at_once(z.device) or not bool(kept.all()):
@@ -219,17 +221,22 @@ class Engine:
         return outcome
 
     def _compose(
-        self, old: Tensor, z: Tensor, base: Tensor | None, normalization: Normalization
+        self,
+        old: Tensor,
+        z: Tensor,
+        base: Tensor | None,
+        low: Tensor | None,
+        normalization: Normalization,
     ) -> tuple[Tensor, Tensor]:
         """New images of mixed latents, and whether each is finite.
 
         8-bit images of the flow's size become decode(z'). To all others, and where the round trip
-        is not exact, the change from the `base` is added: x + decode(z') - decode(z).
+        is not exact, the change decode(z') - base is added (`add_change`). `low` are the images at
+        the flow's size, if they are not the base.
         """
         new = self._call("decode", self._decode_unit, z)
         if base is not None:
-            change = resize(new.sub_(base), (old.shape[-2], old.shape[-1]))
-            new = change.add_(normalization.unit(old)).clamp_(0, 1)
+            new = add_change(normalization.unit(old), new.sub_(base), base if low is None else low)
         finite = all_finite(new)  # conversion to 8 bits would hide NaN
         if old.dtype == torch.uint8:
             new = new.mul_(255).round_()

@@ -80,8 +80,8 @@ class NFAugment(nn.Module):
     `stats`, if it has no partner, if it or its variant lies too far from its class (the gate), if
     it is unlike the images that the flow was trained on, or if the variant is not finite. Labels do
     not change. At another size than the flow's, in floating point, and with an autoencoder, only
-    the change is added to the image, which preserves detail. Apply NFA after flips and crops, and
-    before mixup and CutMix.
+    the change is added to the image: finer detail stays, unless the change takes away what it
+    belongs to. Apply NFA after flips and crops, and before mixup and CutMix.
 
     The module has no parameters, buffers or `state_dict` entries, and follows the device of the
     images. `eval()` and `enabled = False` turn it off. Settings are attributes, too: `nfa.p = 0.3`.

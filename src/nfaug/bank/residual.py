@@ -1,15 +1,13 @@
 """Residuals: the change that NFA makes, at the flow's size, and its addition to images of any size.
 
-At a size other than its own, NFA adds resize(low' - low) to an image, where `low` is the image at
-the flow's size. A residual bank stores q = round((low' - low) / s) in int8, with one step s for
-each variant, in 1/128 grey level:
+A residual bank stores the change c = low' - low of an image `low` at the flow's size as multiples
+q = round(c / s) in int8, with one step s for each variant, in 1/128 grey level:
 
-    image' = clamp(image + round(s * resize(q)), 0, 255)
-    s = ceil(128 * max|low' - low| / 127) / 128
+    s = ceil(128 * max|c| / 127) / 128
 
-Quantization to q, and each of the two passes of the 8-bit `resize(q)`, add an error of at most s/2,
-so a pixel is at most 1.5 s + 1/2 grey levels from the sum before rounding: 1.7 levels for a change
-of up to 100 levels, 0.3 on average.
+`add_residual` adds s * q to an image of any size as `nfaug.augment.detail.add_change` does, and
+rounds. Quantization to q, and each of the two passes of the 8-bit resizing of q, add an error of at
+most s / 2 to the change: 1.2 grey levels for a change of up to 100.
 """
 
 from __future__ import annotations
@@ -19,6 +17,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from ..augment.detail import lost_share
 from ..data.preprocess import Preprocess
 
 __all__ = ["MOST_STEPS", "Box", "add_residual", "centre_box", "quantize"]
@@ -75,8 +74,8 @@ def _centre_span(pixels: int, resized: int, kept: int) -> tuple[int, int]:
 def add_residual(pixels: np.ndarray, residual: np.ndarray, step: int, box: Box) -> np.ndarray:
     """Add a residual to the part of an image that the flow saw.
 
-    Outside the box the change of its edge falls to zero over an eighth of the box's side, so that
-    no edge appears.
+    Outside the box all detail stays, and the change of its edge falls to zero over an eighth of the
+    box's side, so that no edge appears.
 
     Args:
         pixels: uint8 (H, W, C).
@@ -85,11 +84,8 @@ def add_residual(pixels: np.ndarray, residual: np.ndarray, step: int, box: Box) 
         box: (left, top, right, bottom) in pixels of the image, such as `centre_box`.
     """
     left, top, right, bottom = box
-    # q + 128 in channels-last order, which has a fast kernel whose result is in the image's order.
-    q = torch.from_numpy(residual.view(np.uint8) ^ 128)[None].permute(0, 3, 1, 2)
-    resized = F.interpolate(q, (bottom - top, right - left), mode="bilinear", antialias=True)
-    result = resized[0].permute(1, 2, 0).numpy()
-    change = result.astype(np.int16)
+    size = (bottom - top, right - left)
+    change = _resized(residual.view(np.uint8) ^ 128, size).astype(np.int16)
     # (q * step + 64) >> 7. The product may wrap around; the sum, which fits in int16, is right.
     change *= np.int16(step)
     change += np.array(_STEPS // 2 - 128 * step).astype(np.int16)
@@ -100,9 +96,46 @@ def add_residual(pixels: np.ndarray, residual: np.ndarray, step: int, box: Box) 
         columns, column_weights = _box_weights(width, left, right)
         weights = row_weights[:, None, None] * column_weights[:, None]
         change = (change[rows[:, None], columns] * weights).round().astype(np.int16)
-        result = np.empty_like(pixels)
+    if size != residual.shape[:2]:
+        seen = pixels[top:bottom, left:right].copy()  # torch warns of arrays that are read-only
+        unit_change = residual * np.float32(step / (255 * _STEPS))
+        change[top:bottom, left:right] -= _lost_detail(seen, unit_change)
     change += pixels
-    return np.clip(change, 0, 255, out=result, casting="unsafe")
+    return change.clip(0, 255).astype(np.uint8)
+
+
+def _lost_detail(pixels: np.ndarray, change: np.ndarray) -> np.ndarray:
+    """The detail that leaves with a change, int16 (H, W, C).
+
+    Args:
+        pixels: uint8 (H, W, C).
+        change: The change of the image at the flow's size, (h, w, C), of pixels in [0, 1].
+    """
+    size = pixels.shape[:2]
+    low = _resized(pixels, change.shape[:2])
+    detail = pixels - _resized(low, size).astype(np.int16)
+    unit_low = _as_batch(low / np.float32(255)).contiguous()
+    share = lost_share(unit_low, _as_batch(change).contiguous())[0, 0]
+    parts = (128 * share).round().to(torch.uint8).numpy()
+    # One channel takes longer to resize and to multiply by than three.
+    detail *= _resized(np.repeat(parts[..., None], change.shape[2], 2), size)  # 128 * 255 < 2**15
+    detail += 64
+    detail >>= 7
+    return detail
+
+
+def _as_batch(image: np.ndarray) -> torch.Tensor:
+    """An image (H, W, C) as a batch (1, C, H, W) whose channels come last in memory.
+
+    Resizing 8-bit images is fastest in this order, and its result is in it, too.
+    """
+    return torch.from_numpy(image)[None].permute(0, 3, 1, 2)
+
+
+def _resized(pixels: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """An image uint8 (H, W, C) of another size, bilinear and antialiased."""
+    resized = F.interpolate(_as_batch(pixels), size, mode="bilinear", antialias=True)
+    return resized[0].permute(1, 2, 0).numpy()
 
 
 def _box_weights(count: int, start: int, stop: int) -> tuple[np.ndarray, np.ndarray]:
