@@ -4,10 +4,10 @@
     python benchmarks/against.py ../base
 
 CPU seconds of one thread for encoding and decoding 64 images, one call of `NFAugment` on 64 images,
-a bank of 20 variants of 100 images, and a training run of about 200 steps; and with builtin:pixels
-at 224 pixels for calls, a fit and a bank. The two checkouts take turns, each time in a new process;
-a ratio is the median over rounds of this checkout's time over the other's, with its smallest and
-largest value.
+a bank of 20 variants of 100 images, and a training run of about 200 steps. With builtin:pixels at
+224 pixels: calls, a fit and a bank; at 32 pixels, and with a flow: calls on images of 224 pixels.
+The two checkouts take turns, each time in a new process; a ratio is the median over rounds of this
+checkout's time over the other's, with its smallest and largest value.
 """
 
 from __future__ import annotations
@@ -69,6 +69,13 @@ with torch.no_grad():
         half = nfaug.NFAugment(pixels, p=0.5, mix=mix)
         job = lambda: half(levels[:32], of_ten[:32])
         found[f"pixels, {mix}, 32 images of 224 pixels"] = seconds(job, 8)
+small = torch.nn.functional.interpolate(levels, (32, 32), mode="bilinear", antialias=True)
+tiny = torch.utils.data.TensorDataset((small * 255).to(torch.uint8), of_ten)
+for name in ("builtin:pixels", "builtin:rgb32"):
+    enlarged = nfaug.NFAugment(nfaug.fit(name, tiny, progress=False), p=1.0)
+    job = lambda: enlarged(levels[:32], of_ten[:32])
+    with torch.no_grad():
+        found[f"{name} of 32 pixels, 32 images of 224 pixels"] = seconds(job, 8)
 found["pixels, a fit of 400 images of 224 pixels"] = seconds(fit_pixels, 1)
 bank = lambda: make_bank(
     pixels, thirty, sys.argv[1] + "/pixels", variants=20, overwrite=True, progress=False

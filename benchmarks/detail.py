@@ -15,9 +15,10 @@ The first keeps all detail, and the outlines of a stroke that is gone stay as th
 second takes detail away where an image changes. The third takes it away where the structure of
 `low` goes: 1 - f is the slope of the new `low` over the old one in a window of 3 x 3 pixels, as in
 a guided filter (He et al., ECCV 2010). The fourth does so where more than half of the structure
-goes. The last keeps the detail where the new image has as much contrast as the old one, in the same
-windows. Letters and signs are trained from scratch, clothes are fine-tuned. --out keeps the cells;
---results gets detail.md; --sheet FILE draws images and variants of the first of --sets.
+goes, and is the rule of nfaug. The last keeps the detail where the new image has as much contrast
+as the old one, in the same windows. Letters and signs are trained from scratch, clothes are
+fine-tuned. --out keeps the cells; --results gets detail.md; --sheet FILE draws images and variants
+of the first of --sets.
 """
 
 import argparse

@@ -70,7 +70,7 @@ def differences(
     fitted: nfaug.Checkpoint, bank: Bank, images: torch.Tensor, labels: torch.Tensor
 ) -> str:
     """A line about the differences between the bank and `NFAugment`, in grey levels."""
-    nfa = nfaug.NFAugment(fitted, p=1.0)
+    nfa = nfaug.NFAugment(fitted, p=1.0, gate=None)
     means = []
     largest = []
     for start in range(0, len(images), BATCH):
@@ -105,9 +105,9 @@ def main() -> None:
         images, labels = to_tensors(written, progress=False)
         small = written.resized((32, 32))
         fitted = nfaug.fit(args.checkpoint, small, rank=args.per_class - 1, progress=False)
-        options = {"variants": 1, "batch_size": BATCH, "residual": True, "progress": False}
+        options = {"variants": 1, "batch_size": BATCH, "residual": True, "gate": None}
         pixels = ImageFolder(str(folder), PILToTensor())
-        bank = make_bank(fitted, pixels, Path(name) / "bank", **options)
+        bank = make_bank(fitted, pixels, Path(name) / "bank", progress=False, **options)
         print(f"{len(images)} photographs of {SIZE} x {SIZE}, {args.checkpoint}, one thread")
         print(times(folder, bank, args.rounds))
         print(differences(fitted, bank, images, labels))

@@ -94,7 +94,7 @@ def test_a_flow_that_amplifies_rounding_gives_the_images_of_online_nfa(tmp_path:
 
 @pytest.mark.parametrize("largest", [0.0, 0.3, 20.0, 100.0, 255.0])
 @pytest.mark.parametrize("size", [(8, 8), (37, 90), (5, 6)])
-def test_the_error_is_at_most_a_step_and_the_rounding(
+def test_images_are_those_of_add_change_but_for_rounding(
     largest: float, size: tuple[int, int]
 ) -> None:
     generator = torch.Generator().manual_seed(0)
@@ -186,3 +186,26 @@ def test_data_set_adds_changes_before_its_transform(bank: Bank) -> None:
     assert any((image == variant).all() for variant in variants)
     data.p = 0.0
     assert (data[4][0] == LARGE[4].permute(1, 2, 0).numpy()).all()
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_detail_leaves_inside_the_box_alone(channels: int) -> None:
+    generator = torch.Generator().manual_seed(0)
+    low = torch.randint(256, (1, channels, 8, 8), generator=generator, dtype=torch.uint8)
+    square = 0.8 * resize_levels(low, (16, 16)) + 50 * torch.rand(
+        1, channels, 16, 16, generator=generator
+    )
+    pixels = torch.randint(256, (1, channels, 16, 40), generator=generator).float()
+    pixels[..., 12:28] = square
+    pixels = pixels.to(torch.uint8)
+    seen = pixels[..., 12:28]
+    low = resize_levels(seen, (8, 8)).float()
+    q, steps = quantize(low.mean((2, 3), keepdim=True) - low)  # all structure goes
+    stored = q * (steps / 128)[:, None, None, None]
+    expected = 255 * add_change(seen / 255, stored / 255, low / 255)
+    image, multiples = (x[0].permute(1, 2, 0).numpy() for x in (pixels, q))
+    found = add_residual(image, multiples, int(steps[0]), (12, 0, 28, 16))
+    error = np.abs(found[:, 12:28] - expected[0].permute(1, 2, 0).numpy())
+    assert error.max() < 4
+    assert (found[:, :10] == image[:, :10]).all()
+    assert (found[:, 30:] == image[:, 30:]).all()

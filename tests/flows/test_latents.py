@@ -20,6 +20,8 @@ from PIL import Image
 from torch import Tensor
 
 import nfaug
+from nfaug.augment.detail import add_change
+from nfaug.augment.pixels import resize
 from nfaug.checkpoint.checkpoint import CheckpointError
 from nfaug.classes.fixed_point import FixedPointConfig
 from nfaug.cli import main
@@ -221,6 +223,39 @@ def test_detail_is_kept(saved: Path, autoencoder: Path, photos: TensorImages) ->
 
     assert alike(decoded) < 0.5, "a random autoencoder loses all detail"
     assert alike(new) > 0.9
+
+
+@pytest.mark.parametrize("mix", ["axis", "regions"])
+def test_at_another_size_detail_leaves_with_the_structure_of_the_image(
+    mix: str, saved: Path, autoencoder: Path, photos: TensorImages
+) -> None:
+    """The share is that of the image at the flow's size, not that of the decoded latent."""
+    labels = photos.targets[:6]
+    low = 0.25 + 0.4 * photos.images[:6] / 255
+    fine = 0.1 * torch.rand(6, 3, 128, 128, generator=torch.Generator().manual_seed(0))
+    images = resize(low, (128, 128)) + fine
+    low = resize(images, SIZE)
+
+    def made_of(given: Tensor) -> Tensor:
+        generator = torch.Generator().manual_seed(1)
+        return augment(
+            saved,
+            given,
+            labels,
+            autoencoder=autoencoder,
+            mix=mix,
+            strength=0.5,
+            partners="batch",
+            generator=generator,
+        )
+
+    change = made_of(low) - low
+    expected = add_change(images, change.clone(), low)
+    plain = (images + resize(change, (128, 128))).clamp(0, 1)
+    assert (expected - plain).abs().max() > 0.005, "detail leaves"
+    got = made_of(images)
+    wrong = (got - expected).abs() > 1e-3
+    assert wrong.float().mean() < 0.01, "changes at the flow's size are clamped"
 
 
 def test_regions_take_their_detail_along(

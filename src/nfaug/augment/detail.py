@@ -10,7 +10,7 @@ from .pixels import resize
 
 __all__ = ["add_change", "lost_share"]
 
-_EPSILON = 1e-3  # the variance of 8 grey levels, of pixels in [0, 1]: less is little structure
+_EPSILON = 1e-3  # a deviation of 8 grey levels; a window with less has little structure
 
 
 def add_change(images: Tensor, change: Tensor, low: Tensor) -> Tensor:
@@ -43,8 +43,8 @@ def lost_share(low: Tensor, change: Tensor) -> Tensor:
         f = min(1, max(0, 1 - 2a)),    a = 1 + cov(low, c) / (var(low) + 1e-3)
 
     with the covariance and the variance of the window, added up over channels. Windows repeat the
-    edge of an image. A change of colour or light that keeps edges has a = 1, and so has any change
-    where `low` is flat.
+    edge of an image. A change that is constant in a window, of light or tint, has a = 1, and more
+    contrast has a > 1; both keep all detail. Where `low` is flat, a is near 1 for every change.
 
     Args:
         low: (n, C, h, w) in [0, 1].

@@ -7,7 +7,8 @@ q = round(c / s) in int8, with one step s for each variant, in 1/128 grey level:
 
 `add_residual` adds s * q to an image of any size as `nfaug.augment.detail.add_change` does, and
 rounds. Quantization to q, and each of the two passes of the 8-bit resizing of q, add an error of at
-most s / 2 to the change: 1.2 grey levels for a change of up to 100.
+most s / 2 to the change: 1.2 grey levels for a change of up to 100. The share of the detail that
+leaves is computed from the stored change, which moves single pixels by more.
 """
 
 from __future__ import annotations
@@ -75,7 +76,7 @@ def add_residual(pixels: np.ndarray, residual: np.ndarray, step: int, box: Box) 
     """Add a residual to the part of an image that the flow saw.
 
     Outside the box all detail stays, and the change of its edge falls to zero over an eighth of the
-    box's side, so that no edge appears.
+    box's side, so that the change has no edge there.
 
     Args:
         pixels: uint8 (H, W, C).

@@ -45,8 +45,8 @@ class LatentCodec(Codec):
     has one. m and s are the mean and standard deviation of each latent channel over training
     images, w is the width of the noise and e in [0, 1) the noise, 1/2 for none. The inverse is
     x = D(s v + m). Autoencoders lose detail, so `exact` is False, and `NFAugment` adds only the
-    change, which preserves detail. Bits per dimension of latents are not comparable with those of
-    pixels or of another w.
+    change, which keeps what the autoencoder loses. Bits per dimension of latents are not
+    comparable with those of pixels or of another w.
 
     Copies of a flow share the autoencoder, which stays on its device: images on another one get a
     copy there, which is kept.
