@@ -152,6 +152,7 @@ def trained(
     few: LabelledImages,
     bank: Tensor | None,
     seed: int,
+    kind: type[Classifier] = Classifier,
 ) -> Classifier:
     """A classifier of labelled images, with variants from `bank` with probability config.p."""
     images, labels = to_tensors(few, progress=False)
@@ -159,7 +160,7 @@ def trained(
     torch.manual_seed(seed)
     transform = transform_of(safe.split(","), "", (height, width))
     draw = functools.partial(draw_batch, images, labels, bank, config.p, transform)
-    classifier = Classifier(config, images.shape[1:], len(few.classes), seed)
+    classifier = kind(config, images.shape[1:], len(few.classes), seed)
     classifier.train(draw, len(labels))
     return classifier
 

@@ -48,6 +48,7 @@ KINDS = {
     "sign": "Hand signs",
     "letters": "Handwritten letters",
     "steel": "Steel surfaces",
+    "groceries": "Photographs of groceries",
     "grocery": "Photographs of groceries",
 }
 #: The rows of a comparison of the ladder, by classifier: the base, and those of `WAYS`.

@@ -17,6 +17,7 @@ from nfaug import open_dataset
 from nfaug.cli import main
 from nfaug.compare import CompareConfig, Comparison, compare
 from nfaug.compare.cells import Cells
+from nfaug.compare.classifier import Classifier
 from nfaug.compare.rows import PIXELS, Row
 from nfaug.training import TrainConfig, train
 
@@ -254,3 +255,16 @@ def test_images_that_an_augmentation_cannot_take(
     with pytest.raises(ValueError, match=word):
         compare(data, config=settings, out=tmp_path / "out", progress=False)
     assert not (tmp_path / "out").exists()
+
+
+def test_a_new_head_does_not_distort_pretrained_features(tmp_path: Path) -> None:
+    """Break 77: under a head of large random weights, fine-tuning fell to chance."""
+    network = "test_efficientnet"
+    weights = tmp_path / "w.safetensors"
+    save_file(timm.create_model(network).state_dict(), weights)
+    settings = CompareConfig(network=network, weights=str(weights), steps=1, device="cpu")
+    classifier = Classifier(settings, (3, 32, 32), 20, seed=0)
+    classifier.model.eval()
+    logits = classifier.model(torch.randn(4, 3, 32, 32))
+    assert logits.shape == (4, 20)
+    assert not logits.any(), "each class is as likely as the others"

@@ -100,9 +100,10 @@ class Classifier:
     """A network for uint8 images of a shape (C, H, W), and how it is trained.
 
     From random weights (drawn from `seed`): SGD with Nesterov momentum for small-cnn, AdamW for a
-    timm model. From pretrained ones: AdamW with thirty times the rate for the new head, and
-    BatchNorm with the statistics of the pretraining. The learning rate goes through one cycle:
-    without its warm-up, fine-tuning on few images can fall to chance.
+    timm model. From pretrained ones: AdamW, a new head that starts at zero, and BatchNorm with the
+    statistics of the pretraining. The learning rate goes through one cycle. A random head, or one
+    that learns much faster, would distort the pretrained features in the first steps
+    (arXiv:2202.10054), and training on few images could fall to chance.
     """
 
     def __init__(
@@ -124,23 +125,19 @@ class Classifier:
                 self.model = timm_model(config, shape, classes)
         if self.pretrained:
             self.mean, self.std = moments_of(self.model, shape[0])
+            for parameter in self.model.get_classifier().parameters():
+                nn.init.zeros_(parameter)
         self.model.to(self.device, memory_format=torch.channels_last)
 
     def _optimizer(self) -> torch.optim.Optimizer:
         lr = self.config.lr
+        parameters = self.model.parameters()
         if self.config.network == "small-cnn":
             return torch.optim.SGD(
-                self.model.parameters(), lr or 0.1, momentum=0.9, nesterov=True, weight_decay=5e-4
+                parameters, lr or 0.1, momentum=0.9, nesterov=True, weight_decay=5e-4
             )
-        if self.pretrained:
-            lr = lr or 3e-4
-            head = set(self.model.get_classifier().parameters())
-        else:
-            lr = lr or 1e-3
-            head = set()
-        body = [parameter for parameter in self.model.parameters() if parameter not in head]
-        groups = [{"params": body, "lr": lr}, {"params": list(head), "lr": 30 * lr}]
-        return torch.optim.AdamW(groups, weight_decay=0.05, fused=True)
+        lr = lr or (6e-4 if self.pretrained else 1e-3)
+        return torch.optim.AdamW(parameters, lr, weight_decay=0.05, fused=True)
 
     def train(self, draw: Callable[[Tensor], tuple[Tensor, Tensor]], count: int) -> None:
         """Train on `draw(rows)`, the images and targets of some of `count` rows.

@@ -55,8 +55,7 @@ class CompareConfig:
         seeds: The most repetitions, each with its own labelled images, weights and draws.
         steps: Optimiser steps of a classifier; None for ten passes over the labelled images, at
             least 800 (300 from pretrained weights) and at most 2,000.
-        lr: Peak learning rate; None for 0.1 (small-cnn), 1e-3 (a timm model), or 3e-4 (pretrained,
-            with thirty times as much for the new head).
+        lr: Peak learning rate; None for 0.1 (small-cnn), 1e-3 (a timm model), or 6e-4 (pretrained).
         p: Probability that NFA replaces an image by one of its variants.
         magnitude: Magnitude of RandAugment, of 30.
         tune: Choose p and magnitude for each seed by a third of its labelled images, on which

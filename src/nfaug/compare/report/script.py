@@ -176,21 +176,17 @@ nfa = nfaug.NFAugment(nfaug.fit({row.flow!r}, images), p={strength.p:g}, mix="ax
         use = "    batch, labels = nfa(batch, labels)  # before all other augmentations\n"
     if config.network == "small-cnn":
         lr = config.lr or 0.1
-        groups = "model.parameters()"
-        made = f"torch.optim.SGD({groups}, {lr:g}, momentum=0.9, nesterov=True, weight_decay=5e-4)"
-        optimizer = f"optimizer = {made}\npeak = {lr:g}"
-        mode = "model.train()"
+        optimizer = "SGD(model.parameters(), PEAK, momentum=0.9, nesterov=True, weight_decay=5e-4)"
     else:
-        lr = config.lr or (3e-4 if pretrained else 1e-3)
-        head = 30 * lr if pretrained else lr
-        optimizer = f"""head = list(model.get_classifier().parameters())
-body = [value for value in model.parameters() if all(value is not other for other in head)]
-peak = [{lr:g}, {head:g}]  # the new head learns faster
-groups = [{{"params": body, "lr": peak[0]}}, {{"params": head, "lr": peak[1]}}]
-optimizer = torch.optim.AdamW(groups, weight_decay=0.05)"""
-        mode = "model.train()"
-        if pretrained:
-            mode = "model.eval()  # BatchNorm keeps the statistics of the pretraining"
+        lr = config.lr or (6e-4 if pretrained else 1e-3)
+        optimizer = "AdamW(model.parameters(), PEAK, weight_decay=0.05)"
+    head = ""
+    mode = "model.train()"
+    if pretrained:
+        head = """for parameter in model.get_classifier().parameters():
+    torch.nn.init.zeros_(parameter)  # a random head would distort the pretrained features
+"""
+        mode = "model.eval()  # BatchNorm keeps the statistics of the pretraining"
     mean = _numbers(source.mean)
     std = _numbers(source.std)
     batch = 16 if pretrained else 50
@@ -201,6 +197,7 @@ optimizer = torch.optim.AdamW(groups, weight_decay=0.05)"""
 SIZE = ({height}, {width})  # pixels, height and width
 STEPS = {config.steps}
 BATCH = {batch}
+PEAK = {lr:g}  # learning rate
 device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 {_reading(source, "SIZE", "min(SIZE)")}
@@ -211,9 +208,9 @@ augment = v2.Compose([
 prepare = v2.Compose(to_network)
 
 model = {_network(config, source, "classes")}
-model = model.to(device)
-{optimizer}
-schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, peak, total_steps=STEPS)
+{head}model = model.to(device)
+optimizer = torch.optim.{optimizer}
+schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, PEAK, total_steps=STEPS)
 sampler = torch.utils.data.RandomSampler(images, num_samples=STEPS * BATCH)
 {mode}
 for batch, labels in torch.utils.data.DataLoader(images, BATCH, sampler=sampler):
