@@ -138,6 +138,7 @@ def cells_of(
         "size": size,
         "per_class": config.per_class,
         "steps": config.steps,
+        "lr": config.learning_rate,
         "p": config.p,
         "variants": config.variants,
         "judged": count,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import json
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -61,6 +62,34 @@ def test_settings_of_a_folder_that_cannot_be_read(tmp_path: Path) -> None:
         (tmp_path / "settings.json").write_text(text)
         with pytest.raises(ValueError, match=r"settings\.json"):
             Cells(tmp_path, {"steps": 3}, 400)
+
+
+@pytest.mark.parametrize(
+    ("network", "pretrained", "lr", "rate"),
+    [
+        ("small-cnn", False, None, 0.1),
+        ("resnet18", False, None, 1e-3),
+        ("resnet18", True, None, 6e-4),
+        ("resnet18", True, 0.2, 0.2),
+    ],
+)
+def test_the_learning_rate_is_that_of_the_network(
+    network: str, pretrained: bool, lr: float | None, rate: float, tmp_path: Path
+) -> None:
+    weights = tmp_path / "w.safetensors"
+    weights.touch()
+    config = CompareConfig(network=network, weights=str(weights) if pretrained else None, lr=lr)
+    assert config.learning_rate == rate
+
+
+def test_cells_of_another_learning_rate_do_not_count(
+    whole: tuple[Comparison, Path], images: TensorImages, tmp_path: Path
+) -> None:
+    """They may be those of another version, with another default."""
+    settings = json.loads((whole[1] / "settings.json").read_text())
+    (tmp_path / "settings.json").write_text(json.dumps(settings | {"lr": None}))
+    with pytest.raises(ValueError, match="lr was None"):
+        compare(images, config=TINY, out=tmp_path, progress=False)
 
 
 def test_every_row_is_a_row_of_the_csv_file(whole: tuple[Comparison, Path]) -> None:

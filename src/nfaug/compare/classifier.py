@@ -130,13 +130,10 @@ class Classifier:
         self.model.to(self.device, memory_format=torch.channels_last)
 
     def _optimizer(self) -> torch.optim.Optimizer:
-        lr = self.config.lr
+        lr = self.config.learning_rate
         parameters = self.model.parameters()
         if self.config.network == "small-cnn":
-            return torch.optim.SGD(
-                parameters, lr or 0.1, momentum=0.9, nesterov=True, weight_decay=5e-4
-            )
-        lr = lr or (6e-4 if self.pretrained else 1e-3)
+            return torch.optim.SGD(parameters, lr, momentum=0.9, nesterov=True, weight_decay=5e-4)
         return torch.optim.AdamW(parameters, lr, weight_decay=0.05, fused=True)
 
     def train(self, draw: Callable[[Tensor], tuple[Tensor, Tensor]], count: int) -> None:

@@ -125,6 +125,15 @@ class CompareConfig:
             )
 
     @property
+    def learning_rate(self) -> float:
+        """The peak learning rate: `lr`, or the default of the network."""
+        if self.lr is not None:
+            return self.lr
+        if self.network == "small-cnn":
+            return 0.1
+        return 1e-3 if self.weights is None else 6e-4
+
+    @property
     def safe(self) -> list[str]:
         """The words of `augment`."""
         return _words(self.augment)

@@ -165,6 +165,7 @@ def _record(
     record = asdict(config)
     for name in ("rows", "minutes", "seeds", "device"):  # they may change when it goes on
         del record[name]
+    record["lr"] = config.learning_rate
     record["images"] = data.fingerprint()
     record["test"] = None if test_data is None else test_data.fingerprint()
     record["shape"] = [data.channels, *data.image_size]

@@ -175,10 +175,8 @@ nfa = nfaug.NFAugment(nfaug.fit({row.flow!r}, images), p={strength.p:g}, mix="ax
 """
         use = "    batch, labels = nfa(batch, labels)  # before all other augmentations\n"
     if config.network == "small-cnn":
-        lr = config.lr or 0.1
         optimizer = "SGD(model.parameters(), PEAK, momentum=0.9, nesterov=True, weight_decay=5e-4)"
     else:
-        lr = config.lr or (6e-4 if pretrained else 1e-3)
         optimizer = "AdamW(model.parameters(), PEAK, weight_decay=0.05)"
     head = ""
     mode = "model.train()"
@@ -197,7 +195,7 @@ nfa = nfaug.NFAugment(nfaug.fit({row.flow!r}, images), p={strength.p:g}, mix="ax
 SIZE = ({height}, {width})  # pixels, height and width
 STEPS = {config.steps}
 BATCH = {batch}
-PEAK = {lr:g}  # learning rate
+PEAK = {config.learning_rate:g}  # learning rate
 device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 {_reading(source, "SIZE", "min(SIZE)")}
