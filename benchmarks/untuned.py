@@ -6,9 +6,9 @@ For each of --sets, a small network is trained from scratch and, with --weights,
 fine-tuned, on --per-class labelled images of each class: with what is safe for the images alone,
 and with one augmentation more, at the defaults of its class: NFA in pixels with p = 0.5 from a bank
 (as `nfaug compare` trains), torchvision's RandAugment and TrivialAugmentWide, its CutMix and MixUp
-on every batch, and this package's SpecAugment on spectrograms. --data is a folder of tars.
---results gets a CSV file of cells for each set and network, README.md with the tables, and
-untuned.png.
+on every batch, and this package's SpecAugment on spectrograms. One row more asks whether NFA does
+less harm with p = 0.25. --data is a folder of tars. --results gets a CSV file of cells for each set
+and network, README.md with the tables, and untuned.png.
 """
 
 import argparse
@@ -58,7 +58,9 @@ BATCHES: dict[str, Callable[[int], Callable[[Tensor, Tensor], tuple[Tensor, Tens
     "CutMix": lambda classes: v2.CutMix(num_classes=classes),
     "MixUp": lambda classes: v2.MixUp(num_classes=classes),
 }
-ADDED = (NFA, *POLICIES, *BATCHES)
+RARE = f"{NFA} at p = 0.25"
+RARE_P = 0.25
+ADDED = (NFA, RARE, *POLICIES, *BATCHES)
 Study = tuple[str, str]  # a data set and a network
 
 
@@ -98,10 +100,11 @@ def train_row(args: argparse.Namespace, study: Study, row: str, seed: int) -> Ce
     policy = POLICIES.get(row, "")
     transform = transform_of(SETS[name].safe.split(","), policy, (shape[1], shape[2]))
     mixed = BATCHES[row](classes) if row in BATCHES else None
-    bank = bank_of(PIXELS, few, config, seed) if row == NFA else None
+    bank = bank_of(PIXELS, few, config, seed) if row in (NFA, RARE) else None
+    p = RARE_P if row == RARE else config.p
 
     def draw(rows: Tensor) -> tuple[Tensor, Tensor]:
-        batch, targets = draw_batch(images, labels, bank, config.p, transform, rows)
+        batch, targets = draw_batch(images, labels, bank, p, transform, rows)
         if mixed is None:
             return batch, targets
         return mixed(batch.float(), targets)  # a mean of bytes is none
@@ -192,7 +195,13 @@ def picture(found: Mapping[Study, Cells], file: Path) -> None:
 
     networks = [network for network in NETWORKS if any(kind == network for _, kind in found)]
     figure, axes = pyplot.subplots(
-        1, len(networks), figsize=(4.6 * len(networks), 5.2), sharey=True, squeeze=False
+        1,
+        len(networks),
+        figsize=(4.6 * len(networks), 5.6),
+        sharex=True,
+        sharey=True,
+        squeeze=False,
+        layout="constrained",
     )
     colours = pyplot.get_cmap("tab10").colors  # type: ignore[attr-defined]
     for network, axis in zip(networks, axes[0], strict=True):
@@ -219,8 +228,7 @@ def picture(found: Mapping[Study, Cells], file: Path) -> None:
         axis.set_title(NETWORKS[network])
         axis.set_xlabel("gain, points of accuracy")
     axes[0][0].invert_yaxis()
-    axes[0][-1].legend(fontsize=7, loc="lower left")
-    figure.tight_layout()
+    figure.legend(*axes[0][0].get_legend_handles_labels(), loc="outside lower center", ncols=5)
     figure.savefig(file, dpi=110)
     pyplot.close(figure)
 

@@ -17,10 +17,10 @@ A figure in a sentence or a table follows a comment that names its rows:
 - `study: FILES, rows` counts the rows of CSV files of `benchmarks/results`, such as where/sign-*,
   and `study: FILES, hours` adds up their seconds, on one core.
 
-FILE is a CSV file of `benchmarks/results/where`, or compare-NAME for one of
-`benchmarks/results/compare` (whose row without augmentation is `none`), or ladder-NAME for one of
-`benchmarks/results/ladder` (whose first row is `frozen`), or a key of `RIVALS`. Two
-comments stand before tables, which end with their last row:
+FILE is a CSV file of `benchmarks/results/where`, or a key of `RIVALS`, or the name of a folder of
+`benchmarks/results` and that of its CSV file: compare-NAME (whose row without augmentation is
+`none`), ladder-NAME for NAME-long.csv (whose first row is `frozen`), or untuned-NAME. Two comments
+stand before tables, which end with their last row:
 
 - `<!-- table: NAME -->`: the table of that name in `benchmarks/results/tables.md`, where braces
   stand for figures: `{speech-10: NFA in pixels 0.25}`.
@@ -188,6 +188,8 @@ def _rows(file: str, row: str) -> dict[int, Row]:
             name = f"compare/{file.removeprefix('compare-')}.csv"
         if file.startswith("ladder-"):
             name = f"ladder/{file.removeprefix('ladder-')}-long.csv"
+        if file.startswith("untuned-"):
+            name = f"untuned/{file.removeprefix('untuned-')}.csv"
         # The name of a row of benchmarks/where.py ends in ", lr 0.2, 600 steps".
         lines = [line for line in _csv(name) if line["augmentation"].partition(", ")[0] == row]
     by_seed = {int(line["seed"]): line for line in lines}
