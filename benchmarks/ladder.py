@@ -4,10 +4,9 @@
 
 For each of --sets, tars NAME-train.tar and NAME-validation.tar in the folder --data, the rows of
 `nfaug compare`: frozen ones at the network's own resolution with --frozen-seeds, fine-tuned ones at
---image-size with --seeds. Frozen rows of all sets come first, since they are cheap. With --minutes
-a second comparison of each is what a user gets in that time. --out keeps the cells of each, so that
-the same command goes on after an interruption. --results gets a CSV file of cells for each
-comparison, which grows, and the page README.md.
+--image-size with --seeds. Frozen rows of all sets come first, since they are cheap. --out keeps the
+cells of each set, so that the same command goes on after an interruption. --results gets a CSV file
+of cells for each set, which grows, and the page README.md.
 """
 
 import argparse
@@ -35,41 +34,32 @@ SETS = {
 FOR_EVER = 1e6  # minutes
 
 
-def compared(args: argparse.Namespace, name: str, kind: str) -> Comparison:
-    """The comparison of a set, which goes on where it stopped."""
+def compared(args: argparse.Namespace, name: str, frozen: bool) -> Comparison:
+    """The comparison of a set, which goes on where it stopped: its frozen rows, or all."""
     size = (args.image_size, args.image_size)
     data = open_dataset(args.data / f"{name}-train.tar", image_size=size)
     test = open_dataset(args.data / f"{name}-validation.tar", image_size=size)
-    out = args.out / f"{name}-{'short' if kind == 'short' else 'long'}"
-
-    def part(rows: list[str], seeds: int, minutes: float) -> Comparison:
-        settings = CompareConfig(
-            per_class=args.per_class,
-            network=args.network,
-            weights=str(args.weights),
-            augment=SETS[name],
-            rows=",".join(rows),
-            seeds=seeds,
-            minutes=minutes,
-            steps=args.steps,
-            device=args.device,
-        )
-        return compare(data, config=settings, out=out, test_data=test, processes=args.processes)
-
+    out = args.out / name
     rows = usual_ways(pretrained=True, spectrogram=False)
-    if kind == "short":
-        found = part(rows, args.frozen_seeds, args.minutes)
-    elif kind == "frozen":
-        found = part([row for row in rows if ROWS[row].frozen], args.frozen_seeds, FOR_EVER)
-    else:
-        found = part(rows, args.seeds, FOR_EVER)
+    settings = CompareConfig(
+        per_class=args.per_class,
+        network=args.network,
+        weights=str(args.weights),
+        augment=SETS[name],
+        rows=",".join(row for row in rows if ROWS[row].frozen or not frozen),
+        seeds=args.frozen_seeds if frozen else args.seeds,
+        minutes=FOR_EVER,
+        steps=args.steps,
+        device=args.device,
+    )
+    found = compare(data, config=settings, out=out, test_data=test, processes=args.processes)
     write_text(args.results / f"{out.name}.csv", (out / "cells.csv").read_text())
     # The number of seeds is decided before: going on with the next part is no look at results.
     found.look = 1
     return found
 
 
-def page(args: argparse.Namespace, found: dict[tuple[str, str], Comparison]) -> str:
+def page(args: argparse.Namespace, found: dict[str, Comparison]) -> str:
     """The page of all comparisons so far."""
     lines = ["# Frozen features or fine-tuning, with NFA and RandAugment", ""]
     lines += [f"`python benchmarks/ladder.py {shlex.join(args.given)}`", ""]
@@ -80,9 +70,8 @@ def page(args: argparse.Namespace, found: dict[tuple[str, str], Comparison]) -> 
         f"{args.processes} at once.",
         "",
     ]
-    for (name, kind), one in found.items():
-        title = name if kind == "long" else f"{name}, {args.minutes:g} minutes"
-        lines += [f"## {title}", "", one.text()]
+    for name, one in found.items():
+        lines += [f"## {name}", "", one.text()]
     return "\n".join(lines)
 
 
@@ -95,9 +84,8 @@ def main() -> None:
     parser.add_argument("--per-class", type=int, default=10)
     parser.add_argument("--image-size", type=int, default=96, help="pixels for fine-tuning")
     parser.add_argument("--frozen-seeds", type=int, default=10)
-    parser.add_argument("--seeds", type=int, default=5, help="of fine-tuned networks")
+    parser.add_argument("--seeds", type=int, default=8, help="of fine-tuned networks")
     parser.add_argument("--steps", type=int)
-    parser.add_argument("--minutes", type=float, help="of a second, short comparison of each set")
     parser.add_argument("--processes", type=int, default=1)
     parser.add_argument("--device", default="auto")
     parser.add_argument("--out", type=Path, default=Path("runs/ladder"))
@@ -105,14 +93,12 @@ def main() -> None:
     args = parser.parse_args()
     args.given = [Path(word).name if "/" in word else word for word in sys.argv[1:]]
     args.results.mkdir(parents=True, exist_ok=True)
-    found: dict[tuple[str, str], Comparison] = {}
-    kinds = ["frozen", "long", "short"] if args.minutes else ["frozen", "long"]
-    for kind in kinds:
+    found: dict[str, Comparison] = {}
+    for frozen in (True, False):
         for name in args.sets:
-            comparison = compared(args, name, kind)
-            found[name, "short" if kind == "short" else "long"] = comparison
+            found[name] = compared(args, name, frozen)
             write_text(args.results / "README.md", page(args, found))
-            print(f"{name}, {kind}: {comparison.advice()}", flush=True)
+            print(f"{name}: {found[name].advice()}", flush=True)
 
 
 if __name__ == "__main__":

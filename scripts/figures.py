@@ -19,7 +19,7 @@ A figure in a sentence or a table follows a comment that names its rows:
 
 FILE is a CSV file of `benchmarks/results/where`, or a key of `RIVALS`, or the name of a folder of
 `benchmarks/results` and that of its CSV file: compare-NAME (whose row without augmentation is
-`none`), ladder-NAME for NAME-long.csv (whose first row is `frozen`), or untuned-NAME. Two comments
+`none`), ladder-NAME (whose first row is `frozen`), or untuned-NAME. Two comments
 stand before tables, which end with their last row:
 
 - `<!-- table: NAME -->`: the table of that name in `benchmarks/results/tables.md`, where braces
@@ -184,12 +184,9 @@ def _rows(file: str, row: str) -> dict[int, Row]:
     else:
         judged = f"where/{file}-judged.csv"
         name = judged if (RESULTS / judged).exists() else f"where/{file}.csv"
-        if file.startswith("compare-"):
-            name = f"compare/{file.removeprefix('compare-')}.csv"
-        if file.startswith("ladder-"):
-            name = f"ladder/{file.removeprefix('ladder-')}-long.csv"
-        if file.startswith("untuned-"):
-            name = f"untuned/{file.removeprefix('untuned-')}.csv"
+        for folder in ("compare", "ladder", "untuned"):
+            if file.startswith(f"{folder}-"):
+                name = f"{folder}/{file.removeprefix(f'{folder}-')}.csv"
         # The name of a row of benchmarks/where.py ends in ", lr 0.2, 600 steps".
         lines = [line for line in _csv(name) if line["augmentation"].partition(", ")[0] == row]
     by_seed = {int(line["seed"]): line for line in lines}

@@ -3,8 +3,8 @@
 python scripts/gains_picture.py           # draw it
 python scripts/gains_picture.py --check   # exit with 1 if the picture is of other rows
 
-The picture shows the table "gains" of `benchmarks/results/tables.md`, and every comparison
-`NAME-long.csv` of `benchmarks/results/ladder`. Its gains are written into the PNG file as text,
+The picture shows the table "gains" of `benchmarks/results/tables.md`, and every comparison of
+`benchmarks/results/ladder`. Its gains are written into the PNG file as text,
 which is what --check compares: another version of matplotlib draws the same rows in other bytes.
 """
 
@@ -121,7 +121,7 @@ def ladder_lines() -> list[Line]:
         raise ValueError(f"{LADDER / 'README.md'} does not say how many labels a class has")
     found = []
     for classifier, (base, rows) in LADDER_ROWS.items():
-        for file in sorted(LADDER.glob("*-long.csv")):
+        for file in sorted(LADDER.glob("*.csv")):
             gains = tuple(ladder_gain(file, row, base) for row in rows)
             if any(gains):
                 kind = kind_of(file.name)
@@ -137,7 +137,7 @@ def ladder_gain(file: Path, row: str, base: str) -> Gain | None:
             seeds.setdefault(line["augmentation"], set()).add(line["seed"])
     if len(seeds[row] & seeds[base]) < LEAST_SEEDS:
         return None
-    return figures.gain(f"ladder-{file.stem.removesuffix('-long')}", row, base)
+    return figures.gain(f"ladder-{file.stem}", row, base)
 
 
 def lines() -> list[Line]:

@@ -78,6 +78,23 @@ def test_the_picture_of_gains_shows_its_rows(gains_picture: ModuleType) -> None:
     assert any(abs(gain.mean) < gain.half for gain in drawn), "nothing helps in some rows"
 
 
+def test_the_readme_counts_the_experiments_of_the_picture(gains_picture: ModuleType) -> None:
+    lines = gains_picture.lines()
+
+    def clear(classifier: str) -> str:
+        gains = [line.gains[0] for line in lines if classifier in line.title]
+        return f"{sum(gain.mean > gain.half for gain in gains)} of {len(gains)}"
+
+    lost = sum(line.gains[0].mean < -line.gains[0].half for line in lines)
+    words = " ".join((gains_picture.figures.ROOT / "README.md").read_text().split())
+    assert f"NFA gains clearly in {clear('')}; in most others" in words
+    assert (
+        f"NFA gains clearly in {clear('')} experiments: {clear('scratch')} from scratch," in words
+    )
+    assert f" {clear('frozen')} with frozen features, and {clear('fine-tuned')} with" in words
+    assert f"It loses clearly in {lost}." in words
+
+
 def test_a_picture_of_other_rows_is_seen(
     gains_picture: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -97,7 +114,7 @@ def test_the_picture_finds_new_rows_of_the_ladder(
     for seed in range(3):
         lines.append(f"none,{seed},50.0,1.0,,AAAA////")  # 24 of 48 images are right
         lines.append(f"nfa:builtin:pixels,{seed},66.6667,1.0,,AAD/////")  # 32 of them
-    file = tmp_path / "ladder" / "letters64-long.csv"
+    file = tmp_path / "ladder" / "letters64.csv"
     file.write_text("\n".join(lines[:-1]) + "\n")
     monkeypatch.setattr(gains_picture, "LADDER", file.parent)
     monkeypatch.setattr(script, "RESULTS", tmp_path)
