@@ -53,7 +53,7 @@ def compared(args: argparse.Namespace, name: str, frozen: bool) -> Comparison:
         device=args.device,
     )
     found = compare(data, config=settings, out=out, test_data=test, processes=args.processes)
-    write_text(args.results / f"{out.name}.csv", (out / "cells.csv").read_text())
+    write_text(args.results / f"{name}.csv", (out / "cells.csv").read_text())
     # The number of seeds is decided before: going on with the next part is no look at results.
     found.look = 1
     return found
