@@ -11,11 +11,10 @@ of cells for each set, which grows, and the page README.md.
 
 import argparse
 import platform
-import shlex
-import sys
 from pathlib import Path
 
 import torch
+from sets import command_of
 
 from nfaug.compare import CompareConfig, Comparison, compare
 from nfaug.compare.rows import ROWS, usual_ways
@@ -62,7 +61,7 @@ def compared(args: argparse.Namespace, name: str, frozen: bool) -> Comparison:
 def page(args: argparse.Namespace, found: dict[str, Comparison]) -> str:
     """The page of all comparisons so far."""
     lines = ["# Frozen features or fine-tuning, with NFA and RandAugment", ""]
-    lines += [f"`python benchmarks/ladder.py {shlex.join(args.given)}`", ""]
+    lines += [command_of("ladder.py"), ""]
     hours = sum(one.seconds for one in found.values()) / 3600
     lines += [
         f"{args.per_class} labelled images per class, {args.network}. {hours:.1f} hours of "
@@ -91,7 +90,6 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("runs/ladder"))
     parser.add_argument("--results", type=Path, default=Path("benchmarks/results/ladder"))
     args = parser.parse_args()
-    args.given = [Path(word).name if "/" in word else word for word in sys.argv[1:]]
     args.results.mkdir(parents=True, exist_ok=True)
     found: dict[str, Comparison] = {}
     for frozen in (True, False):

@@ -19,8 +19,9 @@ A figure in a sentence or a table follows a comment that names its rows:
 
 FILE is a CSV file of `benchmarks/results/where`, or a key of `RIVALS`, or the name of a folder of
 `benchmarks/results` and that of its CSV file: compare-NAME (whose row without augmentation is
-`none`), ladder-NAME (whose first row is `frozen`), or untuned-NAME. Two comments
-stand before tables, which end with their last row:
+`none`), ladder-NAME (whose first row is `frozen`), or untuned-NAME.
+
+Two comments stand before tables, which end with their last row:
 
 - `<!-- table: NAME -->`: the table of that name in `benchmarks/results/tables.md`, where braces
   stand for figures: `{speech-10: NFA in pixels 0.25}`.

@@ -4,8 +4,8 @@ python scripts/gains_picture.py           # draw it
 python scripts/gains_picture.py --check   # exit with 1 if the picture is of other rows
 
 The picture shows the table "gains" of `benchmarks/results/tables.md`, and every comparison of
-`benchmarks/results/ladder`. Its gains are written into the PNG file as text,
-which is what --check compares: another version of matplotlib draws the same rows in other bytes.
+`benchmarks/results/ladder`. Its gains are written into the PNG file as text, which is what --check
+compares: another version of matplotlib draws the same rows in other bytes.
 """
 
 from __future__ import annotations

@@ -81,17 +81,17 @@ def test_the_picture_of_gains_shows_its_rows(gains_picture: ModuleType) -> None:
 def test_the_readme_counts_the_experiments_of_the_picture(gains_picture: ModuleType) -> None:
     lines = gains_picture.lines()
 
-    def clear(classifier: str) -> str:
+    def gained(classifier: str) -> str:
         gains = [line.gains[0] for line in lines if classifier in line.title]
         return f"{sum(gain.mean > gain.half for gain in gains)} of {len(gains)}"
 
     lost = sum(line.gains[0].mean < -line.gains[0].half for line in lines)
     words = " ".join((gains_picture.figures.ROOT / "README.md").read_text().split())
-    assert f"NFA gains clearly in {clear('')}; in most others" in words
+    assert f"NFA gains clearly in {gained('')}; in most others" in words
     assert (
-        f"NFA gains clearly in {clear('')} experiments: {clear('scratch')} from scratch," in words
+        f"NFA gains clearly in {gained('')} experiments: {gained('scratch')} from scratch," in words
     )
-    assert f" {clear('frozen')} with frozen features, and {clear('fine-tuned')} with" in words
+    assert f" {gained('frozen')} with frozen features, and {gained('fine-tuned')} with" in words
     assert f"It loses clearly in {lost}." in words
 
 
