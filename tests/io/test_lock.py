@@ -83,13 +83,20 @@ def test_a_thread_may_lock_an_output_twice_and_nothing_is_left(tmp_path: Path) -
 
 
 def test_workers_of_a_process_that_was_killed_do_not_hold_its_lock(tmp_path: Path) -> None:
-    """They are forked, and look only every few seconds whether their parent lives."""
+    """They are forked, and look only every few seconds whether their parent lives.
+
+    A fork hands the lock's file to the worker, which closes it as it starts. So the parent waits
+    until the worker runs before it is killed.
+    """
     code = (
         "import os, sys, time; from pathlib import Path; from nfaug.io.lock import lock_output\n"
+        "parent_side, worker_side = os.pipe()\n"
         "with lock_output(Path(sys.argv[1])):\n"
         "    if os.fork() == 0:\n"
+        "        os.write(worker_side, b'.')\n"
         "        time.sleep(2)\n"
         "        os._exit(0)\n"
+        "    os.read(parent_side, 1)\n"
         "    os.kill(os.getpid(), 9)\n"
     )
     killed = subprocess.Popen([sys.executable, "-c", code, str(tmp_path / "out")])
