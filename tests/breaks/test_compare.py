@@ -268,3 +268,14 @@ def test_a_new_head_does_not_distort_pretrained_features(tmp_path: Path) -> None
     logits = classifier.model(torch.randn(4, 3, 32, 32))
     assert logits.shape == (4, 20)
     assert not logits.any(), "each class is as likely as the others"
+
+
+def test_a_comparison_that_goes_on_with_other_rows_draws_them(tmp_path: Path) -> None:
+    """Break 78: the picture of variants stayed that of the first call's rows."""
+    pictures = {}
+    for rows in ("none,nfa", "none,randaugment"):
+        settings = dataclasses.replace(TINY, rows=rows)
+        for out in (tmp_path / "same", tmp_path / rows):
+            compare(images(), config=settings, out=out, progress=False)
+            pictures[out.name] = (out / "variants.png").read_bytes()
+    assert pictures["same"] == pictures["none,randaugment"] != pictures["none,nfa"]

@@ -379,7 +379,7 @@ class _Run:
         write_text(folder / "table.md", comparison.text())
         if len(comparison.rows) > 1:
             write_bytes(folder / "gains.png", comparison.plot())
-        if not (folder / "variants.png").exists() and any(row.added for row in self.rows):
+        if any(row.added for row in self.rows):
             self._prepare(0)
             part = read_part(self.images, "seed-0")
             picture = variants_picture(part, self.rows, self.config, self.pool.classes)
