@@ -2,11 +2,10 @@
 
     python benchmarks/ladder.py --data DATA --weights tf_efficientnet_lite0.safetensors
 
-For each of --sets, tars NAME-train.tar and NAME-validation.tar in the folder --data, the rows of
-`nfaug compare`: frozen ones at the network's own resolution with --frozen-seeds, fine-tuned ones at
---image-size with --seeds. Frozen rows of all sets come first, since they are cheap. --out keeps the
-cells of each set, so that the same command goes on after an interruption. --results gets a CSV file
-of cells for each set, which grows, and the page README.md.
+For each of --sets, the rows of `nfaug compare`: frozen ones at the network's own resolution with
+--frozen-seeds, fine-tuned ones at --image-size with --seeds. Frozen rows of all sets come first,
+since they are cheap. --out keeps the cells of each set, so that the same command goes on after an
+interruption. --results gets a CSV file of cells for each set, which grows, and the page README.md.
 """
 
 import argparse
@@ -14,37 +13,27 @@ import platform
 from pathlib import Path
 
 import torch
-from sets import command_of
+from sets import SETS, command_of, new_parser, parts_of
 
 from nfaug.compare import CompareConfig, Comparison, compare
 from nfaug.compare.rows import ROWS, usual_ways
-from nfaug.data.open import open_dataset
 from nfaug.io.atomic import write_text
 
-#: What keeps the class of the images of each set.
-SETS = {
-    "blood128": "rotate",
-    "clothing128": "flip,crop",
-    "sign64": "crop",
-    "letters64": "crop",
-    "steel128": "rotate",
-    "grocery128": "flip,crop",
-}
+USUAL = ["cells", "clothes", "signs", "letters", "steel", "groceries"]
 FOR_EVER = 1e6  # minutes
 
 
 def compared(args: argparse.Namespace, name: str, frozen: bool) -> Comparison:
     """The comparison of a set, which goes on where it stopped: its frozen rows, or all."""
-    size = (args.image_size, args.image_size)
-    data = open_dataset(args.data / f"{name}-train.tar", image_size=size)
-    test = open_dataset(args.data / f"{name}-validation.tar", image_size=size)
+    data, test = parts_of(args.data, name, args.image_size)
     out = args.out / name
-    rows = usual_ways(pretrained=True, spectrogram=False)
+    safe = SETS[name].safe
+    rows = usual_ways(pretrained=True, spectrogram=safe == "spectrogram")
     settings = CompareConfig(
         per_class=args.per_class,
         network=args.network,
         weights=str(args.weights),
-        augment=SETS[name],
+        augment=safe,
         rows=",".join(row for row in rows if ROWS[row].frozen or not frozen),
         seeds=args.frozen_seeds if frozen else args.seeds,
         minutes=FOR_EVER,
@@ -70,26 +59,20 @@ def page(args: argparse.Namespace, found: dict[str, Comparison]) -> str:
         "",
     ]
     for name, one in found.items():
-        lines += [f"## {name}", "", one.text()]
+        lines += [f"## {SETS[name].title}", "", one.text()]
     return "\n".join(lines)
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--data", type=Path, required=True, help="a folder of tars")
-    parser.add_argument("--weights", type=Path, required=True)
-    parser.add_argument("--network", default="tf_efficientnet_lite0")
-    parser.add_argument("--sets", nargs="+", choices=list(SETS), default=list(SETS))
-    parser.add_argument("--per-class", type=int, default=10)
-    parser.add_argument("--image-size", type=int, default=96, help="pixels for fine-tuning")
+    parser = new_parser(__doc__.splitlines()[0], "ladder")
+    parser.set_defaults(sets=USUAL, image_size=96, results=Path("benchmarks/results/ladder"))
     parser.add_argument("--frozen-seeds", type=int, default=10)
     parser.add_argument("--seeds", type=int, default=8, help="of fine-tuned networks")
     parser.add_argument("--steps", type=int)
-    parser.add_argument("--processes", type=int, default=1)
     parser.add_argument("--device", default="auto")
-    parser.add_argument("--out", type=Path, default=Path("runs/ladder"))
-    parser.add_argument("--results", type=Path, default=Path("benchmarks/results/ladder"))
     args = parser.parse_args()
+    if args.weights is None:
+        parser.error("frozen features and fine-tuning need --weights")
     args.results.mkdir(parents=True, exist_ok=True)
     found: dict[str, Comparison] = {}
     for frozen in (True, False):

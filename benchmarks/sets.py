@@ -109,19 +109,22 @@ def size_of(args: argparse.Namespace, name: str, network: str) -> int:
     return SETS[name].size if network == "scratch" else args.image_size
 
 
+def parts_of(folder: Path, name: str, size: int) -> tuple[LabelledImages, LabelledImages]:
+    """The images that labelled ones are drawn from, and those to judge by."""
+    images = SETS[name]
+    test_split = "test" if images.test == images.train else "train"
+    # A path that is absolute stays what it is.
+    pool = open_dataset(folder / images.train, image_size=size, split="train")
+    return pool, open_dataset(folder / images.test, image_size=size, split=test_split)
+
+
 @functools.lru_cache(2)
 def opened(folder: Path, name: str, size: int) -> tuple[LabelledImages, tuple[Tensor, Tensor]]:
     """The images that labelled ones are drawn from, and up to 2,000 of those to judge by."""
-    images = SETS[name]
-    parts = []
-    test_split = "test" if images.test == images.train else "train"
-    for data, split in ((images.train, "train"), (images.test, test_split)):
-        place = folder / data  # an absolute path stays what it is
-        parts.append(open_dataset(place, image_size=size, split=split))
-    judged = parts[1]
+    pool, judged = parts_of(folder, name, size)
     order = torch.randperm(len(judged), generator=torch.Generator().manual_seed(0))
     few = judged.subset(order[:2000].sort().values)
-    return parts[0], to_tensors(few, progress=False)
+    return pool, to_tensors(few, progress=False)
 
 
 def cells_of(

@@ -41,15 +41,12 @@ WAYS = {"NFA": "#c1272d", "RandAugment": "#808080", "NFA, then RandAugment": "#1
 KINDS = {
     "CIFAR-10": "Small photographs (CIFAR-10)",
     "Fashion-MNIST": "Grayscale clothes (Fashion-MNIST)",
-    "blood": "Blood cells",
+    "cells": "Blood cells",
     "clothes": "Photographs of clothes",
-    "clothing": "Photographs of clothes",
-    "hand signs": "Hand signs",
-    "sign": "Hand signs",
+    "signs": "Hand signs",
     "letters": "Handwritten letters",
     "steel": "Steel surfaces",
     "groceries": "Photographs of groceries",
-    "grocery": "Photographs of groceries",
 }
 #: The rows of a comparison of the ladder, by classifier: the base, and those of `WAYS`.
 #: Fine-tuning is at 96 pixels, the --image-size of benchmarks/ladder.py.

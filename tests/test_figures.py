@@ -114,7 +114,7 @@ def test_the_picture_finds_new_rows_of_the_ladder(
     for seed in range(3):
         lines.append(f"none,{seed},50.0,1.0,,AAAA////")  # 24 of 48 images are right
         lines.append(f"nfa:builtin:pixels,{seed},66.6667,1.0,,AAD/////")  # 32 of them
-    file = tmp_path / "ladder" / "letters64.csv"
+    file = tmp_path / "ladder" / "letters.csv"
     file.write_text("\n".join(lines[:-1]) + "\n")
     monkeypatch.setattr(gains_picture, "LADDER", file.parent)
     monkeypatch.setattr(script, "RESULTS", tmp_path)
