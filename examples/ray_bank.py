@@ -1,6 +1,6 @@
 """Make a residual bank on a Ray cluster: each actor keeps the flow and makes shards of the bank.
 
-    pip install 'nfaug[ray]'
+    pip install -e ".[ray]"  # in your clone of nfaug
     python examples/ray_bank.py --checkpoint my-nfa --data my-images --out my-bank \
         --shards 8 --actors 2
 

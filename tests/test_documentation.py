@@ -213,7 +213,7 @@ def test_links_lead_somewhere(path: Path) -> None:
         "nfaug train --data my-images --out my-nfa --recipe no-such-recipe",
         "nfaug no-such-verb",
         "make no-such-target",
-        'pip install "nfaug[no-such-extra]"',
+        'pip install -e ".[no-such-extra]"',
         "python examples/no_such_script.py",
         "python -m benchmarks.no_such_module",
         "curl example.org",

@@ -5,7 +5,6 @@ from __future__ import annotations
 import ast
 import importlib.metadata
 import re
-import subprocess
 import sys
 from pathlib import Path
 
@@ -98,14 +97,6 @@ def test_only_one_function_skips_for_a_library() -> None:
     for path in (ROOT / "tests").rglob("*.py"):
         if path.name not in ("library_tools.py", Path(__file__).name):
             assert "importorskip" not in path.read_text(encoding="utf-8"), path
-
-
-def test_extras_are_installed_by_name_where_nfaug_is_installed() -> None:
-    """As messages say. Without an index, pip looks at what is installed alone."""
-    words = ["-m", "pip", "install", "--no-index", "--dry-run", "nfaug[kornia]"]
-    ran = subprocess.run([sys.executable, *words], capture_output=True, text=True)
-    assert ran.returncode == 0, ran.stderr
-    assert "kornia" in ran.stdout
 
 
 def test_examples_use_public_names() -> None:

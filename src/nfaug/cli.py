@@ -14,6 +14,7 @@ from typing import Any, TextIO
 
 from .commands import COMMANDS, GROUPS, TOPICS
 from .io.documentation import documentation
+from .io.extras import optional_imports
 from .io.strict_json import jsonable
 from .io.text import did_you_mean, printable
 from .io.version import __version__
@@ -82,9 +83,10 @@ def _run_command(name: str, options: list[str]) -> int:
     with warnings.catch_warnings():
         warnings.showwarning = _show_warning
         try:
-            expand = getattr(module, "expand", list)
-            arguments = module.parser().parse_args(expand(options))
-            result = module.run(arguments)
+            with optional_imports():
+                expand = getattr(module, "expand", list)
+                arguments = module.parser().parse_args(expand(options))
+                result = module.run(arguments)
             if result is not None:  # it is None on all processes but the main one
                 _print_result(result, as_json=arguments.json)
             _flush()
@@ -92,11 +94,7 @@ def _run_command(name: str, options: list[str]) -> int:
             code = getattr(error, "exit_code", INTERRUPTED)
             return _stop(code, name, str(error) or "interrupted")
         except ModuleNotFoundError as error:
-            message = str(error)
-            if "pip install" not in message:
-                extra = getattr(module, "EXTRA", "train")
-                message = f"{message}: pip install 'nfaug[{extra}]'"
-            return _stop(FAILED, name, message)
+            return _stop(FAILED, name, str(error))
         except (ValueError, OSError) as error:  # includes CheckpointError and HubError
             return _stop(getattr(error, "exit_code", BAD_INPUT), name, f"error: {error}")
         except ArithmeticError as error:

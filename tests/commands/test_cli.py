@@ -531,12 +531,13 @@ def test_threads_do_not_spin_while_they_wait(tmp_path: Path) -> None:
         (TrainingDiverged("3 steps"), 3, "nfaug info: TrainingDiverged: 3 steps"),
         (RunStopped("resume it"), 4, "nfaug info: error: resume it"),
         (
-            ModuleNotFoundError("No module named 'timm'"), 1,
-            "nfaug info: No module named 'timm': pip install 'nfaug[train]'",
+            ModuleNotFoundError("No module named 'timm'", name="timm"), 1,
+            "nfaug info: No module named 'timm'. In your clone of nfaug, run: "
+            'pip install -e ".[train]"',
         ),
         (
-            ModuleNotFoundError('it comes with: pip install "nfaug[train]"'), 1,
-            'nfaug info: it comes with: pip install "nfaug[train]"',
+            ModuleNotFoundError("No module named 'wandb'", name="wandb"), 1,
+            "nfaug info: No module named 'wandb'",
         ),
     ],
 )  # fmt: skip

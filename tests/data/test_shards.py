@@ -142,7 +142,7 @@ def test_without_pyarrow_the_error_names_the_extra(
 ) -> None:
     place = places["parquet"]
     monkeypatch.setitem(sys.modules, "pyarrow", None)
-    with pytest.raises(ModuleNotFoundError, match=r"nfaug\[parquet\]"):
+    with pytest.raises(ModuleNotFoundError, match=r"\[parquet\]"):
         open_dataset(place)
 
 

@@ -16,9 +16,8 @@ from jsonargparse import ArgumentParser, Namespace
 from ..data.open import DATA_SOURCES
 from .common import add_autoencoder, add_image_size, new_parser
 
-__all__ = ["EXTRA", "parser", "run"]
+__all__ = ["parser", "run"]
 
-EXTRA = "ui"
 _BUNDLED = ("builtin:fashion-mnist", "builtin:rgb32")  # with axes of their own classes
 _FITTED = ("builtin:rgb32", "builtin:pixels")  # fitted to --data
 _LAST_PORT = 65535

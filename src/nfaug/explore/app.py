@@ -14,6 +14,7 @@ from torch import Tensor
 from ..augment.config import MixConfig
 from ..augment.pixels import to_pil
 from ..data.decode import IMAGE_ENDINGS
+from ..io.extras import optional_imports
 from ..io.text import printable, public_name
 from ..pictures.explore import OpenFlow, class_images, compare, open_flow, read_picture
 
@@ -22,9 +23,10 @@ os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
 os.environ["GRADIO_RUN_HISTORY"] = "False"
 os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
 
-import gradio as gr
-from starlette.middleware import Middleware
-from starlette.middleware.trustedhost import TrustedHostMiddleware
+with optional_imports():
+    import gradio as gr
+    from starlette.middleware import Middleware
+    from starlette.middleware.trustedhost import TrustedHostMiddleware
 
 __all__ = ["build_app", "serve"]
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import copy
 import hashlib
-import importlib.util
 import math
 import os
 import re
@@ -24,6 +23,7 @@ from torch import Tensor, nn
 from torch.nn.modules.module import register_module_parameter_registration_hook
 
 from ..io.errors import reading
+from ..io.extras import require
 from ..io.hub_options import HubOptions
 from ..io.strict_json import read_json
 from ..io.tensors import read_tensors
@@ -200,8 +200,8 @@ def _read(source: str | os.PathLike[str], hub: HubOptions | None = None) -> _Fil
 def _build(files: _Files, name: str) -> Any:
     """Build a frozen model from its files; `name` is that of the autoencoder, for errors."""
     kind = files.kind
-    if kind != _TINY and importlib.util.find_spec("diffusers") is None:
-        raise ModuleNotFoundError(f'{kind} needs diffusers: pip install "nfaug[vae]"')
+    if kind != _TINY:
+        require("diffusers")
     try:
         if kind == _TINY:
             model: Any = TinyAutoencoder(files.weights)

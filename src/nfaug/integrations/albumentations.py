@@ -13,13 +13,16 @@ import os
 from collections.abc import Callable, Mapping
 from typing import Any
 
-import albumentations
 import numpy as np
 import torch
-from albumentations.core.type_definitions import Targets
 
 from ..augment.config import MixConfig
 from ..augment.transform import NFAugment
+from ..io.extras import optional_imports
+
+with optional_imports():
+    import albumentations
+    from albumentations.core.type_definitions import Targets
 
 __all__ = ["NFATransform"]
 
@@ -27,7 +30,8 @@ if not hasattr(albumentations.ImageOnlyTransform, "get_params_dependent_on_data"
     raise ImportError(
         "NFATransform needs albumentations 2.0 (MIT); the installed albumentations "
         f"{albumentations.__version__} is AlbumentationsX (AGPL), whose transforms draw in another "
-        'way. Install "nfaug[albumentations]" in its place, or call NFAugment on batches'
+        'way. Uninstall it and run, in your clone of nfaug: pip install -e ".[albumentations]". Or '
+        "call NFAugment on batches"
     )
 
 # albumentations' names of targets other than a single image. Several images would need several

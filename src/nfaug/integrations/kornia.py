@@ -7,14 +7,17 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from kornia.augmentation import AugmentationSequential, IntensityAugmentationBase2D
-from kornia.constants import DataKey
 from torch import Tensor, nn
 
 from ..augment.params import SharedGenerator, own_seed
 from ..augment.samples import as_labels
 from ..augment.transform import NFAugment
 from ..io.device import to_device
+from ..io.extras import optional_imports
+
+with optional_imports():
+    from kornia.augmentation import AugmentationSequential, IntensityAugmentationBase2D
+    from kornia.constants import DataKey
 
 __all__ = ["NFAugmentation", "with_labels"]
 

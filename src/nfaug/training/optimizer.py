@@ -59,7 +59,7 @@ class FlowOptimizer:
     """
 
     def __init__(self, flow: Flow, config: TrainConfig) -> None:
-        from ema_pytorch import EMA  # only training needs the extra
+        from ema_pytorch import EMA  # `train` has checked that it is installed
 
         self.flow: Flow = flow
         self.config: TrainConfig = config

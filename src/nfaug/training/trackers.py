@@ -11,6 +11,8 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from nfaug.io.extras import require
+
 __all__ = ["TRACKERS", "Tracker", "check_trackers"]
 
 
@@ -76,10 +78,15 @@ TRACKERS: dict[str, type[Tracker]] = {
 
 
 def check_trackers(names: Sequence[str]) -> None:
-    """Raise ValueError if a tracker is unknown or not installed."""
+    """Raise ValueError if a tracker is unknown or not installed.
+
+    Without tensorboard, which is a library of an extra, it is a ModuleNotFoundError.
+    """
     for name in names:
-        if name not in TRACKERS or find_spec(name) is None:
+        if name == "tensorboard":
+            require(name)
+        elif name not in TRACKERS or find_spec(name) is None:
             raise ValueError(
-                f"there is no tracker {name!r} here: install it, or choose among tensorboard "
-                "(the extra train), wandb and trackio with --trackers"
+                f"there is no tracker {name!r} here: install it, or choose among tensorboard, "
+                "wandb and trackio with --trackers"
             )

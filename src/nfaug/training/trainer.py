@@ -17,6 +17,7 @@ from nfaug.data.open import wrap_dataset
 from nfaug.fitting import fit_classes
 from nfaug.flows.codec import check_levels
 from nfaug.flows.mef import MefConfig
+from nfaug.io.extras import require
 from nfaug.io.lock import lock_output
 
 from .config import TrainConfig
@@ -85,6 +86,7 @@ def train(
         Interrupted: After SIGINT or SIGTERM; a KeyboardInterrupt. The state is saved first.
         OSError: If another process writes to `out`.
         RunStopped: If files cannot be read or written, or another process ended.
+        ModuleNotFoundError: If a library of the extra `train` is missing.
 
     Example:
         >>> from nfaug import open_dataset
@@ -94,6 +96,7 @@ def train(
         >>> result.checkpoint.pca.num_classes
         10
     """
+    require("ema_pytorch")  # of `FlowOptimizer`, which is made after the data are read
     images = wrap_dataset(data)
     config = (config or TrainConfig()).for_images(len(images))
     path = None if out is None else Path(out).expanduser()

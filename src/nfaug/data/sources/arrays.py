@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from ...io.extras import optional_imports
 from ..classes import numbered, unique_names
 from ..readers import ArrayReader, Reader, Request
 from .layout import choose_split
@@ -117,10 +118,8 @@ def open_digits(request: Request) -> Reader:
     split (1,442).
     """
     kind = choose_split(("train", "test"), request.split, request.data)
-    try:
+    with optional_imports():
         from sklearn.datasets import load_digits
-    except ModuleNotFoundError as error:
-        raise ModuleNotFoundError("digits need scikit-learn: pip install 'nfaug[train]'") from error
     data = load_digits()
     targets = torch.from_numpy(data.target).long()
     counts = torch.nn.functional.one_hot(targets).cumsum(dim=0)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from ...io.extras import optional_imports
 from ..readers import Reader, Request
 from ..torch_datasets import DatasetReader
 from .layout import choose_split
@@ -36,11 +37,14 @@ def open_torchvision(request: Request) -> Reader:
         choose_split(("train", "test"), request.split, request.data)
     root = request.data_dir or str(Path.home() / ".cache" / "nfaug" / "datasets")
     try:
-        from timm.data.dataset_factory import create_dataset  # pip install "nfaug[train]"
+        with optional_imports():
+            from timm.data.dataset_factory import create_dataset
 
-        dataset = create_dataset(
-            request.data, root=root, split=request.split, download=request.download
-        )
+            dataset = create_dataset(
+                request.data, root=root, split=request.split, download=request.download
+            )
+    except ModuleNotFoundError:
+        raise
     except Exception as error:  # each dataset raises its own types
         raise ValueError(
             f"timm could not open {request.data!r} (split={request.split!r}, data_dir={root!r}, "

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 
+from ...io.extras import optional_imports, require
 from ...io.strict_json import parse_json
 from ..classes import as_labels, numbered, unique_names
 from ..decode import ImageDecodeError
@@ -106,10 +107,8 @@ class _Table(NamedTuple):
 
 def _read(file: Path, most: int) -> _Table:
     """Read the two columns of a file; they may take at most `most` bytes of memory."""
-    try:
+    with optional_imports():
         from pyarrow import ArrowException, parquet
-    except ModuleNotFoundError as error:
-        raise ModuleNotFoundError(f"{file} needs pyarrow: pip install 'nfaug[parquet]'") from error
     images: list[Any] = []
     labels: list[Any] = []
     size = 0
@@ -147,6 +146,7 @@ def open_hub(request: Request) -> Reader:
         raise ValueError(f"{request.data!r} must be hfds/OWNER/NAME; pass a folder by its path")
     name = "/".join(parts[:2])
     folder = "".join(f"{part}/" for part in parts[2:])
+    require("pyarrow")  # before the download
     with hub_errors(f"the dataset {name}"):
         sizes = _file_sizes(name, request.data_dir)
     files = [path for path in sizes if path.startswith(folder) and path.endswith(PARQUET)]

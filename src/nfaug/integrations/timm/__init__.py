@@ -11,7 +11,10 @@ Behaviour of timm 1.0 that the adapters handle:
 
 from __future__ import annotations
 
-from .loader import NFALoader
-from .script import run_script
+from ...io.extras import optional_imports
+
+with optional_imports():
+    from .loader import NFALoader
+    from .script import run_script
 
 __all__ = ["NFALoader", "run_script"]
