@@ -15,7 +15,7 @@ from pathlib import Path
 
 from nfaug.compare import CompareConfig, Comparison, compare
 from nfaug.compare.cells import Cells
-from nfaug.compare.report.figures import gain_of
+from nfaug.compare.figures import gain_of
 from nfaug.data.open import open_dataset
 from nfaug.io.atomic import write_text
 from nfaug.io.strict_json import read_json

@@ -32,7 +32,7 @@ from sets import (
 
 from nfaug.compare.cells import Cells
 from nfaug.compare.classifier import Classifier
-from nfaug.compare.report.figures import Cell
+from nfaug.compare.figures import Cell
 from nfaug.data.images import split_per_class
 from nfaug.io.atomic import write_text
 

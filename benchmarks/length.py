@@ -31,7 +31,7 @@ from sets import (
 from untuned import train_row
 
 from nfaug.compare.cells import Cells
-from nfaug.compare.report.figures import Cell, gain_of
+from nfaug.compare.figures import Cell, gain_of
 from nfaug.io.atomic import write_text
 
 Study = tuple[str, str, int]  # a data set, a network, and a number of steps

@@ -51,7 +51,7 @@ from torchvision.utils import make_grid
 from nfaug.augment.config import MixConfig
 from nfaug.compare.cells import Cells
 from nfaug.compare.classifier import Classifier
-from nfaug.compare.report.figures import Cell
+from nfaug.compare.figures import Cell
 from nfaug.compare.rows import PIXELS
 from nfaug.compare.work import bank_of
 from nfaug.data.images import LabelledImages, split_per_class, to_tensors

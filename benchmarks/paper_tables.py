@@ -39,7 +39,7 @@ from nfaug import open_dataset
 from nfaug.checkpoint.checkpoint import sample_images
 from nfaug.classes.fixed_point import FixedPointConfig
 from nfaug.classes.gaussians import ClassGaussians
-from nfaug.compare.report.figures import student
+from nfaug.compare.figures import student
 from nfaug.data.batches import MemoryBatches
 from nfaug.data.images import to_tensors
 from nfaug.flows.flow import Flow

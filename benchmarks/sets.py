@@ -22,7 +22,7 @@ from torch import Tensor
 from nfaug.compare.cells import Cells
 from nfaug.compare.classifier import Classifier
 from nfaug.compare.config import CompareConfig
-from nfaug.compare.report.figures import Cell, Gain, gain_of
+from nfaug.compare.figures import Cell, Gain, gain_of
 from nfaug.compare.transforms import transform_of
 from nfaug.compare.work import draw_batch
 from nfaug.data.images import LabelledImages, to_tensors

@@ -32,7 +32,7 @@ from nfaug.augment.config import MixConfig
 from nfaug.compare.cells import Cells
 from nfaug.compare.classifier import Classifier
 from nfaug.compare.config import CompareConfig
-from nfaug.compare.report.figures import Cell, gain_of
+from nfaug.compare.figures import Cell, gain_of
 from nfaug.compare.rows import PIXELS
 from nfaug.compare.transforms import spec_augment, transform_of
 from nfaug.compare.work import bank_of

@@ -44,7 +44,7 @@ from pathlib import Path
 
 import numpy as np
 
-from nfaug.compare.report.figures import Cell, Gain, gain_of
+from nfaug.compare.figures import Cell, Gain, gain_of
 
 __all__ = [
     "BRACED", "FIGURE", "MARKED", "NONE", "PAGES", "RESULTS", "ROOT", "cells_of", "figure", "gain",

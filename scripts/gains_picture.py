@@ -26,7 +26,7 @@ from matplotlib.lines import Line2D
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
-from nfaug.compare.report.figures import LEAST_SEEDS, Gain
+from nfaug.compare.figures import LEAST_SEEDS, Gain
 
 __all__ = ["PICTURE", "Line", "drawn_gains", "gains_of", "lines", "main"]
 

@@ -1,4 +1,4 @@
-"""nfaug.compare: cells, gains, resuming, images, networks."""
+"""nfaug.compare: cells, gains, going on, networks."""
 
 from __future__ import annotations
 
@@ -12,28 +12,30 @@ import numpy as np
 import pytest
 import timm
 import torch
-from nfa_tools import TensorImages
+from nfa_tools import TensorImages, images_of
+from PIL import Image
 from safetensors.torch import save_file
 
-from nfaug.compare import CompareConfig, Comparison, compare
+import nfaug
+from nfaug.compare import CompareConfig, Comparison, compare, spec_augment, transform_of
 from nfaug.compare.cells import Cells
 from nfaug.compare.classifier import Classifier
-from nfaug.compare.images import large_classes, split_images
-from nfaug.compare.report.figures import Cell, gain_of
+from nfaug.compare.figures import Cell, gain_of
+from nfaug.compare.images import read_images
 from nfaug.compare.rows import PIXELS, Row
-from nfaug.compare.transforms import spec_augment, transform_of
+from nfaug.compare.work import Work, pairs_of
 
 TINY = CompareConfig(per_class=4, seeds=3, steps=3, variants=2)
-ROWS = {"none", "nfa:builtin:pixels", "randaugment", "trivialaugment"}
+ROWS = {"none", "randaugment", "mixup", "nfa:builtin:pixels", "nfa:builtin:pixels+randaugment"}
 
 
 @pytest.fixture(scope="module")
 def images() -> TensorImages:
-    """Three classes of 12 grey images, 8 x 8, told apart by their brightness."""
+    """Three classes of 24 grey images, 8 x 8, told apart by their brightness."""
     generator = torch.Generator().manual_seed(0)
-    labels = torch.arange(36) % 3
+    labels = torch.arange(72) % 3
     pixels = (
-        torch.randint(60, (36, 1, 8, 8), generator=generator) + 90 * labels[:, None, None, None]
+        torch.randint(60, (72, 1, 8, 8), generator=generator) + 90 * labels[:, None, None, None]
     )
     return TensorImages(pixels.clamp(max=255).byte(), labels, ("a", "b", "c"))
 
@@ -45,16 +47,6 @@ def whole(
     """A comparison that nothing interrupted, and its folder. Read only."""
     folder = tmp_path_factory.mktemp("whole")
     return compare(images, config=TINY, out=folder, progress=False), folder
-
-
-def cells_of(folder: Path, accuracies: dict[Row, list[float]], images: int = 400) -> Cells:
-    """Cells whose classifiers are right on the first images."""
-    cells = Cells(folder, {"steps": 3}, images)
-    for augmentation, found in accuracies.items():
-        for seed, accuracy in enumerate(found):
-            right = np.arange(images) < accuracy * images / 100
-            cells[augmentation.name, seed] = Cell(right, 1.0)
-    return cells
 
 
 def test_settings_of_a_folder_that_cannot_be_read(tmp_path: Path) -> None:
@@ -95,48 +87,58 @@ def test_cells_of_another_learning_rate_do_not_count(
 def test_every_row_is_a_row_of_the_csv_file(whole: tuple[Comparison, Path]) -> None:
     found, folder = whole
     rows = list(csv.DictReader((folder / "cells.csv").read_text().splitlines()))
-    assert {row["augmentation"] for row in rows} >= ROWS
-    assert len(rows) == 3 * len(found.rows) == 18
+    assert {row["augmentation"] for row in rows} == ROWS
+    assert len(rows) == 3 * len(found.rows) == 15
     assert found.seeds == [0, 1, 2]
     assert found.advice() in (folder / "table.md").read_text()
     for name in ("gains.png", "variants.png"):
         assert (folder / name).stat().st_size > 1000
+    assert not (folder / ".variants").exists()
 
 
+@pytest.mark.parametrize("when", [2, 8])
 def test_the_same_call_goes_on_after_a_kill(
+    when: int,
     images: TensorImages,
     whole: tuple[Comparison, Path],
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    """In the first seed or after it; nothing is trained twice, and the picture is the same."""
     trained: list[int] = []
     train = Classifier.train
 
     def killed(self: Classifier, *args: Any, **options: Any) -> None:
         trained.append(self.seed)
-        if len(trained) == 8:
+        if len(trained) == when:
             raise KeyboardInterrupt
         train(self, *args, **options)
 
     monkeypatch.setattr(Classifier, "train", killed)
-    with pytest.raises(KeyboardInterrupt):
-        compare(images, config=TINY, out=tmp_path / "cut", progress=False)
-    assert "Two seeds" in (tmp_path / "cut" / "table.md").read_text()
-    resumed = compare(images, config=TINY, out=tmp_path / "cut", progress=False)
-    assert len(trained) == 19  # no classifier is trained twice
+    out = tmp_path / "cut"
+    with pytest.raises(KeyboardInterrupt, match=f"{when - 1} classifiers .* same command"):
+        compare(images, config=TINY, out=out, progress=False)
+    assert not (out / "table.md").exists(), "there is one look, at the end"
+    resumed = compare(images, config=TINY, out=out, progress=False)
+    assert len(trained) == 16  # one was interrupted
     assert resumed.rows == whole[0].rows
     for row in resumed.rows:
         assert resumed.accuracy(row) == whole[0].accuracy(row)
+    assert (out / "variants.png").read_bytes() == (whole[1] / "variants.png").read_bytes()
 
 
 def test_other_settings_or_images_need_another_folder(
-    images: TensorImages, whole: tuple[Comparison, Path]
+    images: TensorImages, whole: tuple[Comparison, Path], tmp_path: Path
 ) -> None:
+    for name in ("settings.json", "cells.csv"):
+        (tmp_path / name).write_bytes((whole[1] / name).read_bytes())
     with pytest.raises(ValueError, match="variants"):
-        compare(images, config=CompareConfig(per_class=4, steps=3), out=whole[1], progress=False)
+        compare(images, config=replace(TINY, variants=3), out=tmp_path, progress=False)
+    with pytest.raises(ValueError, match="rows"):
+        compare(images, config=replace(TINY, rows="none,nfa"), out=tmp_path, progress=False)
     others = TensorImages(255 - images.images, images.targets, images.classes)
     with pytest.raises(ValueError, match="images"):
-        compare(others, config=TINY, out=whole[1], progress=False)
+        compare(others, config=TINY, out=tmp_path, progress=False)
 
 
 def test_a_typo_leaves_nothing_behind(images: TensorImages, tmp_path: Path) -> None:
@@ -148,13 +150,10 @@ def test_a_typo_leaves_nothing_behind(images: TensorImages, tmp_path: Path) -> N
     larger = TensorImages(images.images.repeat(1, 1, 2, 2), images.targets, images.classes)
     with pytest.raises(ValueError, match="16, 16"):
         compare(images, config=TINY, out=tmp_path / "new", test_data=larger, progress=False)
+    others = TensorImages(images.images, images.targets, ("a", "b", "d"))
+    with pytest.raises(ValueError, match="a, b, d"):
+        compare(images, config=TINY, out=tmp_path / "new", test_data=others, progress=False)
     assert not (tmp_path / "new").exists()
-
-
-def test_the_time_decides_the_number_of_seeds(images: TensorImages, tmp_path: Path) -> None:
-    settings = CompareConfig(per_class=4, minutes=0.02, seeds=1000, steps=2, variants=2)
-    found = compare(images, config=settings, out=tmp_path, progress=False)
-    assert 1 <= len(found.seeds_of(found.rows[0])) < settings.seeds
 
 
 def test_gains_have_one_interval_over_seeds_and_images() -> None:
@@ -205,13 +204,13 @@ def test_95_of_100_intervals_hold_the_true_gain(seeds: int, luck: float) -> None
     ("settings", "word"),
     [
         ({"augment": "flop"}, "flop"),
-        ({"rows": "mixup"}, "mixup"),
+        ({"rows": "cutmix"}, "cutmix"),
         ({"weights": "x.safetensors"}, "--network"),
         ({"network": "resnet18", "weights": "x.pth"}, "safetensors"),
         ({"rows": "frozen,none"}, "--weights"),
         ({"p": 0.0}, "p"),
-        ({"magnitude": 31}, "magnitude"),
         ({"minutes": 0.0}, "minutes"),
+        ({"augment": "spectrogram,flip"}, "another sound"),
     ],
 )
 def test_settings_are_checked(settings: dict[str, Any], word: str) -> None:
@@ -219,12 +218,17 @@ def test_settings_are_checked(settings: dict[str, Any], word: str) -> None:
         CompareConfig(**settings)
 
 
+def test_the_usual_rows() -> None:
+    names = [row.name for row in CompareConfig().table()]
+    assert names == ["none", "randaugment", "mixup", f"nfa:{PIXELS}", f"nfa:{PIXELS}+randaugment"]
+    rows = CompareConfig(rows="nfa,none,trivialaugment").table()
+    assert [row.name for row in rows] == ["none", "trivialaugment", f"nfa:{PIXELS}"]
+
+
 def test_spectrograms_have_masks_as_rivals_and_no_flips() -> None:
     rows = CompareConfig(augment="spectrogram", checkpoint=("my-flow",)).table()
-    assert {row.policy for row in rows} == {"", "specaugment"}
+    assert {row.policy for row in rows} == {"", "specaugment", "mixup"}
     assert [row.flow for row in rows if not row.policy] == ["", PIXELS, "my-flow"]
-    rows = CompareConfig(rows="nfa,none,randaugment").table()
-    assert [row.name for row in rows] == ["none", "randaugment", f"nfa:{PIXELS}"]
     image = torch.arange(0, 256, dtype=torch.uint8).view(1, 16, 16) // 2 * 2  # the mean is odd
     torch.manual_seed(0)
     changed = torch.stack([spec_augment(image) != image for _ in range(50)]).any(0)
@@ -236,23 +240,64 @@ def test_safe_augmentations_keep_the_shape() -> None:
     for augment in ("crop", "flip", "rotate", "crop,flip,colour", ""):
         settings = CompareConfig(augment=augment)
         images = torch.randint(256, (4, 3, 16, 16), dtype=torch.uint8)
-        for policy in ("", "randaugment", "trivialaugment"):
+        for policy in ("", "randaugment", "trivialaugment", "mixup"):
             made = transform_of(settings.safe, policy, (16, 16))(images)
             assert (made.shape, made.dtype) == (images.shape, torch.uint8)
 
 
-def test_labelled_and_validation_images_are_apart(images: TensorImages) -> None:
-    pool, validation = split_images(images, None, 4)
-    for part in (pool, validation):
-        assert torch.bincount(part.targets).tolist() == [6, 6, 6]
-    one, other = ({p.image(n).numpy().tobytes() for n in range(18)} for p in (pool, validation))
-    assert one.isdisjoint(other)
-    alone = TensorImages(images.images, images.targets * 0, ("a",))
-    with pytest.raises(ValueError, match="two classes"):
-        large_classes(alone, None, None)
-    others = TensorImages(images.images, images.targets, ("a", "b", "d"))
-    with pytest.raises(ValueError, match="'d'"):
-        large_classes(images, others, None)
+def test_mixup_mixes_what_is_trained_on(
+    images: TensorImages, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Images and labels are weighted means of two, with one weight a batch."""
+    drawn = []
+
+    def train(_: Classifier, draw: Any, count: int, after_step: Any) -> None:
+        drawn.append(draw(torch.arange(count)))
+
+    monkeypatch.setattr(Classifier, "train", train)
+    data = read_images(images, config=TINY)
+    Work(data, replace(TINY, augment=""), print).trained([Row(policy="mixup")], 0)
+    (batch, targets) = drawn[0]
+    assert targets.shape == (12, 3)
+    assert torch.allclose(targets.sum(1), torch.ones(12))
+    weight = float(targets.max(1).values.min())
+    assert 0 < weight < 1
+    known = data.labelled(4, 0).images.float()
+    assert torch.allclose(batch, weight * known + (1 - weight) * known.roll(1, 0), atol=1e-3) or (
+        torch.allclose(batch, (1 - weight) * known + weight * known.roll(1, 0), atol=1e-3)
+    )
+
+
+def test_the_partner_of_the_picture_is_mixed_in() -> None:
+    """Along each axis a variant moves from its image towards the partner that stands beside it."""
+    labels = torch.arange(32) % 2
+    few = TensorImages(images_of(labels), labels, ("a", "b"))
+    config = replace(TINY, per_class=None, steps=1, rows="nfa")
+    data = read_images(few, config=config)
+    part = data.labelled(None, 0)
+    _, (shown,) = Work(data, config, print).trained([Row(PIXELS)], 0)
+    assert shown.partners is not None
+    firsts, partners = pairs_of(part.labels)
+    assert torch.equal(shown.partners, part.images[partners])
+    dataset = torch.utils.data.TensorDataset(part.images, part.labels)
+    fitted = nfaug.fit(PIXELS, dataset, progress=False)
+    assert fitted.pca is not None
+
+    def along(batch: torch.Tensor) -> torch.Tensor:
+        return fitted.pca.project(fitted.flow.latents(batch), torch.arange(2))
+
+    start = along(part.images[firsts])
+    moves = {}
+    for name, end in {"beside": partners, "another": partners - 2}.items():
+        towards = along(part.images[end]) - start
+        ahead = []
+        for variants in shown.variants:
+            moved = along(variants) - start
+            large = moved.abs() > 0.3  # rounding to levels moves all coefficients a little
+            ahead.append((moved * towards > 0)[large].float().mean())
+        moves[name] = float(torch.stack(ahead).mean())
+    assert moves["beside"] > 0.97
+    assert moves["another"] < 0.9
 
 
 @pytest.mark.parametrize(("network", "channels"), [("test_resnet", 1), ("test_vit", 3)])
@@ -267,9 +312,51 @@ def test_a_timm_model_is_fine_tuned(tmp_path: Path, network: str, channels: int)
     name = [key for key in weights if key.endswith("weight")][2]
     assert torch.equal(before[name], weights[name])
     labels = torch.arange(8) % 3
-    model.train(lambda rows: (pixels[rows], labels[rows]), len(labels))
+    losses: list[torch.Tensor] = []
+    model.train(lambda rows: (pixels[rows], labels[rows]), len(labels), losses.append)
+    assert len(losses) == 2
     after = model.model.state_dict()
     moved = {k for k, v in after.items() if not torch.equal(v, before[k])}
     assert any(key.endswith("weight") for key in moved)
     assert not any("running" in key for key in moved)
     assert model.right(pixels, labels).shape == (8,)
+
+
+@pytest.mark.parametrize("side", [32, 160])
+def test_frozen_features_beside_fine_tuning(side: int, tmp_path: Path) -> None:
+    """At another size than the network's own, frozen features of that size stand beside it."""
+    file = tmp_path / "w.safetensors"
+    save_file(timm.create_model("test_resnet").state_dict(), file)
+    labels = torch.arange(120) % 3
+    noise = torch.rand(120, 3, 8, 8, generator=torch.Generator().manual_seed(0))
+    pixels = (255 * torch.nn.functional.interpolate(noise, (side, side))).byte()
+    data = TensorImages(pixels, labels, ("a", "b", "c"))
+    config = replace(TINY, network="test_resnet", weights=str(file), rows="frozen,none,nfa")
+    found = compare(data, config=config, out=tmp_path / "out", progress=False)
+    assert found.rows[0].frozen == "own"
+    assert (Row(frozen="small") in found.rows) == (side == 32)
+    assert f"{side} x {side} pixels" in found.text()
+    for row in found.rows:
+        assert ("frozen" in found.title(row)) == bool(row.frozen)
+        if side == 32:
+            assert ("resolution" in found.title(row)) == (row.frozen == "own")
+    if side == 32:
+        assert "Fine-tuning had 32 x 32 pixels" in found.advice()
+    assert not any("±" in text and "resolution" in text for text in found.notes())
+
+
+def test_images_are_decoded_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    labels = torch.arange(64) % 2
+    for number, image in enumerate(images_of(labels, size=(16, 16))):
+        file = tmp_path / "data" / "ab"[labels[number]] / f"{number}.png"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(image.permute(1, 2, 0).numpy()).save(file)
+    data = nfaug.open_dataset(tmp_path / "data")
+    opened = []
+    read = type(data.reader).read
+    monkeypatch.setattr(
+        type(data.reader), "read", lambda self, row: (opened.append(row), read(self, row))[1]
+    )
+    config = replace(TINY, rows="none,nfa", seeds=3)
+    compare(data, config=config, out=tmp_path / "out", progress=False)
+    assert sorted(opened) == list(range(64))

@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-import functools
 import os
 from dataclasses import fields
-from pathlib import Path
 from typing import Any
 
 from jsonargparse import ArgumentParser, Namespace
 
-from ..compare import CompareConfig, compare
+from ..compare import CompareConfig, Comparison, compare, open_parts
+from ..compare.next_steps import example_command, timm_commands
+from ..compare.size import sized
 from ..data.images import LabelledImages
 from ..data.open import DATA_SOURCES, MissingSplitError, open_dataset
-from ..fitting import common_size
+from ..data.sources.folders import FolderReader
 from ..io.device import pick_device
 from .common import READING, add_image_size, add_reading, lies_in, new_parser
 
@@ -23,9 +23,6 @@ _FLOWS = (
     "checkpoints to compare besides builtin:pixels; they need --test-data, images on which they "
     "were not trained: by images that a flow has seen, NFA would be judged too well"
 )
-_FILES = "table.md, cells.csv, gains.png and variants.png"
-_SMALL = 48  # the longest side of images by default, for small-cnn
-_LARGE = 96  # and for a timm model
 
 
 def parser() -> ArgumentParser:
@@ -33,27 +30,31 @@ def parser() -> ArgumentParser:
     parser = new_parser(
         "compare",
         "What should I do with my few labelled images? Train classifiers on some of them, without "
-        "and with NFA, RandAugment and TrivialAugment, and judge them by the others; with "
-        "--network and --weights, first logistic regression on the features of the frozen network. "
-        "Write a table, pictures, a sentence of advice, and a script that trains as it says.",
-        "Ctrl-C keeps what is done; the same command continues it.",
+        "and with NFA, RandAugment and MixUp, and judge them by others; with --network and "
+        "--weights, compare fine-tuning with features of the frozen network. Write a table, "
+        "pictures, advice, and the settings that it names.",
+        "Ctrl-C keeps what is done; the same command goes on.",
         usage="--data DATA [options]",
         example="nfaug compare --data my-images --per-class 10",
     )
     parser.add_argument("--data", required=True, help=DATA_SOURCES)
     parser.add_argument(
         "--test-data",
-        help="images to judge by, none of which are trained on: the test split, or all if there "
-        "are no splits (default: a part of --data is held out)",
+        help="images to judge by: the test split, or all if there are no splits (default: the test "
+        "split of --data, or else a part that is held out)",
     )
     add_reading(parser)
     parser.add_argument(
         "--out",
         default="nfaug-compare",
-        help="the folder to write: a new or empty one, or that of the same comparison, which is "
-        "continued; it cannot lie in the data",
+        help="the folder to write: a new or empty one, or that of the same comparison, if it was "
+        "interrupted; it cannot lie in the data",
     )
-    add_image_size(parser, f"their own, at most {_SMALL}, or {_LARGE} for a timm model")
+    add_image_size(
+        parser,
+        "their own, at most 48, or 96 for a timm model; that of the network with --weights, if "
+        "three seeds of all rows fit into --minutes",
+    )
     parser.add_argument("--checkpoint", nargs="*", default=[], help=_FLOWS)
     parser.add_class_arguments(CompareConfig, skip={"checkpoint"})
     parser.add_argument(
@@ -79,42 +80,38 @@ def run(arguments: Namespace) -> dict[str, Any] | str:
     values = {field.name: arguments[field.name] for field in fields(CompareConfig)}
     values["checkpoint"] = tuple(values["checkpoint"])
     config = CompareConfig(**values)
+    processes = _processes(arguments.processes, config.device)
     reading = {name: arguments[name] for name in READING}
     size = arguments.image_size
-    data = open_dataset(arguments.data, image_size=size or 1, **reading)
-    if size is None:
-        longest = _SMALL if config.network == "small-cnn" else _LARGE
-        data = data.resized(_default_size(data, longest))
-    comparison = compare(
-        data,
-        arguments.out,
-        config=config,
-        test_data=_test_images(arguments, data, reading),
-        names=(arguments.data, arguments.test_data),
-        processes=arguments.processes or _processes(config.device),
+    data, test_data = open_parts(
+        arguments.data, arguments.test_data, image_size=size or 1, **reading
     )
-    if not arguments.json:
-        script = Path(arguments.out) / "train.py"
-        lines = [comparison.text(), f"{script} trains as the advice says: python {script}"]
-        if comparison.timm:
-            lines += ["With timm's train.py:", "", *comparison.timm]
-        return "\n".join([*lines, "", f"In {arguments.out}: {_FILES}."])
-    rows = comparison.rows
-    return {
-        "out": arguments.out,
-        "advice": comparison.advice(),
-        "seeds": {comparison.title(row): len(comparison.seeds_of(row)) for row in rows},
-        "seconds": round(comparison.seconds, 1),
-        "accuracy": {comparison.title(row): round(comparison.accuracy(row), 2) for row in rows},
-        "gain": {comparison.title(row): str(comparison.gain(row)) for row in rows[1:]},
-        "notes": comparison.notes(),
-        "script": comparison.script.splitlines(),
-        "timm": comparison.timm,
-    }
+    if size is None:
+        data = sized(data, config, arguments.out, processes)
+        test_data = None if test_data is None else test_data.resized(data.image_size)
+    comparison = compare(
+        data, arguments.out, config=config, test_data=test_data, processes=processes
+    )
+    config = comparison.config  # with the number of steps
+    example = example_command(
+        comparison.best(), config, arguments.data, arguments.test_data, data.image_size
+    )
+    if arguments.json:
+        return {"out": arguments.out, **comparison.figures(), "example": example}
+    lines = [comparison.text().rstrip()]
+    if example:
+        lines += ["", "An example trains without and with it, on the same images:", "", example]
+    lines += ["", *_timm(comparison, config, arguments.data, data)]
+    files = f"table.md, gains.png, variants.png and cells.csv are in {arguments.out}."
+    return "\n".join([*lines, "", files])
 
 
-def _processes(device: str) -> int:
-    """One process a core that this one may use, or one with a GPU."""
+def _processes(wanted: int, device: str) -> int:
+    """As many as wanted; with 0 one a core that this process may use, or one with a GPU."""
+    if wanted < 0 or wanted > 1024:
+        raise ValueError(f"--processes must be from 0 to 1024; got {wanted}")
+    if wanted:
+        return wanted
     if pick_device(device).type != "cpu":
         return 1
     if hasattr(os, "sched_getaffinity"):  # not on every system
@@ -122,27 +119,25 @@ def _processes(device: str) -> int:
     return os.cpu_count() or 1
 
 
-def _default_size(data: LabelledImages, longest: int) -> tuple[int, int]:
-    """The size of the images, scaled down if a side is longer than `longest`."""
-    height, width = common_size(data, longest)
-    scale = min(1.0, longest / max(height, width))
-    return max(8, round(height * scale)), max(8, round(width * scale))  # small-cnn needs 8
-
-
-def _test_images(
-    arguments: Namespace, data: LabelledImages, reading: dict[str, Any]
-) -> LabelledImages | None:
-    """The images of --test-data: their test split, or all if there are no splits."""
-    if arguments.test_data is None:
-        return None
-    open_test_data = functools.partial(
-        open_dataset,
-        arguments.test_data,
-        image_size=data.image_size,
-        channels=data.channels,
-        **reading,
-    )
+def _timm(
+    comparison: Comparison, config: CompareConfig, path: str, data: LabelledImages
+) -> list[str]:
+    """How timm's train.py trains as the advice says, or what it needs."""
+    needed = "timm's train.py needs a folder with a validation folder beside that of training."
+    if not isinstance(data.reader, FolderReader):
+        return [needed]
     try:
-        return open_test_data(split="test")
+        validation = open_dataset(path, split="validation", image_size=1)
     except MissingSplitError:
-        return open_test_data()
+        return [needed]
+    train = data.reader.root
+    assert isinstance(validation.reader, FolderReader)
+    held = validation.reader.root
+    if train.parent != held.parent:
+        return [needed]
+    splits = (str(train.parent), train.name, held.name)
+    shape = (data.channels, *data.image_size)
+    commands = timm_commands(comparison.best(), config, path, splits, shape, len(data.classes))
+    if not commands:
+        return []
+    return ["With timm's train.py:", "", *commands]

@@ -1,9 +1,23 @@
 """Does an augmentation help on these images? Classifiers with and without it, over a few seeds."""
 
-from .classifier import small_cnn
+from .classifier import Classifier, small_cnn
 from .config import CompareConfig
-from .report.comparison import Comparison
+from .images import Images, open_parts, read_images
+from .report import Comparison
+from .rows import ROWS
 from .run import compare
-from .transforms import spec_augment
+from .transforms import spec_augment, transform_of
 
-__all__ = ["CompareConfig", "Comparison", "compare", "small_cnn", "spec_augment"]
+__all__ = [
+    "ROWS",
+    "Classifier",
+    "CompareConfig",
+    "Comparison",
+    "Images",
+    "compare",
+    "open_parts",
+    "read_images",
+    "small_cnn",
+    "spec_augment",
+    "transform_of",
+]

@@ -17,12 +17,11 @@ from nfaug.io.atomic import write_text
 from nfaug.io.errors import reading
 from nfaug.io.strict_json import jsonable, read_json
 
-from .report.figures import Cell
-from .rows import Row
+from .figures import Cell
 
 __all__ = ["Cells"]
 
-_COLUMNS = ("augmentation", "seed", "accuracy", "seconds", "strength", "right")
+_COLUMNS = ("augmentation", "seed", "accuracy", "seconds", "right")
 _REMOVE = "remove this line, and the same command trains its classifier again"
 
 
@@ -32,7 +31,7 @@ class Cells(dict[tuple[str, int], Cell]):
     Args:
         folder: A new or empty folder, or that of the same comparison.
         config: What the cells depend on.
-        images: The number of validation images.
+        images: The number of images to judge by.
 
     Raises:
         FileExistsError: The folder holds files, and is not that of a comparison.
@@ -60,54 +59,39 @@ class Cells(dict[tuple[str, int], Cell]):
 
     def _read(self, images: int) -> None:
         text = self.file.read_text(encoding="utf-8")
-        rows = csv.DictReader(text.splitlines(), restkey="more")
-        if rows.fieldnames != list(_COLUMNS):
-            raise ValueError(f"its columns are {rows.fieldnames}; those of cells are {_COLUMNS}")
-        for row in rows:
+        table = csv.DictReader(text.splitlines(), restkey="more")
+        try:
+            names = table.fieldnames
+            rows = list(table)
+        except csv.Error as error:  # such as a field of 200,000 characters
+            raise ValueError(f"it is no table ({error})") from None
+        if names != list(_COLUMNS):
+            raise ValueError(f"its columns are {names}; those of cells are {_COLUMNS}")
+        for line, row in enumerate(rows, start=2):
             if None in row.values() or "more" in row:
-                raise ValueError(
-                    f"line {rows.line_num} must have {len(_COLUMNS)} fields; {_REMOVE}"
-                )
+                raise ValueError(f"line {line} must have {len(_COLUMNS)} fields; {_REMOVE}")
             packed = np.frombuffer(base64.b64decode(row["right"], validate=True), np.uint8)
             right = np.unpackbits(packed, count=images) > 0
-            cell = Cell(right, float(row["seconds"]), row["strength"])
+            cell = Cell(right, float(row["seconds"]))
             complete = len(packed) == math.ceil(images / 8) and text.endswith("\n")
             if not complete or f"{cell.accuracy:.4f}" != row["accuracy"]:
-                raise ValueError(f"line {rows.line_num} is damaged or cut; {_REMOVE}")
+                raise ValueError(f"line {line} is damaged or cut; {_REMOVE}")
             self[row["augmentation"], int(row["seed"])] = cell
 
-    def add(
-        self, augmentation: str, seed: int, right: Any, seconds: float, strength: str = ""
-    ) -> None:
+    def add(self, augmentation: str, seed: int, right: Any, seconds: float) -> None:
         """Keep a cell, in memory and on disk."""
-        self[augmentation, seed] = Cell(np.asarray(right), seconds, strength)
+        self.add_all({(augmentation, seed): Cell(np.asarray(right), seconds)})
+
+    def add_all(self, cells: Mapping[tuple[str, int], Cell]) -> None:
+        """Keep cells, in memory and on disk."""
+        self.update(cells)
         text = io.StringIO()
         table = csv.writer(text, lineterminator="\n")
         table.writerow(_COLUMNS)
         for (name, number), cell in self.items():
             packed = base64.b64encode(np.packbits(cell.right).tobytes()).decode()
-            figures = (f"{cell.accuracy:.4f}", f"{cell.seconds:.2f}", cell.strength)
-            table.writerow((name, number, *figures, packed))
+            table.writerow((name, number, f"{cell.accuracy:.4f}", f"{cell.seconds:.2f}", packed))
         write_text(self.file, text.getvalue())
-
-    def seeds(self, row: Row) -> list[int]:
-        """The seeds of a row."""
-        return sorted(seed for name, seed in self if name == row.name)
-
-    def look(self) -> int:
-        """Count this look at the results, from 1; without a new cell it is the last one again.
-
-        Every look is a chance to be wrong, so that each has a stricter level than the one before.
-        """
-        record = self.file.parent / "looks.json"
-        looks: list[int] = []
-        if record.exists():
-            with reading(record):
-                looks = read_json(record)["cells"]
-        if not looks or looks[-1] != len(self):
-            looks.append(len(self))
-            write_text(record, json.dumps({"cells": looks}))
-        return len(looks)
 
     @property
     def seconds(self) -> float:

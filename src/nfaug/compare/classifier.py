@@ -20,6 +20,8 @@ from .config import CompareConfig
 
 __all__ = ["Classifier", "moments_of", "small_cnn", "timm_model"]
 
+BATCH, FINE_TUNED_BATCH = 50, 16  # images a step
+
 
 def small_cnn(shape: Sequence[int], classes: int) -> nn.Sequential:
     """A small network: blocks of 3x3 convolution, BatchNorm, 2x2 max pooling and ReLU.
@@ -136,17 +138,25 @@ class Classifier:
             return torch.optim.SGD(parameters, lr, momentum=0.9, nesterov=True, weight_decay=5e-4)
         return torch.optim.AdamW(parameters, lr, weight_decay=0.05, fused=True)
 
-    def train(self, draw: Callable[[Tensor], tuple[Tensor, Tensor]], count: int) -> None:
-        """Train on `draw(rows)`, the images and targets of some of `count` rows.
+    def train(
+        self,
+        draw: Callable[[Tensor], tuple[Tensor, Tensor]],
+        count: int,
+        after_step: Callable[[Tensor], object] | None = None,
+    ) -> None:
+        """Train on batches that `draw` makes.
 
-        Targets are labels, or rows of class probabilities. The seed alone decides the rows, in a
-        new order each epoch.
+        Args:
+            draw: Takes some of `count` rows, and returns images and targets: labels, or rows of
+                class probabilities. The seed alone decides the rows, in a new order each epoch.
+            count: The number of labelled images.
+            after_step: Takes the loss of each step.
         """
         optimizer = self._optimizer()
         steps = self.config.steps or 1
         peaks = [group["lr"] for group in optimizer.param_groups]
         schedule = OneCycleLR(optimizer, peaks, total_steps=steps)
-        batch_size = 16 if self.pretrained else 50
+        batch_size = FINE_TUNED_BATCH if self.pretrained else BATCH
         epochs = math.ceil(steps * batch_size / count)
         generator = torch.Generator().manual_seed(self.seed)
         order = torch.cat([torch.randperm(count, generator=generator) for _ in range(epochs)])
@@ -158,6 +168,8 @@ class Classifier:
             loss.backward()
             optimizer.step()
             schedule.step()
+            if after_step is not None:
+                after_step(loss.detach())
 
     def _logits(self, images: Tensor) -> Tensor:
         unit = images.to(self.device, memory_format=torch.channels_last).float().div(255)

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 
+from nfaug.io.numbers import check_number
 from nfaug.io.text import did_you_mean
 
-from .rows import PIXELS, ROWS, Row, rows_of, usual_ways
+from .rows import PIXELS, ROWS, Row, rows_of, usual_rows
 
 __all__ = ["SAFE", "CompareConfig"]
 
@@ -31,35 +31,24 @@ class CompareConfig:
         checkpoint: Checkpoints to compare besides builtin:pixels: folders, owner/name on the Hub,
             or builtin:NAME. They are fitted to the labelled images, and need images to judge by
             that they were not trained on.
-        per_class: Labelled images per class, or all but one of a smaller class; None for all that
-            are not held out.
+        per_class: Labelled images per class, at most; None for all that do not judge.
         network: The classifier: small-cnn, or the name of a timm model.
         weights: A .safetensors file of the timm model's pretrained weights. Its features are
             compared frozen, and the network fine-tuned; None to train from random weights.
         augment: What keeps the class of these images, and is applied in every row that trains,
             comma-separated: crop (shifts by up to an eighth), flip (left-right), rotate (quarter
             turns and flips), colour (brightness, contrast, saturation); spectrogram stands for
-            shifts, and brings SpecAugment (masks of time and frequency) instead of RandAugment and
-            TrivialAugment.
-        rows: What is compared, comma-separated, of frozen, frozen+randaugment, frozen+specaugment,
-            frozen+nfa (logistic regression on the features of a frozen network), none, randaugment,
-            trivialaugment, specaugment, nfa, nfa+randaugment, nfa+trivialaugment and
-            nfa+specaugment; empty for those that suit network and `augment`.
-        group: Images of one group, such as a patient or a day, are never on both sides: a regular
-            expression, whose first bracket or whole match in the path of an image is its group, or
-            the name of a column of parquet files.
-        min_images: Classes with fewer images are left out; None to take them as they are.
+            shifts, and brings SpecAugment (masks of time and frequency) instead of RandAugment.
+        rows: What is compared, comma-separated, of frozen (features of a frozen network), none,
+            randaugment, trivialaugment, specaugment, mixup, nfa, nfa+randaugment,
+            nfa+trivialaugment and nfa+specaugment; empty for those that suit network and `augment`.
         test_images: The most images to judge by, drawn at random; more take time.
         minutes: Time for everything. It decides the number of seeds and, if it is short, of rows.
-            The first row is always finished.
         seeds: The most repetitions, each with its own labelled images, weights and draws.
         steps: Optimiser steps of a classifier; None for ten passes over the labelled images, at
             least 800 (300 from pretrained weights) and at most 2,000.
         lr: Peak learning rate; None for 0.1 (small-cnn), 1e-3 (a timm model), or 6e-4 (pretrained).
         p: Probability that NFA replaces an image by one of its variants.
-        magnitude: Magnitude of RandAugment, of 30.
-        tune: Choose p and magnitude for each seed by a third of its labelled images, on which
-            classifiers of the others are judged; it takes up to seven times as long.
         variants: Variants per image.
         device: cpu, cuda, ...; auto is the GPU if there is one.
 
@@ -80,32 +69,25 @@ class CompareConfig:
     weights: str | None = None
     augment: str = "crop"
     rows: str = ""
-    group: str | None = None
-    min_images: int | None = None
     test_images: int = 2000
     minutes: float = 10.0
     seeds: int = 10
     steps: int | None = None
     lr: float | None = None
     p: float = 0.5
-    magnitude: int = 9
-    tune: bool = False
     variants: int = 20
     device: str = "auto"
 
     def __post_init__(self) -> None:
         _check_words("augment", self.augment, SAFE)
         _check_words("rows", self.rows, ROWS)
-        most = {"p": 1, "magnitude": 30}
-        for name in (
-            "per_class", "min_images", "test_images", "minutes", "seeds", "steps", "lr", "p",
-            "magnitude", "variants",
-        ):  # fmt: skip
+        # Larger numbers cannot be meant, and would end in an error in the middle, or never.
+        most = {"per_class": 1e6, "test_images": 1e5, "minutes": 1e6, "seeds": 1e4}
+        most |= {"steps": 1e6, "lr": 10, "p": 1, "variants": 1000}
+        for name, limit in most.items():
             value = getattr(self, name)
-            limit = most.get(name, math.inf)
-            if value is not None and not 0 < value <= limit:
-                allowed = f"in (0, {limit}]" if name in most else "above 0"
-                raise ValueError(f"{name} must be {allowed}; got {value}")
+            if value is not None:
+                check_number(name, value, 0, limit, open_low=True)
         if self.weights is not None:
             if self.network == "small-cnn" or not str(self.weights).endswith(".safetensors"):
                 raise ValueError(
@@ -114,7 +96,7 @@ class CompareConfig:
                 )
             if not Path(self.weights).is_file():
                 raise FileNotFoundError(f"there is no file {self.weights!r} of weights")
-        elif any(ROWS[name].frozen for name in _words(self.rows)):
+        elif "frozen" in _words(self.rows):
             raise ValueError(
                 f"rows {self.rows!r}: frozen features need weights (--weights), pretrained ones"
             )
@@ -125,13 +107,18 @@ class CompareConfig:
             )
 
     @property
+    def pretrained(self) -> bool:
+        """Whether the network has pretrained weights."""
+        return self.weights is not None
+
+    @property
     def learning_rate(self) -> float:
         """The peak learning rate: `lr`, or the default of the network."""
         if self.lr is not None:
             return self.lr
         if self.network == "small-cnn":
             return 0.1
-        return 1e-3 if self.weights is None else 6e-4
+        return 6e-4 if self.pretrained else 1e-3
 
     @property
     def safe(self) -> list[str]:
@@ -148,7 +135,7 @@ class CompareConfig:
             >>> [row.name for row in config.table()]
             ['none', 'nfa:builtin:pixels']
         """
-        usual = usual_ways(self.weights is not None, "spectrogram" in self.safe)
+        usual = usual_rows(self.pretrained, "spectrogram" in self.safe)
         return rows_of(_words(self.rows) or usual, [PIXELS, *self.checkpoint])
 
 

@@ -1,196 +1,379 @@
-"""The images of a comparison: which are trained on, and which judge."""
+"""The images of a comparison, opened and decoded once: which are trained on, and which judge."""
 
 from __future__ import annotations
 
-import copy
-import re
+import hashlib
+import os
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from nfaug.data.classes import check_same_classes
-from nfaug.data.images import LabelledImages
+from nfaug.data.decode import converter_of
+from nfaug.data.images import LabelledImages, run_over
+from nfaug.data.open import MissingSplitError, open_dataset, wrap_dataset
 
 from .config import CompareConfig
 
-__all__ = [
-    "check_shape",
-    "groups_of",
-    "labelled_images",
-    "large_classes",
-    "split_images",
-]
+__all__ = ["Images", "Part", "decode_images", "open_parts", "read_images", "split_images"]
 
-_MOST_HELD = 500  # images of a class; more take time and add little precision
+_DRAWS = 20  # labelled images of so many seeds are decoded; more seeds draw from the same
+_THUMBNAIL = 16  # pixels a side
+_ALIKE = 0.08  # of a thumbnail's standard deviation: copies differ less, in root mean square
 
 
-def large_classes(
-    data: LabelledImages, test: LabelledImages | None, least: int | None
+class Part(NamedTuple):
+    """Some of the images of a comparison.
+
+    Attributes:
+        images: (N, C, H, W), uint8, at the size at which networks are trained.
+        labels: (N,), int64.
+        large: The images at the size at which a frozen network reads them; empty without one.
+    """
+
+    images: Tensor
+    labels: Tensor
+    large: Tensor
+
+    def rows(self, rows: Tensor) -> Part:
+        """Those of these rows."""
+        large = self.large[rows] if len(self.large) else self.large
+        return Part(self.images[rows], self.labels[rows], large)
+
+
+@dataclass(frozen=True)
+class Images:
+    """The images of a comparison.
+
+    Attributes:
+        classes: The names of the classes.
+        pool: The images that labelled ones are drawn from. None has the pixels of one that judges.
+        judged: The images to judge by. They depend on the data alone, and not on rows, seeds or
+            time.
+        names: The names of the images to judge by.
+        notes: Sentences on the data, for the report.
+
+    Example:
+        >>> from nfaug import open_dataset
+        >>> from nfaug.compare import CompareConfig, read_images
+        >>> data = read_images(open_dataset("digits", per_class=20), config=CompareConfig())
+        >>> data.shape, data.labelled(5, seed=0).labels.bincount().tolist()
+        ((1, 8, 8), [5, 5, 5, 5, 5, 5, 5, 5, 5, 5])
+    """
+
+    classes: list[str]
+    pool: Part
+    judged: Part
+    names: list[str]
+    notes: list[str]
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """(C, H, W) of the images that networks are trained on."""
+        channels, height, width = self.judged.images.shape[1:]
+        return channels, height, width
+
+    def labelled(self, per_class: int | None, seed: int) -> Part:
+        """The images that the classifiers of a seed are trained on.
+
+        Args:
+            per_class: Images of each class; all of a class that has fewer, or with None.
+            seed: The seed of the choice.
+
+        Returns:
+            The images, in the order of the data.
+        """
+        if per_class is None:
+            return self.pool
+        return self.pool.rows(_draw(self.pool.labels, len(self.classes), per_class, seed))
+
+    def sha256(self) -> str:
+        """SHA-256 of all pixels, labels and names of classes."""
+        sha = hashlib.sha256("\0".join(self.classes).encode())
+        for part in (self.pool, self.judged):
+            for array in part:
+                sha.update(repr(tuple(array.shape)).encode())
+                sha.update(array.numpy().tobytes())
+        return sha.hexdigest()
+
+
+def open_parts(
+    data: str | os.PathLike[str], test_data: str | os.PathLike[str] | None = None, **reading: Any
 ) -> tuple[LabelledImages, LabelledImages | None]:
-    """The images of the classes that have at least so many; `test` has the same classes.
+    """Open the images to draw labelled ones from, and those to judge by.
+
+    The second are the test split of `test_data`, or all of it if it has no splits; without it the
+    test split of `data`, or None if that has no splits, and a part will be held out.
+
+    Args:
+        data: What `nfaug.open_dataset` takes.
+        test_data: The same.
+        reading: Other arguments of `open_dataset`.
+
+    Returns:
+        Both, of one shape.
+
+    Example:
+        >>> from nfaug.compare import open_parts
+        >>> [len(part) for part in open_parts("digits")]
+        [1442, 355]
+    """
+    pool = open_dataset(data, **reading)
+    reading |= {"image_size": pool.image_size, "channels": pool.channels}
+    try:
+        return pool, open_dataset(test_data or data, split="test", **reading)
+    except MissingSplitError:
+        if test_data is None:
+            return pool, None
+    return pool, open_dataset(test_data, **reading)
+
+
+def read_images(data: Any, test_data: Any = None, *, config: CompareConfig) -> Images:
+    """Decide which images judge, and decode all images, as `compare` does.
+
+    Args:
+        data: Images as `nfaug.wrap_dataset` takes them.
+        test_data: Images to judge by, of the same classes and shape; None to hold out a part.
+        config: `per_class` and `test_images` count.
+
+    Returns:
+        The images.
 
     Raises:
-        ValueError: A class has too few images to be in a comparison, or fewer than two are left.
+        ValueError: See `compare`.
     """
-    counts = torch.bincount(data.targets, minlength=len(data.classes)).tolist()
-    needed = 1 if test is not None else 2
-    kept = []
-    for name, count in zip(data.classes, counts, strict=True):
-        if count >= (least or needed):
-            kept.append(name)
-    if least is None and len(kept) < len(data.classes):
-        small = next(name for name in data.classes if name not in kept)
-        raise ValueError(
-            f"class {small!r} has {counts[data.classes.index(small)]} images, and needs {needed}, "
-            "one to judge by included: --min-images leaves such classes out"
-        )
-    if len(kept) < 2:
-        raise ValueError(
-            f"classifiers need at least two classes; the data have {data.classes} with {counts} "
-            f"images (--min-images {least or needed})"
-        )
-    if test is not None:
-        check_same_classes(test.classes, data.classes)
-    if len(kept) == len(data.classes):
-        return data, test
-    left_out = [name for name in data.classes if name not in kept]
-    warnings.warn(
-        f"{len(left_out)} of {len(counts)} classes have fewer than {least} images and are left "
-        f"out: {', '.join(left_out[:5])}{', ...' if len(left_out) > 5 else ''}",
-        stacklevel=3,
-    )
-    return _of_classes(data, kept), None if test is None else _of_classes(test, kept)
-
-
-def _of_classes(data: LabelledImages, names: Sequence[str]) -> LabelledImages:
-    """The images of these classes, which are numbered anew."""
-    numbers = torch.full((len(data.classes),), -1)
-    for number, name in enumerate(names):
-        numbers[data.classes.index(name)] = number
-    reader = copy.copy(data.reader)
-    reader.classes = list(names)
-    reader.targets = numbers[data.reader.targets]
-    chosen = numbers[data.targets] >= 0
-    return LabelledImages(reader, data.preprocess, data.indices[chosen], data.skipped)
+    pool, judged = split_images(data, test_data, config)
+    return decode_images(pool, judged, config)
 
 
 def split_images(
-    data: LabelledImages,
-    test: LabelledImages | None,
-    few: int | None,
-    group: str | None = None,
+    data: Any, test_data: Any, config: CompareConfig
 ) -> tuple[LabelledImages, LabelledImages]:
-    """Images to draw labelled ones from, and those to judge by.
+    """The images that labelled ones are drawn from, and those to judge by.
 
-    Without `test`, a quarter of each class is held out, or half of it if `few` labelled images of a
-    class are enough, and at least one image. Images of one group are on one side.
+    Without `test_data`, half of each class is held out, up to 100 images, or a quarter, up to 500
+    images, whichever is more.
 
     Raises:
-        ValueError: The images have other shapes, a group is on both sides, or all images of a class
-            are of one group.
+        ValueError: There are fewer than two classes, one of them has too few images, or the images
+            to judge by have other classes or another shape.
     """
-    if test is not None:
-        shape = (data.channels, *data.image_size)
-        test_shape = (test.channels, *test.image_size)
-        if shape != test_shape:
-            raise ValueError(f"the images are {shape}, those to judge by {test_shape}")
-        if group is not None:
-            shared = set(groups_of(data, group)) & set(groups_of(test, group))
-            if shared:
-                raise ValueError(
-                    f"{len(shared)} groups of --group {group!r} are both in the data and among the "
-                    f"images to judge by, such as {min(shared)!r}"
-                )
-        return data, test
-    counts = torch.bincount(data.targets, minlength=len(data.classes))
-    wanted = torch.zeros_like(counts)
-    for label, count in enumerate(counts.tolist()):
-        number = min(count // 2, count - few) if few else count // 4
-        wanted[label] = min(max(1, number), _MOST_HELD)
-    held = torch.zeros(len(data), dtype=torch.bool)
-    if group is None:
-        for label, count in enumerate(counts.tolist()):
-            rows = (data.targets == label).nonzero().flatten()
-            order = torch.randperm(count, generator=torch.Generator().manual_seed(label))
-            held[rows[order[: wanted[label]]]] = True
+    pool = wrap_dataset(data)
+    held_out = test_data is None
+    _check_counts(pool, needed=2 if held_out else 1)
+    if held_out:
+        pool, judged = _hold_out(pool)
     else:
-        held = _hold_groups(data, groups_of(data, group), wanted)
-        for part in (held, ~held):
-            found = torch.bincount(data.targets[part], minlength=len(counts))
-            if found.min() == 0:
-                raise ValueError(
-                    f"class {data.classes[int(found.argmin())]!r} has too few groups of --group "
-                    f"{group!r}: those to train on and those to judge by need one each"
-                )
+        judged = wrap_dataset(test_data)
+        _check_test_data(pool, judged)
+    if len(judged) > config.test_images:
+        order = torch.randperm(len(judged), generator=torch.Generator().manual_seed(0))
+        judged = judged.subset(order[: config.test_images].sort().values)
+    if config.per_class is not None:
+        few = _draw(pool.targets, len(pool.classes), _DRAWS * config.per_class, seed=0)
+        pool = pool.subset(few)
+    return pool, judged
+
+
+def decode_images(
+    pool: LabelledImages,
+    judged: LabelledImages,
+    config: CompareConfig,
+    *,
+    frozen_side: int | None = None,
+    progress: bool = False,
+) -> Images:
+    """Decode all images, once; those with the pixels of one to judge by leave the pool.
+
+    Args:
+        pool: The images that labelled ones are drawn from.
+        judged: The images to judge by.
+        config: `per_class` counts.
+        frozen_side: The side at which a frozen network reads its images; None without one.
+        progress: Whether a bar is shown.
+
+    Raises:
+        ValueError: Nothing is left of a class.
+    """
+    trained = _decode(pool, frozen_side, progress)
+    judging = _decode(judged, frozen_side, progress)
+    names = [pool.name(index) for index in range(len(pool))]
+    judged_names = [judged.name(index) for index in range(len(judged))]
+    kept, notes = _without_copies(trained, judging, names, judged_names, pool.classes)
+    trained = trained.rows(kept)
+    names = [names[row] for row in kept.tolist()]
+    _warn_of_near_copies(trained.images, judging.images, names, judged_names)
+    notes += _notes(pool, trained, config)
+    return Images(pool.classes, trained, judging, judged_names, notes)
+
+
+def _draw(labels: Tensor, classes: int, per_class: int, seed: int) -> Tensor:
+    """Rows of up to so many random images of each class, in order."""
+    generator = torch.Generator().manual_seed(seed)
+    chosen = torch.zeros(len(labels), dtype=torch.bool)
+    for label in range(classes):
+        rows = (labels == label).nonzero().flatten()
+        order = torch.randperm(len(rows), generator=generator)
+        chosen[rows[order[:per_class]]] = True
+    return chosen.nonzero().flatten()
+
+
+def _check_counts(data: LabelledImages, needed: int) -> None:
+    if len(data.classes) < 2:
+        raise ValueError(f"classifiers need at least two classes; the data have {data.classes}")
+    counts = torch.bincount(data.targets, minlength=len(data.classes)).tolist()
+    for name, count in zip(data.classes, counts, strict=True):
+        if count < needed:
+            raise ValueError(
+                f"class {name!r} has {count} images, and needs {needed}: one to train on"
+                f"{' and one to judge by' if needed > 1 else ''}"
+            )
+
+
+def _check_test_data(data: LabelledImages, test: LabelledImages) -> None:
+    try:
+        check_same_classes(test.classes, data.classes)
+    except ValueError:
+        raise ValueError(
+            f"the images to judge by need the classes of the others, {_listed(data.classes)}; they "
+            f"have {_listed(test.classes)}"
+        ) from None
+    shape = (data.channels, *data.image_size)
+    test_shape = (test.channels, *test.image_size)
+    if shape != test_shape:
+        raise ValueError(f"the images are {shape}, those to judge by {test_shape}")
+
+
+def _hold_out(data: LabelledImages) -> tuple[LabelledImages, LabelledImages]:
+    """The images that are left, and those that are held out, by a fixed seed."""
+    held = torch.zeros(len(data), dtype=torch.bool)
+    for label in range(len(data.classes)):
+        rows = (data.targets == label).nonzero().flatten()
+        count = max(min(len(rows) // 2, 100), min(len(rows) // 4, 500))
+        order = torch.randperm(len(rows), generator=torch.Generator().manual_seed(label))
+        held[rows[order[:count]]] = True
     return data.subset((~held).nonzero().flatten()), data.subset(held.nonzero().flatten())
 
 
-def _hold_groups(data: LabelledImages, groups: Sequence[str], wanted: Tensor) -> Tensor:
-    """Which images are held out, (N,) bool: whole groups, until every class has enough."""
-    names = sorted(set(groups))
-    numbers = {name: number for number, name in enumerate(names)}
-    of_images = torch.tensor([numbers[name] for name in groups])
-    counts = torch.bincount(data.targets, minlength=len(wanted))
-    found = torch.zeros_like(wanted)
-    held = torch.zeros(len(data), dtype=torch.bool)
-    order = torch.randperm(len(names), generator=torch.Generator().manual_seed(0))
-    for number in order.tolist():
-        rows = of_images == number
-        more = torch.bincount(data.targets[rows], minlength=len(wanted))
-        is_needed = ((found < wanted) & (more > 0)).any()
-        leaves_some = (found + more < counts)[more > 0].all()
-        if is_needed and leaves_some:
-            held |= rows
-            found += more
-    return held
+def _decode(data: LabelledImages, frozen_side: int | None, progress: bool) -> Part:
+    """Decode each image once, at one size or at two."""
+    large = None if frozen_side is None else data.resized((frozen_side, frozen_side))
+
+    def read(index: int) -> list[Tensor]:
+        stored = data.reader.read(int(data.indices[index]))
+        sizes = [data] if large is None else [data, large]
+        return [part.preprocess(stored, data.name(index)) for part in sizes]
+
+    threads = data.reader.threads
+    decoded = run_over(read, len(data), "reading images", threads=threads, progress=progress)
+    images = torch.empty((len(data), data.channels, *data.image_size), dtype=torch.uint8)
+    larger = torch.empty(0, dtype=torch.uint8)
+    if frozen_side is not None:
+        larger = torch.empty((len(data), data.channels, frozen_side, frozen_side)).byte()
+    for index, sizes in enumerate(decoded):
+        images[index] = sizes[0]
+        if frozen_side is not None:
+            larger[index] = sizes[1]
+    return Part(images, data.targets, larger)
 
 
-def groups_of(data: LabelledImages, group: str) -> list[str]:
-    """The group of every image: a column of a table, or what a pattern finds in its path.
+def _digests(images: Tensor) -> Iterator[bytes]:
+    for image in images:
+        yield hashlib.sha256(image.numpy().tobytes()).digest()
+
+
+def _without_copies(
+    pool: Part, judged: Part, names: Sequence[str], judged_names: Sequence[str], classes: list[str]
+) -> tuple[Tensor, list[str]]:
+    """Rows of the pool whose pixels are not those of an image to judge by, and notes on the others.
 
     Raises:
-        ValueError: The pattern is not one, or does not match a path.
+        ValueError: Nothing is left of a class.
     """
-    column = data.reader.column(group)
-    if column is not None:
-        return [str(column[row]) for row in data.indices.tolist()]
-    try:
-        pattern = re.compile(group)
-    except re.error as error:
-        raise ValueError(f"--group {group!r} is no regular expression ({error})") from None
-    groups = []
-    for path in data.paths or [data.name(index) for index in range(len(data))]:
-        found = pattern.search(path)
-        if found is None:
-            raise ValueError(f"--group {group!r} does not match {path!r}")
-        groups.append(found[1] if pattern.groups else found[0])
-    return groups
-
-
-def labelled_images(pool: LabelledImages, config: CompareConfig, seed: int) -> LabelledImages:
-    """The images that the classifiers of a seed are trained on: all of a class that has fewer."""
-    if config.per_class is None:
-        return pool
-    generator = torch.Generator().manual_seed(seed)
-    chosen = torch.zeros(len(pool), dtype=torch.bool)
-    for label in range(len(pool.classes)):
-        rows = (pool.targets == label).nonzero().flatten()
-        order = torch.randperm(len(rows), generator=generator)
-        chosen[rows[order[: config.per_class]]] = True
-    return pool.subset(chosen.nonzero().flatten())
-
-
-def check_shape(data: LabelledImages, config: CompareConfig) -> None:
-    """Raise ValueError if an augmentation cannot be applied to images of this shape."""
-    height, width = data.image_size
-    if data.channels not in (1, 3):
+    judging = {digest: row for row, digest in enumerate(_digests(judged.images))}
+    copies = {}
+    for row, digest in enumerate(_digests(pool.images)):
+        if digest in judging:
+            copies[row] = judging[digest]
+    if not copies:
+        return torch.arange(len(names)), []
+    first, same = next(iter(copies.items()))
+    note = (
+        f"{len(copies)} of {len(names)} images to train on have the pixels of one to judge by, and "
+        f"are left out: {names[first]} is {judged_names[same]}."
+    )
+    for row, same in copies.items():
+        if pool.labels[row] != judged.labels[same]:
+            note += (
+                f" {names[row]} has the class {classes[pool.labels[row]]}, and "
+                f"{judged_names[same]} {classes[judged.labels[same]]}: one of the two is wrong."
+            )
+            break
+    kept = torch.tensor([row for row in range(len(names)) if row not in copies], dtype=torch.int64)
+    left = torch.bincount(pool.labels[kept], minlength=len(classes))
+    if int(left.min()) == 0:
         raise ValueError(
-            f"a comparison takes grey or RGB images, as its rivals do; got {data.channels} channels"
+            f"{note} Nothing is left to train on in class {classes[int(left.argmin())]!r}: pass "
+            "other images as test_data (--test-data), or none, and a part is held out"
         )
-    if "rotate" in config.safe and height != width:
-        raise ValueError(
-            f"quarter turns (augment rotate) need square images; got {height} x {width}: choose a "
-            "square (--image-size), or leave rotate out"
+    warnings.warn(note, stacklevel=3)
+    return kept, [note]
+
+
+def _thumbnails(images: Tensor) -> Tensor:
+    """Small grey images (N, 256)."""
+    parts = []
+    for batch in images.split(256):
+        grey = batch.float().mean(1, keepdim=True)
+        parts.append(F.interpolate(grey, (_THUMBNAIL, _THUMBNAIL), mode="area").flatten(1))
+    return torch.cat(parts)
+
+
+def _warn_of_near_copies(
+    pool: Tensor, judged: Tensor, names: Sequence[str], judged_names: Sequence[str]
+) -> None:
+    """Warn if thumbnails agree: a photograph in another format or size, or its mirror image."""
+    ours = _thumbnails(pool)
+    found = []
+    for start, batch in enumerate(judged.split(256)):
+        small = _thumbnails(batch)
+        mirrored = _thumbnails(batch.flip(-1))
+        apart = torch.minimum(torch.cdist(small, ours), torch.cdist(mirrored, ours)) / _THUMBNAIL
+        least = apart.min(1)
+        for row in (least.values < _ALIKE * small.std(1)).nonzero().flatten().tolist():
+            found.append((judged_names[256 * start + row], names[int(least.indices[row])]))
+    if found:
+        warnings.warn(
+            f"{len(found)} of {len(judged)} images to judge by look like one to train on, such as "
+            f"{found[0][0]} and {found[0][1]}. If they are the same picture, figures are too good: "
+            "remove one of the two",
+            stacklevel=3,
         )
+
+
+def _notes(data: LabelledImages, pool: Part, config: CompareConfig) -> list[str]:
+    """What is to be said of the images that are trained on."""
+    notes = []
+    counts = torch.bincount(pool.labels, minlength=len(data.classes)).tolist()
+    few = [f"{name} ({count})" for name, count in zip(data.classes, counts, strict=True)
+           if count < (config.per_class or 2)]  # fmt: skip
+    if few:
+        notes.append(f"Classes with fewer labelled images: {_listed(few)}.")
+    if min(counts) == 1 or config.per_class == 1:
+        notes.append("NFA mixes two images, and leaves those of a class of one as they are.")
+    if data.skipped:
+        note = f"{len(data.skipped)} files were not read: {_listed(data.skipped)}."
+        packages = sorted({package for package in map(converter_of, data.skipped) if package})
+        if packages:
+            note += f" The package {' and '.join(packages)} converts them to PNG."
+        notes.append(note)
+    return notes
+
+
+def _listed(names: Sequence[str]) -> str:
+    return ", ".join(names[:5]) + (", ..." if len(names) > 5 else "")

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import NamedTuple
 
-__all__ = ["PIXELS", "POLICIES", "ROWS", "Policy", "Row", "Way", "rows_of", "usual_ways"]
+__all__ = ["PIXELS", "POLICIES", "ROWS", "Policy", "Row", "rows_of", "usual_rows"]
 
 PIXELS = "builtin:pixels"
 
@@ -22,109 +22,75 @@ class Policy(NamedTuple):
     timm: str = ""
 
 
-#: The rivals of NFA by name. A magnitude stands in braces.
+#: The rivals of NFA by name.
 POLICIES = {
-    "randaugment": Policy(
-        "RandAugment", "v2.RandAugment(2, {magnitude})", "--aa rand-n2-m{magnitude}"
-    ),
+    "randaugment": Policy("RandAugment", "v2.RandAugment(2, 9)", "--aa rand-n2-m9"),
     "trivialaugment": Policy("TrivialAugment", "v2.TrivialAugmentWide()"),
-    "specaugment": Policy("SpecAugment", "v2.Lambda(spec_augment)"),
+    "specaugment": Policy("SpecAugment", "v2.Lambda(nfaug.compare.spec_augment)"),
+    "mixup": Policy("MixUp", "v2.MixUp(num_classes={classes})", "--mixup 1"),
 }
-
-
-class Way(NamedTuple):
-    """What a row computes.
-
-    Attributes:
-        frozen: Logistic regression on the features of a frozen network, in place of training it.
-        nfa: Whether NFA is used; there is a row for each flow.
-        policy: A name in `POLICIES`, applied after NFA, or empty.
-    """
-
-    frozen: bool = False
-    nfa: bool = False
-    policy: str = ""
-
-
-#: Every row by its name in --rows, in the order of cost.
-ROWS = {
-    "frozen": Way(frozen=True),
-    "frozen+randaugment": Way(True, policy="randaugment"),
-    "frozen+specaugment": Way(True, policy="specaugment"),
-    "frozen+nfa": Way(True, nfa=True),
-    "none": Way(),
-    "randaugment": Way(policy="randaugment"),
-    "trivialaugment": Way(policy="trivialaugment"),
-    "specaugment": Way(policy="specaugment"),
-    "nfa": Way(nfa=True),
-    "nfa+randaugment": Way(nfa=True, policy="randaugment"),
-    "nfa+trivialaugment": Way(nfa=True, policy="trivialaugment"),
-    "nfa+specaugment": Way(nfa=True, policy="specaugment"),
-}
-
-
-def usual_ways(pretrained: bool, spectrogram: bool) -> list[str]:
-    """The names in `ROWS` that are compared unless some are chosen."""
-    if spectrogram:
-        policies = ["specaugment"]
-    elif pretrained:
-        policies = ["randaugment"]
-    else:
-        policies = ["randaugment", "trivialaugment"]
-    chosen = []
-    for name, way in ROWS.items():
-        if way.policy in ("", *policies) and (pretrained or not way.frozen):
-            chosen.append(name)
-    return chosen
 
 
 class Row(NamedTuple):
     """A row of the table: what is added to the safe augmentations, or to frozen features.
 
-    `flow` is that of NFA, whose variants replace a share p of the images. `policy`, a name in
-    `POLICIES`, is applied after NFA. Both can be empty.
+    Attributes:
+        flow: The checkpoint of NFA, whose variants replace a share p of the images, or empty.
+        policy: A name in `POLICIES`, applied after NFA, or empty.
+        frozen: In place of training: "own" for features of the frozen network at its own
+            resolution, "small" for those at the size at which the other rows are trained.
     """
 
     flow: str = ""
     policy: str = ""
-    frozen: bool = False
+    frozen: str = ""
 
     @property
     def name(self) -> str:
         """The name in the CSV file."""
-        parts = []
         if self.frozen:
-            parts.append("frozen")
-        if self.flow:
-            parts.append(f"nfa:{self.flow}")
-        if self.policy:
-            parts.append(self.policy)
-        return "+".join(parts) or "none"
+            return "frozen" if self.frozen == "own" else "frozen-small"
+        flow = f"nfa:{self.flow}" if self.flow else ""
+        return "+".join(filter(None, [flow, self.policy])) or "none"
 
     @property
     def added(self) -> str:
         """What is added, in words; empty for nothing."""
-        parts = []
+        flow = f"NFA with {self.flow}" if self.flow else ""
         if self.flow == PIXELS:
-            parts.append("NFA in pixels")
-        elif self.flow:
-            parts.append(f"NFA with {self.flow}")
-        if self.policy:
-            parts.append(POLICIES[self.policy].title)
-        return ", then ".join(parts)
-
-    @property
-    def plain(self) -> Row:
-        """The row of the same classifier to which nothing is added."""
-        return Row(frozen=self.frozen)
+            flow = "NFA in pixels"
+        policy = POLICIES[self.policy].title if self.policy else ""
+        return ", then ".join(filter(None, [flow, policy]))
 
 
-def rows_of(names: Sequence[str], flows: Sequence[str]) -> list[Row]:
+#: Every row by its name in --rows, in the order of cost. NFA stands for a row of each flow.
+ROWS = {
+    "frozen": Row(frozen="own"),
+    "none": Row(),
+    "randaugment": Row(policy="randaugment"),
+    "trivialaugment": Row(policy="trivialaugment"),
+    "specaugment": Row(policy="specaugment"),
+    "mixup": Row(policy="mixup"),
+    "nfa": Row(PIXELS),
+    "nfa+randaugment": Row(PIXELS, "randaugment"),
+    "nfa+trivialaugment": Row(PIXELS, "trivialaugment"),
+    "nfa+specaugment": Row(PIXELS, "specaugment"),
+}
+
+
+def usual_rows(pretrained: bool, spectrogram: bool) -> list[str]:
+    """The names in `ROWS` that are compared unless some are chosen."""
+    rival = "specaugment" if spectrogram else "randaugment"
+    names = ["frozen"] if pretrained else []
+    return [*names, "none", rival, "mixup", "nfa", f"nfa+{rival}"]
+
+
+def rows_of(names: Collection[str], flows: Sequence[str]) -> list[Row]:
     """The rows of these names in `ROWS`, in the order of cost, with a row of NFA for each flow."""
     rows = []
-    for name, way in ROWS.items():
+    for name, row in ROWS.items():
         if name not in names:
             continue
-        for flow in dict.fromkeys(flows) if way.nfa else [""]:
-            rows.append(Row(flow, way.policy, way.frozen))
+        for flow in dict.fromkeys(flows) if row.flow else [""]:
+            rows.append(row._replace(flow=flow))
     return rows

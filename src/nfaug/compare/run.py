@@ -1,59 +1,52 @@
-"""Run a comparison: as many rows and seeds as the time allows."""
+"""Run a comparison: rows times seeds, seed by seed."""
 
 from __future__ import annotations
 
 import hashlib
 import io
+import json
+import shutil
 import sys
-import tempfile
-from collections.abc import Mapping
-from concurrent.futures import FIRST_COMPLETED, Future, wait
+import warnings
+from collections.abc import Iterator
+from concurrent.futures import as_completed
 from dataclasses import asdict, replace
 from pathlib import Path
 from time import monotonic
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from torch import Tensor
+from numpy.typing import NDArray
 
-from nfaug.checkpoint.checkpoint import Checkpoint
 from nfaug.checkpoint.manifest import read_manifest
 from nfaug.checkpoint.resolve import read_resolved
-from nfaug.data.decode import converter_of
-from nfaug.data.images import LabelledImages
-from nfaug.data.open import wrap_dataset
-from nfaug.data.sources.folders import FolderReader
+from nfaug.data.images import LabelledImages, progress_bar
 from nfaug.fitting import load_base
 from nfaug.io.atomic import write_bytes, write_text
+from nfaug.io.errors import reading
 from nfaug.io.lock import lock_output
+from nfaug.io.strict_json import read_json
 from nfaug.io.tensors import read_tensors
 from nfaug.io.text import printable
 
 from .cells import Cells
 from .classifier import Classifier
 from .config import CompareConfig
+from .figures import LEAST_IMAGES, LEAST_SEEDS, Cell
 from .frozen import input_size
-from .images import (
-    check_shape,
-    groups_of,
-    labelled_images,
-    large_classes,
-    split_images,
-)
-from .leaks import warn_of_memory, without_copies
-from .report.comparison import Comparison
-from .report.figures import Cell
-from .report.pictures import variants_picture
-from .report.script import Source, script_of, timm_lines
+from .images import Images, decode_images, split_images
+from .leaks import check_flow
+from .pictures import variants_picture
+from .plan import Plan, plan_of
+from .report import Comparison
 from .rows import PIXELS, Row
-from .schedule import next_cell
-from .work import JUDGED, read_part, write_part
-from .workers import Workers
+from .work import Shown, Work
+from .workers import Submit, workers
 
 __all__ = ["compare"]
 
-_CHUNK = 64  # images whose features are a job
+_CHUNK = 64  # images to judge by whose features are a job
 
 
 def compare(
@@ -62,127 +55,156 @@ def compare(
     *,
     config: CompareConfig | None = None,
     test_data: Any = None,
-    names: tuple[str, str | None] | None = None,
     processes: int = 1,
     progress: bool = True,
 ) -> Comparison:
     """Compare augmentations on a dataset, by classifiers that are trained on few of its images.
 
-    With pretrained weights, the first rows are logistic regression on the features of the frozen
-    network, alone and with variants; then the network is fine-tuned. Every other row adds something
-    to the safe augmentations of `config.augment`: nothing, RandAugment (arXiv:1909.13719),
-    TrivialAugment (arXiv:2103.10158), NFA in pixels, NFA with another checkpoint, or NFA before one
-    of these. All rows of a seed share the labelled
-    images, the initial weights and the order of the images. NFA's class statistics come from the
-    labelled images alone.
+    Every row adds something to the safe augmentations of `config.augment`: nothing, RandAugment
+    (arXiv:1909.13719), MixUp (arXiv:1710.09412), NFA in pixels, NFA with another checkpoint, or NFA
+    before RandAugment. With pretrained weights the first row is gaussians of the classes on the
+    features of the frozen network, and the other rows fine-tune it. All rows of a seed share the
+    labelled images, the initial weights and the order of the images. NFA's class statistics come
+    from the labelled images alone.
 
-    Cells are kept in `out`: after an interruption the same call continues.
+    After the first whole seed it is decided how many fit into the time, and which rows are left out
+    if it is short. There is one look at the results, at the end. An interrupted comparison goes on
+    with the same call.
 
     Args:
         data: Images as `nfaug.wrap_dataset` takes them.
-        out: The folder of the results: cells.csv, table.md, train.py, gains.png and variants.png.
+        out: The folder of the results: table.md, gains.png, variants.png and cells.csv.
         config: What to compare, and how long.
-        test_data: Images to judge by, none of which are trained on; by default a part of each class
-            is held out.
-        names: How `open_dataset` names the images, and those to judge by, for the script; by
-            default the folders that they lie in.
+        test_data: Images to judge by; by default a part of each class is held out. Images with the
+            pixels of one of them are not trained on.
         processes: How many classifiers are trained at once, each with one thread. With one, they
             are trained in this process, with torch's threads.
-        progress: Print each result on standard error.
+        progress: Print each result, and a bar, on standard error.
 
     Returns:
         The rows, with their accuracy in per cent and their gains in points, a table and advice.
 
     Raises:
-        ValueError: A class has too few images, an image to judge by is trained on, there is a
-            checkpoint and no `test_data`, or `out` holds a comparison of something else.
-        FileExistsError: `out` holds other files than a comparison's.
+        ValueError: A class has too few images, there is a checkpoint and no `test_data`, or `out`
+            holds a comparison of something else.
+        FileExistsError: `out` holds a finished comparison, or other files.
+        TimeoutError: Three seeds do not fit into the time. The first one is kept, and the same call
+            with more minutes goes on.
 
     Example:
         >>> from tempfile import mkdtemp
         >>> from nfaug.compare import CompareConfig, compare
         >>> from nfaug import open_dataset
         >>> digits = open_dataset("digits", per_class=20)
-        >>> config = CompareConfig(per_class=5, seeds=1, steps=5)
+        >>> config = CompareConfig(per_class=5, rows="none,mixup,nfa", seeds=3, steps=5)
         >>> comparison = compare(digits, mkdtemp(), config=config, progress=False)
         >>> comparison.title(comparison.rows[0]), len(comparison.rows)
-        ('nothing more', 6)
+        ('nothing more', 3)
     """
     started = monotonic()
     config = config or CompareConfig()
-    trained_flows = [flow for flow in config.checkpoint if flow != PIXELS]
-    if trained_flows and test_data is None:
-        raise ValueError(
-            f"the flow {trained_flows[0]} may have been trained on images that are held out to "
-            "judge by: pass test_data (--test-data), images that it was not trained on"
-        )
-    images = wrap_dataset(data)
-    test_images = None if test_data is None else wrap_dataset(test_data)
-    check_shape(images, config)
-    # Errors of flows and weights come here, before `out` holds anything and before any training.
-    bases = {name: load_base(name, None) for name in config.checkpoint}
-    record = _record(config, images, test_images, bases)
-    images, test_images = large_classes(images, test_images, config.min_images)
-    pool, judged = split_images(images, test_images, config.per_class, config.group)
-    classifier = Classifier(config, record["shape"], len(images.classes), seed=0)
-    config = replace(config, steps=config.steps or _default_steps(config, pool))
-    record["steps"] = config.steps
-    judged = without_copies(pool, judged, config, held_out=test_images is None)
-    if len(judged) > config.test_images:
-        order = torch.randperm(len(judged), generator=torch.Generator().manual_seed(0))
-        judged = judged.subset(order[: config.test_images].sort().values)
-    for name in trained_flows:
-        warn_of_memory(name, bases[name], judged)
-    source = _source(record["shape"], images, test_images, names, classifier)
     folder = Path(out).expanduser()
-    with lock_output(folder), tempfile.TemporaryDirectory(prefix="nfaug-compare-") as decoded:
-        cells = Cells(folder, record, len(judged))
-        run = _Run(config, cells, pool, judged, Path(decoded), processes, started, progress)
-        try:
-            run.fill()
-        finally:  # also after Ctrl-C
-            comparison = run.report(source)
-    return comparison
+    _check_unfinished(folder)
+    flows = [flow for flow in config.checkpoint if flow != PIXELS]
+    if flows and test_data is None:
+        raise ValueError(
+            f"the flow {flows[0]} may have been trained on images that are held out to judge by: "
+            "pass test_data (--test-data), images that it was not trained on"
+        )
+    pool, judged = split_images(data, test_data, config)
+    _check_shape(pool, config)
+    for name in flows:
+        _check_channels(name, pool.channels)
+        check_flow(name, load_base(name), judged)
+    shape = (pool.channels, *pool.image_size)
+    Classifier(config, shape, len(pool.classes), seed=0)  # its errors come first
+    rows = _rows(config, pool)
+    side = input_size(config)[1] if any(row.frozen for row in rows) else None
+    images = decode_images(pool, judged, config, frozen_side=side, progress=progress)
+    config = replace(config, steps=config.steps or _default_steps(config, images))
+    record = _record(config, images)
+    _warn_of_no_advice(config, images)
+    with lock_output(folder):
+        _check_unfinished(folder)
+        cells = Cells(folder, record, len(images.names))
+        run = _Run(config, images, rows, cells, processes, started, progress)
+        return run.finish(run.fill())
 
 
-def _default_steps(config: CompareConfig, pool: LabelledImages) -> int:
+def _rows(config: CompareConfig, data: LabelledImages) -> list[Row]:
+    """The rows of the table. Frozen features at the size of fine-tuning stand beside it."""
+    rows = config.table()
+    trained = [row for row in rows if not row.frozen]
+    if len(trained) < len(rows):
+        side, _ = input_size(config)
+        if trained and data.image_size != (side, side):
+            rows.insert(1, Row(frozen="small"))
+    return rows
+
+
+def _default_steps(config: CompareConfig, images: Images) -> int:
     """Ten passes over the labelled images, at least 800 steps (fine-tuned 300), at most 2,000."""
-    least = 800 if config.weights is None else 300
-    return min(2000, max(least, len(labelled_images(pool, config, 0)) // 5))
+    least = 300 if config.pretrained else 800
+    return min(2000, max(least, len(images.labelled(config.per_class, 0).labels) // 5))
 
 
-def _record(
-    config: CompareConfig,
-    data: LabelledImages,
-    test_data: LabelledImages | None,
-    bases: Mapping[str, Checkpoint],
-) -> dict[str, Any]:
-    """What the results depend on; a comparison goes on only while it is the same.
+def _check_unfinished(folder: Path) -> None:
+    if (folder / "table.md").exists() and (folder / "settings.json").exists():
+        raise FileExistsError(
+            f"{folder} holds a finished comparison, whose results are in {folder / 'table.md'}. "
+            "Another one needs another folder: --out"
+        )
 
-    Raises:
-        ValueError: A flow takes other images than these, or a file of weights is damaged.
-    """
+
+def _check_shape(data: LabelledImages, config: CompareConfig) -> None:
+    """Raise ValueError if an augmentation cannot be applied to images of this shape."""
+    height, width = data.image_size
+    if data.channels not in (1, 3):
+        raise ValueError(
+            f"a comparison takes grey or RGB images, as its rivals do; got {data.channels} channels"
+        )
+    if "rotate" in config.safe and height != width:
+        raise ValueError(
+            f"quarter turns (augment rotate) need square images; got {height} x {width}: choose a "
+            "square (--image-size), or leave rotate out"
+        )
+
+
+def _check_channels(name: str, channels: int) -> None:
+    flow = load_base(name).flow
+    if not flow.shape_free and flow.codec.channels != channels:
+        raise ValueError(
+            f"{name} takes images of {flow.codec.channels} channels; the data have {channels}"
+        )
+
+
+def _warn_of_no_advice(config: CompareConfig, images: Images) -> None:
+    """Say before training that there will be no advice."""
+    if len(images.names) < LEAST_IMAGES:
+        warnings.warn(
+            f"{len(images.names)} images judge, and advice needs {LEAST_IMAGES}: there will be a "
+            "table without advice. More images, or some of your own (test_data, --test-data), help",
+            stacklevel=3,
+        )
+    if config.seeds < LEAST_SEEDS:
+        warnings.warn(
+            f"seeds is {config.seeds}, and advice needs {LEAST_SEEDS}: there will be a table "
+            "without advice",
+            stacklevel=3,
+        )
+
+
+def _record(config: CompareConfig, images: Images) -> dict[str, Any]:
+    """What the results depend on; a comparison goes on only while it is the same."""
     record = asdict(config)
-    for name in ("rows", "minutes", "seeds", "device"):  # they may change when it goes on
+    for name in ("minutes", "device"):
         del record[name]
+    record["rows"] = [row.name for row in config.table()]
     record["lr"] = config.learning_rate
-    record["images"] = data.fingerprint()
-    record["test"] = None if test_data is None else test_data.fingerprint()
-    record["shape"] = [data.channels, *data.image_size]
-    for name, base in bases.items():
-        flow = base.flow
-        if base.config.training.get("images_sha256", "") == record["test"]:
-            raise ValueError(
-                f"{name} was trained on the images to judge by, and NFA would be judged too well: "
-                "pass others as test_data (--test-data)"
-            )
-        manifest = read_resolved(read_manifest, name, whole=False)
-        record[f"files of {name}"] = manifest["files"]
-        if not flow.shape_free and flow.codec.channels != data.channels:
-            raise ValueError(
-                f"{name} takes images of {flow.codec.channels} channels; the data have "
-                f"{data.channels}"
-            )
+    record["shape"] = list(images.shape)
+    record["images"] = images.sha256()
+    for name in config.checkpoint:
+        record[f"files of {name}"] = read_resolved(read_manifest, name, whole=False)["files"]
     if config.weights is not None:
         file = Path(config.weights)
         read_tensors(file)  # for a damaged file timm raises no ValueError
@@ -191,34 +213,11 @@ def _record(
     return record
 
 
-def _source(
-    shape: list[int],
-    data: LabelledImages,
-    test_data: LabelledImages | None,
-    names: tuple[str, str | None] | None,
-    classifier: Classifier,
-) -> Source:
-    """Where a script finds the images."""
-    readers = [data.reader] if test_data is None else [data.reader, test_data.reader]
-    places = []
-    for reader in readers:
-        if isinstance(reader, FolderReader):
-            places.append(str(reader.root))
-    folders = len(places) == len(readers)
-    if not folders:
-        places = ["my-images", "my-test-images"][: len(readers)]
-        if names is not None:
-            places = [name for name in names if name is not None]
-    channels, height, width = shape
-    return Source(
-        (channels, height, width),
-        len(data.classes),
-        places[0],
-        places[1] if test_data is not None else None,
-        folders or names is None,
-        classifier.mean.flatten().expand(channels).tolist(),
-        classifier.std.flatten().expand(channels).tolist(),
-    )
+class _Job(NamedTuple):
+    """Rows of a seed that one process computes: those of NFA share a bank."""
+
+    rows: list[Row]
+    seed: int
 
 
 class _Run:
@@ -227,161 +226,181 @@ class _Run:
     def __init__(
         self,
         config: CompareConfig,
+        images: Images,
+        rows: list[Row],
         cells: Cells,
-        pool: LabelledImages,
-        judged: LabelledImages,
-        images: Path,
         processes: int,
         started: float,
         progress: bool,
     ) -> None:
         self.config = config
-        self.cells = cells
-        self.pool = pool
-        self.judged = judged
         self.images = images
+        self.rows = rows
+        self.cells = cells
         self.processes = processes
         self.started = started
         self.progress = progress
-        self.rows = config.table()
-        self.total = 60 * config.minutes
-        self.deadline = started + self.total - cells.seconds / processes
-        self.side: int | None = None  # of the images that a frozen network reads
-        if any(row.frozen for row in self.rows):
-            _, self.side = input_size(config)
+        self.folder = cells.file.parent
+        self.features: dict[str, NDArray[np.float32]] = {}  # of the images to judge by
 
-    def fill(self) -> None:
-        """Compute the cells that are missing, while the time left is enough for one."""
-        known: dict[tuple[Row, int], float | None] = {}
-        for row in self.rows:
-            for seed in self.cells.seeds(row):
-                known[row, seed] = self.cells[row.name, seed].seconds
-        if self._next(known) is None:
-            return
-        classes = len(self.pool.classes)
-        running: dict[Future[Cell], tuple[Row, int]] = {}
-        with Workers(self.images, self.config, classes, self.processes) as workers:
-            # The processes import torch meanwhile.
-            write_part(self.images, JUDGED, self.judged, self._groups(self.judged), self.side)
-            if self.side is not None:
-                self._judged_features(workers)
-            while True:
-                while len(running) < self.processes:
-                    job = self._next(known)
-                    if job is None:
-                        break
-                    row, seed = job
-                    self._prepare(seed)
-                    known[job] = None
-                    running[workers.cell(row, seed)] = job
-                if not running:
-                    break
-                finished, _ = wait(running, return_when=FIRST_COMPLETED)
-                for future in finished:
-                    row, seed = running.pop(future)
-                    cell = future.result()
-                    known[row, seed] = cell.seconds
-                    self.cells.add(row.name, seed, *cell)
-                    self._say(row, seed, cell)
+    def fill(self) -> Plan:
+        """Compute the cells that are missing, and return the plan.
 
-    def _next(self, known: dict[tuple[Row, int], float | None]) -> tuple[Row, int] | None:
-        left = self.deadline - monotonic()
-        return next_cell(self.rows, known, self.config.seeds, left, self.processes, self.total)
-
-    def _judged_features(self, workers: Workers) -> None:
-        """Features of the images to judge by, kept in the folder of results."""
-        kept = self.cells.file.parent / "features.npy"
-        if not kept.exists():
-            starts = range(0, len(self.judged), _CHUNK)
-            parts = [workers.features(n, min(n + _CHUNK, len(self.judged))) for n in starts]
-            features = np.concatenate([part.result() for part in parts])
-            stored = io.BytesIO()
-            np.save(stored, features)
-            write_bytes(kept, stored.getvalue())
-        (self.images / f"{JUDGED}-features.npy").write_bytes(kept.read_bytes())
-
-    def _prepare(self, seed: int) -> None:
-        """Decode the labelled images of a seed."""
-        name = f"seed-{seed}"
-        if not (self.images / f"{name}-labels.npy").exists():
-            few = labelled_images(self.pool, self.config, seed)
-            write_part(self.images, name, few, self._groups(few), self.side)
-
-    def _groups(self, data: LabelledImages) -> Tensor:
-        """The number of each image's group; without groups, each is one of its own."""
-        if self.config.group is None:
-            return torch.arange(len(data))
-        _, numbers = np.unique(groups_of(data, self.config.group), return_inverse=True)
-        return torch.from_numpy(numbers)
-
-    def _say(self, row: Row, seed: int, cell: Cell) -> None:
-        """Print a result."""
-        if self.progress:
-            title = self._comparison(1).title(row)
-            left = max(0.0, self.deadline - monotonic())
-            line = f"{title}, seed {seed}: {cell.accuracy:.1f}% ({cell.seconds:.0f} s)"
-            print(f"{printable(line)}; {left:.0f} s left", file=sys.stderr, flush=True)
-
-    def _comparison(self, look: int) -> Comparison:
-        names = self.judged.paths
-        if names is None:
-            names = [self.judged.name(index) for index in range(len(self.judged))]
-        return Comparison(
-            self.config,
-            self.cells,
-            look=look,
-            processes=self.processes,
-            names=names,
-            notes=self._notes(),
-        )
-
-    def _notes(self) -> list[str]:
-        """What is to be said of the data."""
-        notes = []
-        few = labelled_images(self.pool, self.config, 0)
-        counts = torch.bincount(few.targets, minlength=len(few.classes)).tolist()
-        pairs = list(zip(few.classes, counts, strict=True))
-        smaller = [f"{name} ({count})" for name, count in pairs if count < max(counts)]
-        if smaller and self.config.per_class is not None:
-            more = ", ..." if len(smaller) > 5 else ""
-            notes.append(f"Classes with fewer labelled images: {', '.join(smaller[:5])}{more}.")
-        alone = [name for name, count in pairs if count == 1]
-        if alone:
-            notes.append(
-                f"{len(alone)} classes have one labelled image: NFA mixes two, and leaves such "
-                "images as they are."
+        Raises:
+            KeyboardInterrupt: With what is kept, and how to go on.
+        """
+        titles = Comparison.titles(self.config, self.rows, self.images.shape)
+        self.titles = titles
+        try:
+            kept = [name for name, _ in self.cells if not name.startswith("frozen")]
+            self.kept_steps = len(kept) * (self.config.steps or 0)
+            self.bar = progress_bar(
+                self._steps(self.rows, [0]),
+                "the first seed",
+                "step",
+                shown=self.progress,
+                initial=self.kept_steps,
             )
-        skipped = self.pool.skipped
-        if skipped:
-            more = ", ..." if len(skipped) > 5 else ""
-            note = f"{len(skipped)} files were not read: {', '.join(skipped[:5])}{more}."
-            packages = {converter_of(name) for name in skipped} - {None}
-            if packages:
-                named = " and ".join(sorted(filter(None, packages)))
-                note += f" The package {named} converts them to PNG."
-            notes.append(note)
-        if self.config.group is not None:
-            notes.append(f"Images of one group ({self.config.group}) are on one side.")
-        return notes
+            with self.bar, workers(
+                self.images, self.config, self.processes, self.folder / ".images", self._report
+            ) as submit:  # fmt: skip
+                self._say(
+                    f"{len(self.images.names)} images judge. Rows: {', '.join(titles.values())}"
+                )
+                self._judged_features(submit)
+                self._compute(submit, self._jobs(self.rows, [0]))
+                plan = self._plan()
+                rows = [row for row in self.rows if row.name in plan.rows]
+                self.bar.total = self._steps(rows, range(plan.seeds))
+                self.bar.set_description(f"{plan.seeds} seeds")
+                self._compute(submit, self._jobs(rows, range(1, plan.seeds)))
+        except KeyboardInterrupt:
+            raise KeyboardInterrupt(
+                f"interrupted: {len(self.cells)} classifiers are kept in {self.folder}, and the "
+                "same command goes on"
+            ) from None
+        return plan
 
-    def report(self, source: Source) -> Comparison:
-        """Write what is known."""
-        folder = self.cells.file.parent
-        comparison = self._comparison(self.cells.look())
-        if not comparison.rows:  # it was interrupted before the first result
-            return comparison
-        best = comparison.best() or comparison.rows[0]
-        title = comparison.title(best)
-        strength = comparison.strength(best)
-        comparison.script = script_of(best, title, strength, self.config, source)
-        comparison.timm = timm_lines(best, strength, self.config, source)
-        write_text(folder / "train.py", comparison.script)
-        write_text(folder / "table.md", comparison.text())
+    def _steps(self, rows: list[Row], seeds: range | list[int]) -> int:
+        trained = [row for row in rows if not row.frozen]
+        return (self.config.steps or 0) * len(trained) * len(seeds)
+
+    def _report(self, steps: int) -> None:
+        """Show the steps of this call, and those of cells that were kept."""
+        self.bar.update(self.kept_steps + steps - self.bar.n)
+
+    def _say(self, line: str) -> None:
+        if self.progress:
+            self.bar.write(printable(line), file=sys.stderr)
+
+    def _judged_features(self, submit: Submit) -> None:
+        """Features of the images to judge by, at each size."""
+        count = len(self.images.names)
+        for kind in {row.frozen for row in self.rows if row.frozen}:
+            starts = range(0, count, _CHUNK)
+            jobs = [(kind, start, min(start + _CHUNK, count)) for start in starts]
+            parts = [submit(Work.judged_features, *job) for job in jobs]
+            self.features[kind] = np.concatenate([part.result() for part in parts])
+
+    def _jobs(self, rows: list[Row], seeds: range | list[int]) -> Iterator[_Job]:
+        """What is missing, seed by seed. Several processes begin with the longest."""
+        for seed in seeds:
+            missing = [row for row in rows if (row.name, seed) not in self.cells]
+            jobs = [_Job([row], seed) for row in missing if not row.flow]
+            with_nfa = [row for row in missing if row.flow]
+            if with_nfa:
+                jobs.insert(len(jobs) if self.processes == 1 else 0, _Job(with_nfa, seed))
+            yield from jobs
+
+    def _compute(self, submit: Submit, jobs: Iterator[_Job]) -> None:
+        running = {}
+        for job in jobs:
+            row = job.rows[0]
+            if row.frozen:
+                future = submit(Work.frozen, row, job.seed, self.features[row.frozen])
+            else:
+                future = submit(Work.trained, job.rows, job.seed)
+            if future.done():  # in this process
+                self._keep(job, future.result())
+            else:
+                running[future] = job
+        for future in as_completed(running):
+            self._keep(running[future], future.result())
+
+    def _keep(self, job: _Job, result: tuple[list[Cell], list[Shown]]) -> None:
+        cells, shown = result
+        for row, images in zip(job.rows, shown, strict=False):
+            self._keep_shown(row, images)
+        names = [(row.name, job.seed) for row in job.rows]
+        self.cells.add_all(dict(zip(names, cells, strict=True)))
+        for row, cell in zip(job.rows, cells, strict=True):
+            title = self.titles[row]
+            self._say(f"{title}, seed {job.seed}: {cell.accuracy:.1f}% ({cell.seconds:.0f} s)")
+
+    def _plan(self) -> Plan:
+        """The plan, made after the first whole seed, or before an interruption."""
+        file = self.folder / "plan.json"
+        if file.exists():
+            with reading(file):
+                plan = Plan(**read_json(file))
+            if plan.minutes != self.config.minutes:
+                raise ValueError(
+                    f"{self.folder} holds a comparison of {plan.minutes:g} minutes, and minutes "
+                    f"is {self.config.minutes:g}: the same command goes on; another one needs "
+                    "another --out"
+                )
+            return plan
+        seconds = {row: max(0.01, self.cells[row.name, 0].seconds) for row in self.rows}
+        plan = plan_of(
+            seconds,
+            spent=monotonic() - self.started,
+            minutes=self.config.minutes,
+            most=self.config.seeds,
+            processes=self.processes,
+        )
+        write_text(file, json.dumps(plan._asdict()))
+        a_seed = sum(seconds.values()) / self.processes
+        line = f"A seed of all rows takes {a_seed:.0f} s: {plan.seeds} seeds"
+        if plan.left_out:
+            names = [self.titles[row] for row in self.rows if row.name in plan.left_out]
+            line += (
+                f" fit into {plan.minutes:g} minutes if these are left out: {', '.join(names)}. "
+                f"With --minutes {plan.needed} and another --out all rows fit"
+            )
+        self._say(f"{line}.")
+        return plan
+
+    def _keep_shown(self, row: Row, shown: Shown) -> None:
+        """Keep what the picture of variants shows of a row, the partners first."""
+        folder = self.folder / ".variants"
+        folder.mkdir(exist_ok=True)
+        partners = [] if shown.partners is None else [shown.partners]
+        stored = io.BytesIO()
+        np.save(stored, torch.stack([*partners, *shown.variants]).numpy())
+        write_bytes(folder / f"{self.rows.index(row)}.npy", stored.getvalue())
+
+    def _shown(self) -> dict[Row, Shown]:
+        found = {}
+        for number, row in enumerate(self.rows):
+            file = self.folder / ".variants" / f"{number}.npy"
+            if file.exists():
+                batches = list(torch.from_numpy(np.load(file)))
+                partners = batches.pop(0) if row.flow else None
+                found[row] = Shown(partners, batches)
+        return found
+
+    def finish(self, plan: Plan) -> Comparison:
+        """Write the report; the comparison is then finished."""
+        comparison = Comparison(
+            self.config, self.images, self.rows, self.cells, plan, self.processes
+        )
+        shown = self._shown()
+        if shown:
+            part = self.images.labelled(self.config.per_class, 0)
+            picture = variants_picture(part, shown, self.images.classes)
+            write_bytes(self.folder / "variants.png", picture)
         if len(comparison.rows) > 1:
-            write_bytes(folder / "gains.png", comparison.plot())
-        if any(row.added for row in self.rows):
-            self._prepare(0)
-            part = read_part(self.images, "seed-0")
-            picture = variants_picture(part, self.rows, self.config, self.pool.classes)
-            write_bytes(folder / "variants.png", picture)
+            write_bytes(self.folder / "gains.png", comparison.plot())
+        write_text(self.folder / "table.md", comparison.text())
+        shutil.rmtree(self.folder / ".variants", ignore_errors=True)
         return comparison

@@ -13,21 +13,22 @@ __all__ = ["spec_augment", "transform_of"]
 
 
 def transform_of(
-    safe: Collection[str], policy: str, size: tuple[int, int], magnitude: int = 9
+    safe: Collection[str], policy: str, size: tuple[int, int]
 ) -> Callable[[Tensor], Tensor]:
     """The policy and then the safe augmentations, for uint8 images (B, C, H, W) of this size.
 
-    Each image is shifted by up to an eighth of its shorter side, with mirrored borders.
+    Each image is shifted by up to an eighth of its shorter side, with mirrored borders. Of MixUp,
+    which mixes a batch after them, this is nothing.
     """
     from torchvision.transforms import v2
 
     policies: dict[str, Callable[[Tensor], Tensor]] = {
-        "randaugment": v2.RandAugment(2, magnitude),
+        "randaugment": v2.RandAugment(2, 9),
         "trivialaugment": v2.TrivialAugmentWide(),
         "specaugment": spec_augment,
     }
     of_one_image: list[Callable[[Tensor], Tensor]] = []
-    if policy:
+    if policy in policies:
         of_one_image.append(policies[policy])
     if "colour" in safe:
         of_one_image.append(v2.ColorJitter(0.3, 0.3, 0.3))

@@ -1,30 +1,29 @@
-"""Processes that compute the cells of a comparison, one a core."""
+"""Run the methods of `Work` in processes, one a core, or in this process."""
 
 from __future__ import annotations
 
-import base64
 import contextlib
-import json
+import multiprocessing
 import os
-import queue
-import subprocess
-import sys
-from collections.abc import Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import asdict
+import shutil
+import signal
+import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from multiprocessing.connection import wait
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
+import torch
 
 from .config import CompareConfig
-from .report.figures import Cell
-from .rows import Row
+from .images import Images, Part
 from .transforms import transform_of
 from .work import Work
 
-__all__ = ["Workers", "main"]
+__all__ = ["Submit", "workers"]
 
 #: One thread each, so that none waits for another one; and memory that is freed is kept by glibc,
 #: since the kernel's new pages take a third of the time of a small network.
@@ -34,159 +33,140 @@ _ENVIRONMENT = {
     "MALLOC_MMAP_THRESHOLD_": str(2**30),
     "MALLOC_TRIM_THRESHOLD_": str(2**31 - 1),
 }
+_WATCHED = 0.5  # seconds between two looks at the steps that the processes have taken
+
+Submit = Callable[..., Future[Any]]  # submit(Work.method, *arguments)
+_work: Work  # of a process of the pool
 
 
-class Workers:
-    """Computes jobs in processes of their own, or with a single one in this process.
+@contextlib.contextmanager
+def workers(
+    images: Images,
+    config: CompareConfig,
+    count: int,
+    folder: Path,
+    report: Callable[[int], object],
+) -> Iterator[Submit]:
+    """Yield a function that runs a method of `Work` with arguments, and returns a future.
 
-    The processes take no signals of the terminal: after Ctrl-C this object ends them.
+    With one process, methods run in this one, at once. More processes read the images from
+    `folder`, which is removed at the end; what a killed comparison left there is replaced.
 
     Args:
-        folder: The folder of images; see `Work`.
+        images: The images of the comparison.
         config: What is compared.
-        classes: The number of classes.
         count: The number of processes.
+        folder: Where the images of several processes are kept meanwhile.
+        report: Takes the number of steps that optimisers have taken so far.
+
+    Raises:
+        ChildProcessError: A process ended.
     """
+    if count == 1:
+        yield _in_this_process(images, config, report)
+        return
+    spawned = multiprocessing.get_context("spawn")
+    steps = spawned.Value("q", 0)
+    stop = spawned.Event()
 
-    def __init__(self, folder: Path, config: CompareConfig, classes: int, count: int) -> None:
-        self.count: int = count
-        self._here: Work | None = None
-        self._idle: queue.Queue[subprocess.Popen[str]] = queue.Queue()
-        self._processes: list[subprocess.Popen[str]] = []
-        if count == 1:
-            self._here = Work(folder, config, classes)
-            return
-        task = json.dumps(
-            {
-                "path": sys.path,
-                "folder": str(folder),
-                "config": asdict(config),
-                "classes": classes,
-            }
-        )
-        # The path of modules comes first: a file of the user's folder is not to hide one of ours.
-        start = (
-            "import json, sys; task = json.loads(sys.stdin.readline()); sys.path[:] = task['path'];"
-            "from nfaug.compare.workers import main; main(task)"
-        )
-        for _ in range(count):
-            process = subprocess.Popen(
-                [sys.executable, "-c", start],
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                text=True,
-                env=_ENVIRONMENT | dict(os.environ) | {"OMP_NUM_THREADS": "1"},
-                start_new_session=True,
-            )
-            self._processes.append(process)
-            self._send(process, task)
-            self._idle.put(process)
+    def watch() -> None:
+        while not stop.wait(_WATCHED):
+            report(steps.value)
 
-    def __enter__(self) -> Workers:
-        self._threads = ThreadPoolExecutor(self.count)
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        for process in self._processes:
-            process.kill()
-        self._threads.shutdown()
-        for process in self._processes:
-            process.wait()
-            for stream in (process.stdin, process.stdout):
-                if stream is not None:
-                    with contextlib.suppress(BrokenPipeError):
-                        stream.close()
-
-    def cell(self, row: Row, seed: int) -> Future[Cell]:
-        """Compute a cell."""
-        if self._here is not None:
-            return _done(self._here.cell(row, seed))
-        return self._threads.submit(self._remote_cell, row, seed)
-
-    def _remote_cell(self, row: Row, seed: int) -> Cell:
-        answer = self._ask({"row": list(row), "seed": seed})
-        packed = np.frombuffer(base64.b64decode(answer["right"]), np.uint8)
-        right = np.unpackbits(packed, count=answer["count"]) > 0
-        return Cell(right, answer["seconds"], answer["strength"])
-
-    def features(self, start: int, stop: int) -> Future[NDArray[np.float32]]:
-        """Compute the features of some of the images to judge by."""
-        if self._here is not None:
-            return _done(self._here.features_of_judged(start, stop))
-        return self._threads.submit(self._remote_features, start, stop)
-
-    def _remote_features(self, start: int, stop: int) -> NDArray[np.float32]:
-        answer = self._ask({"start": start, "stop": stop})
-        stored = np.frombuffer(base64.b64decode(answer["features"]), np.float32)
-        return stored.reshape(stop - start, -1)
-
-    def _ask(self, job: dict[str, Any]) -> dict[str, Any]:
-        """Send a job to an idle process, and wait for its answer.
-
-        Raises:
-            ValueError: The job failed.
-            ChildProcessError: The process ended.
-        """
-        process = self._idle.get()
-        assert process.stdout is not None
-        try:
-            self._send(process, json.dumps(job))
-            line = process.stdout.readline()
-        except BrokenPipeError:
-            line = ""
-        if not line:
-            raise ChildProcessError(
-                f"a process of the comparison ended (exit code {process.wait()}); if memory is "
-                "short, try --processes 1"
-            )
-        self._idle.put(process)
-        answer: dict[str, Any] = json.loads(line)
-        if "error" in answer:
-            raise ValueError(answer["error"])
-        return answer
-
-    @staticmethod
-    def _send(process: subprocess.Popen[str], line: str) -> None:
-        assert process.stdin is not None
-        process.stdin.write(line + "\n")
-        process.stdin.flush()
+    try:
+        _write(images, folder)
+        few = [images.classes, images.names, images.notes]
+        pool = ProcessPoolExecutor(count, spawned, _start, (folder, few, config, steps, stop))
+        threading.Thread(target=watch, daemon=True).start()
+        with pool, _environment():
+            try:
+                yield lambda method, *arguments: pool.submit(_run, method.__name__, arguments)
+            finally:  # also after Ctrl-C: what runs ends with its next step
+                stop.set()
+                pool.shutdown(wait=False, cancel_futures=True)
+    except BrokenProcessPool:
+        raise ChildProcessError(
+            "a process of the comparison ended; if memory is short, try --processes 1"
+        ) from None
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
 
 
-def _done(result: Any) -> Future[Any]:
-    """A future that has its result."""
-    future: Future[Any] = Future()
-    future.set_result(result)
-    return future
+def _in_this_process(
+    images: Images, config: CompareConfig, report: Callable[[int], object]
+) -> Submit:
+    steps = 0
+
+    def after_step(_: Any) -> None:
+        nonlocal steps
+        steps += 1
+        report(steps)
+
+    work = Work(images, config, after_step)
+
+    def submit(method: Callable[..., Any], *arguments: Any) -> Future[Any]:
+        future: Future[Any] = Future()
+        future.set_result(method(work, *arguments))
+        return future
+
+    return submit
 
 
-def main(task: dict[str, Any]) -> None:
-    """Answer the jobs on standard input, a line of JSON each, until it ends."""
-    answers = os.fdopen(os.dup(sys.stdout.fileno()), "w")
-    os.dup2(sys.stderr.fileno(), sys.stdout.fileno())  # what a library prints is no answer
-    config = task["config"]
-    config["checkpoint"] = tuple(config["checkpoint"])
-    work = Work(Path(task["folder"]), CompareConfig(**config), task["classes"])
+@contextlib.contextmanager
+def _environment() -> Iterator[None]:
+    """Set the environment that new processes start with."""
+    before = dict(os.environ)
+    os.environ.update(_ENVIRONMENT | before | {"OMP_NUM_THREADS": "1"})
+    try:
+        yield
+    finally:
+        os.environ.clear()
+        os.environ.update(before)
+
+
+def _write(images: Images, folder: Path) -> None:
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+    for name in ("pool", "judged"):
+        for kind, array in getattr(images, name)._asdict().items():
+            np.save(folder / f"{name}-{kind}.npy", array.numpy())
+
+
+def _read(folder: Path, name: str) -> Part:
+    arrays = []
+    for kind in Part._fields:
+        # Copy-on-write memory is shared by all processes, and torch takes no read-only arrays.
+        stored = np.load(folder / f"{name}-{kind}.npy", mmap_mode="c")
+        arrays.append(torch.from_numpy(stored))
+    return Part(*arrays)
+
+
+def _start(folder: Path, few: Any, config: CompareConfig, steps: Any, stop: Any) -> None:
+    """Prepare a process of the pool."""
+    global _work
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the process that waits
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+    torch.set_num_threads(1)
+
+    def after_step(_: Any) -> None:
+        if stop.is_set():
+            raise InterruptedError("the comparison was interrupted")
+        with steps.get_lock():
+            steps.value += 1
+
+    classes, names, notes = few
+    images = Images(classes, _read(folder, "pool"), _read(folder, "judged"), names, notes)
     transform_of((), "", (8, 8))  # torchvision is slow to import: not in the time of a cell
-    for answer in _answers(work):
-        answers.write(json.dumps(answer) + "\n")
-        answers.flush()
+    _work = Work(images, config, after_step)
 
 
-def _answers(work: Work) -> Iterator[dict[str, Any]]:
-    for line in sys.stdin:
-        job = json.loads(line)
-        try:
-            if "row" not in job:
-                features = work.features_of_judged(job["start"], job["stop"])
-                yield {"features": base64.b64encode(features.tobytes()).decode()}
-                continue
-            cell = work.cell(Row(*job["row"]), job["seed"])
-        except (ValueError, OSError, ArithmeticError) as error:
-            yield {"error": str(error)}
-            continue
-        yield {
-            "right": base64.b64encode(np.packbits(cell.right).tobytes()).decode(),
-            "count": len(cell.right),
-            "seconds": cell.seconds,
-            "strength": cell.strength,
-        }
+def _end_with_parent() -> None:
+    """End this process when the one that started it has ended, however it did."""
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+    wait([parent.sentinel])
+    os._exit(1)
+
+
+def _run(method: str, arguments: tuple[Any, ...]) -> Any:
+    return getattr(_work, method)(*arguments)

@@ -10,18 +10,27 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["LEAST_SEEDS", "Cell", "Gain", "gain_of", "is_clear", "level_of_look", "student"]
+__all__ = [
+    "ERRORS",
+    "LEAST_IMAGES",
+    "LEAST_SEEDS",
+    "Cell",
+    "Gain",
+    "gain_of",
+    "is_clear",
+    "student",
+]
 
 LEAST_SEEDS = 3  # an interval of two numbers says nothing
-_ERRORS = 0.05  # how often something useless may be advised, in all rows and looks together
+LEAST_IMAGES = 30  # to judge by: with ten, what has no effect was advised too often
+ERRORS = 0.025  # how often something without effect may be advised, whatever the number of rows
 
 
 class Cell(NamedTuple):
-    """A classifier: which images to judge by were right, (N,) bool, its seconds and strength."""
+    """A classifier: which images to judge by were right, (N,) bool, and its seconds."""
 
     right: NDArray[np.bool_]
     seconds: float
-    strength: str = ""
 
     @property
     def accuracy(self) -> float:
@@ -127,15 +136,6 @@ def student(tail: float, freedom: int) -> float:
     return -float(stdtrit(freedom, tail))
 
 
-def level_of_look(look: int) -> float:
-    """The share of the errors that a look at the results may make, counted from 1.
-
-    Each look takes half of what those before it left of 5%: 2.5%, 1.25%, ... However often a
-    comparison goes on with more seeds, all looks together err in at most 5%.
-    """
-    return _ERRORS / 2**look
-
-
-def is_clear(gain: Gain, rivals: int, look: int) -> bool:
-    """Whether a gain, one of so many, is above zero at the level of this look (Bonferroni)."""
-    return gain.mean > gain.half_at(level_of_look(look) / max(1, rivals))
+def is_clear(gain: Gain, rows: int) -> bool:
+    """Whether the 95% interval of a gain, one of so many planned rows, is above 0 (Bonferroni)."""
+    return gain.mean > gain.half_at(ERRORS / max(1, rows))

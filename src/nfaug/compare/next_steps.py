@@ -1,0 +1,133 @@
+"""What to do after a comparison: lines to paste, and commands."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Sequence
+
+from .config import CompareConfig
+from .frozen import SHRINKAGE
+from .images import Images
+from .rows import POLICIES, ROWS, Row
+
+__all__ = ["example_command", "paste", "timm_commands"]
+
+
+def paste(row: Row, config: CompareConfig, images: Images) -> list[str]:
+    """The settings of a row as lines of Python.
+
+    `dataset` stands for labelled images, and `batch` and `labels` for a batch of them.
+    """
+    if row.frozen:
+        overlay = f'pretrained_cfg_overlay={{"file": {str(config.weights)!r}}}'
+        return [
+            "import timm",
+            "from sklearn.discriminant_analysis import LinearDiscriminantAnalysis",
+            "",
+            f'network = timm.create_model("{config.network}", pretrained=True, num_classes=0,',
+            f"                            in_chans={images.shape[0]}, {overlay})",
+            "# features: network.eval()(batch) of your labelled images, as NumPy arrays",
+            f'model = LinearDiscriminantAnalysis(solver="lsqr", shrinkage={SHRINKAGE})',
+            "model.fit(features, labels)",
+        ]
+    imports = []
+    lines = []
+    if row.flow:
+        imports.append("import nfaug")
+        lines.append(f"nfa = nfaug.NFAugment(nfaug.fit({row.flow!r}, dataset), p={config.p:g})")
+        lines.append("batch, labels = nfa(batch, labels)  # before all other augmentations")
+    if row.policy:
+        if row.policy == "specaugment":
+            imports = ["import nfaug.compare"]
+        imports.append("from torchvision.transforms import v2")
+        code = POLICIES[row.policy].code.format(classes=len(images.classes))
+        lines.append(f"{row.policy} = {code}")
+        if row.policy == "mixup":
+            lines.append("batch, labels = mixup(batch, labels)  # after all other augmentations")
+        else:
+            lines.append(f"batch = torch.stack([{row.policy}(image) for image in batch])")
+            imports.insert(0, "import torch")
+    if not lines:
+        return []
+    return [*imports, "", *lines]
+
+
+def example_command(
+    row: Row,
+    config: CompareConfig,
+    data: str,
+    test_data: str | None,
+    image_size: tuple[int, int],
+) -> str:
+    """The command that trains without and with a row, on the same images; empty for frozen ones."""
+    if row.frozen:
+        return ""
+    words = ["--data", data]
+    if test_data is not None:
+        words += ["--test-data", test_data]
+    words += ["--image-size", str(image_size[0]), str(image_size[1])]
+    if config.per_class is not None:
+        words += ["--per-class", str(config.per_class)]
+    if config.augment != CompareConfig.augment:
+        words += ["--augment", config.augment]
+    if config.weights is not None:
+        words += ["--weights", config.weights]
+    if config.network != CompareConfig.network:
+        words += ["--network", config.network]
+    words += ["--row", _name(row)]
+    if row.flow:
+        words += ["--checkpoint", row.flow, "--p", f"{config.p:g}"]
+    for name in ("steps", "lr"):
+        if getattr(config, name) is not None:
+            words += [f"--{name}", f"{getattr(config, name):g}"]
+    return f"python examples/train_classifier.py {shlex.join(words)}"
+
+
+def _name(row: Row) -> str:
+    """The name in `ROWS`, whatever the flow."""
+    return next(
+        name
+        for name, known in ROWS.items()
+        if (bool(known.flow), known.policy, known.frozen) == (bool(row.flow), row.policy, "")
+    )
+
+
+def timm_commands(
+    row: Row,
+    config: CompareConfig,
+    data: str,
+    splits: tuple[str, str, str],
+    shape: Sequence[int],
+    classes: int,
+) -> list[str]:
+    """The commands that train with timm's train.py as a row did; none if it cannot.
+
+    timm's RandAugment comes before NFA, which then meets images unlike those of its fit.
+
+    Args:
+        row: The row.
+        config: What was compared.
+        data: The folder, as `nfaug.open_dataset` takes it.
+        splits: The folder that holds those of training and of validation, and their names.
+        shape: (C, H, W) of the images that networks are trained on.
+        classes: The number of classes.
+    """
+    option = POLICIES[row.policy].timm if row.policy else ""
+    if row.frozen or (row.flow and row.policy) or (row.policy and not option):
+        return []
+    network = "resnet18" if config.network == CompareConfig.network else config.network
+    folder, train, validation = splits
+    words = ["--data-dir", folder, "--train-split", train, "--val-split", validation]
+    words += ["--model", network, "--num-classes", str(classes), "--img-size", str(min(shape[1:]))]
+    if shape[0] == 1:
+        words += ["--in-chans", "1"]
+    if config.weights is not None:
+        words += ["--pretrained", "--pretrained-path", config.weights]
+    if not row.flow:
+        return [f"python train.py {shlex.join([*words, *option.split()])}"]
+    fit = ["--checkpoint", row.flow, "--data", data, "--split", train]
+    fit += ["--image-size", f"{shape[1]},{shape[2]}", "--out", "my-nfa"]
+    return [
+        f"nfaug fit {shlex.join(fit)}",
+        f"nfaug timm train.py --checkpoint my-nfa --p {config.p:g} -- {shlex.join(words)}",
+    ]

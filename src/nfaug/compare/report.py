@@ -1,0 +1,422 @@
+"""The results of a comparison: a table, a picture of gains, and advice."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from .advice import Finding, collapsed, finding_of, gain_between
+from .cells import Cells
+from .config import SAFE, CompareConfig
+from .figures import ERRORS, LEAST_IMAGES, LEAST_SEEDS, Cell, Gain
+from .images import Images
+from .next_steps import paste
+from .pictures import Bar, gains_picture
+from .plan import Plan
+from .rows import Row
+
+__all__ = ["Comparison"]
+
+_DOUBTED = 5  # names of images that are shown
+_SURE = 90.0  # per cent: an image that so good classifiers all get wrong may have a wrong label
+
+
+class Comparison:
+    """The rows of a comparison: each adds something to the safe augmentations. `compare` makes it.
+
+    Args:
+        config: What was compared.
+        images: The images of the comparison.
+        planned: All rows, in the order of cost.
+        cells: Which images each classifier got right.
+        plan: The rows and the seeds for which there was time.
+        processes: How many classifiers were trained at once.
+
+    Example:
+        >>> import tempfile
+        >>> from nfaug import open_dataset
+        >>> from nfaug.compare import CompareConfig, compare
+        >>> digits = open_dataset("digits", per_class=20)
+        >>> config = CompareConfig(per_class=5, rows="none,nfa", seeds=3, steps=5)
+        >>> comparison = compare(digits, tempfile.mkdtemp(), config=config, progress=False)
+        >>> first, pixels = comparison.rows
+        >>> comparison.seeds
+        [0, 1, 2]
+
+    Attributes:
+        config: What was compared.
+        rows: The rows that every seed has, in the order of cost.
+        left_out: The rows for which there was no time.
+        seeds: The seeds.
+        seconds: Seconds of all cells, on one process each.
+    """
+
+    def __init__(
+        self,
+        config: CompareConfig,
+        images: Images,
+        planned: Sequence[Row],
+        cells: Cells,
+        plan: Plan,
+        processes: int = 1,
+    ) -> None:
+        self.config: CompareConfig = config
+        self.rows: list[Row] = [row for row in planned if row.name in plan.rows]
+        self.left_out: list[Row] = [row for row in planned if row.name not in plan.rows]
+        self.seeds: list[int] = list(range(plan.seeds))
+        self.seconds: float = cells.seconds
+        self._planned: int = len(planned) - 1
+        self._plan: Plan = plan
+        self._images: Images = images
+        self._processes: int = processes
+        self._titles: dict[Row, str] = self.titles(config, planned, images.shape)
+        self._cells: dict[Row, dict[int, Cell]] = {}
+        for row in self.rows:
+            self._cells[row] = {seed: cells[row.name, seed] for seed in self.seeds}
+
+    @staticmethod
+    def titles(
+        config: CompareConfig, rows: Sequence[Row], shape: tuple[int, int, int]
+    ) -> dict[Row, str]:
+        """The names of rows in the table. Where sizes differ, they say which one they have.
+
+        Args:
+            config: What is compared.
+            rows: All rows.
+            shape: (C, H, W) of the images that networks are trained on.
+
+        Returns:
+            A name for each row.
+
+        Example:
+            >>> comparison.titles(config, [first], (1, 8, 8))[first]
+            'nothing more'
+        """
+        own = small = ""
+        if any(row.frozen == "small" for row in rows):
+            own = " at its own resolution"
+            small = f" at {shape[1]} x {shape[2]} pixels"
+        found = {}
+        for row in rows:
+            if row.frozen:
+                found[row] = f"frozen features{own if row.frozen == 'own' else small}"
+            elif config.pretrained:
+                found[row] = f"fine-tuned{small}{f', {row.added}' if row.added else ''}"
+            else:
+                found[row] = row.added or "nothing more"
+        return found
+
+    def title(self, row: Row) -> str:
+        """The name of a row in the table.
+
+        Args:
+            row: One of `rows`.
+
+        Returns:
+            The name.
+
+        Example:
+            >>> comparison.title(first), comparison.title(pixels)
+            ('nothing more', 'NFA in pixels')
+        """
+        return self._titles[row]
+
+    def accuracy(self, row: Row) -> float:
+        """The mean accuracy of a row over its seeds.
+
+        Args:
+            row: One of `rows`.
+
+        Returns:
+            Per cent.
+
+        Example:
+            >>> 0 < comparison.accuracy(first) <= 100
+            True
+        """
+        return statistics.fmean(cell.accuracy for cell in self._cells[row].values())
+
+    def cost(self, row: Row) -> float:
+        """What one classifier of a row takes.
+
+        Args:
+            row: One of `rows`.
+
+        Returns:
+            Mean seconds of a seed, on one process.
+
+        Example:
+            >>> comparison.cost(first) > 0
+            True
+        """
+        return statistics.fmean(cell.seconds for cell in self._cells[row].values())
+
+    def gain(self, ours: Row, other: Row | None = None) -> Gain:
+        """The gain of a row over another one, paired over seeds.
+
+        Args:
+            ours: The row.
+            other: What it is compared with; None for the first row.
+
+        Returns:
+            Points of accuracy, with the half-width `half` of the 95% interval.
+
+        Example:
+            >>> comparison.gain(pixels).number
+            3
+        """
+        return gain_between(self._cells, ours, other or self.rows[0])
+
+    def finding(self) -> Finding | None:
+        """What the figures say.
+
+        Returns:
+            The finding; None under three seeds or 30 images to judge by.
+
+        Example:
+            >>> comparison.finding().largest == pixels
+            True
+        """
+        return finding_of(self.rows, self._cells, self._planned)
+
+    def best(self) -> Row:
+        """The row to use: the simplest of those that the best one is not clearly above.
+
+        Returns:
+            The row; the first one if nothing is clearly better, or if there is no advice.
+
+        Example:
+            >>> comparison.best() in comparison.rows
+            True
+        """
+        finding = self.finding()
+        return self.rows[0] if finding is None else finding.best
+
+    def advice(self) -> str:
+        """What to do with these images.
+
+        Returns:
+            A few sentences.
+
+        Example:
+            >>> comparison.advice().endswith(".")
+            True
+        """
+        finding = self.finding()
+        base = self._base
+        if finding is None:
+            return self._no_advice()
+        if finding.best != self.rows[0]:
+            return f"{self._use(finding.best, finding.gain)}{self._resolution()}"
+        keep = f"Keep {base} ({self.accuracy(self.rows[0]):.1f}%)"
+        if finding.no_effect:
+            text = f"{keep}: nothing gains a point of accuracy or more."
+        elif finding.gain.mean <= 0:
+            text = f"{keep}: nothing gained accuracy over it."
+        else:
+            limit = "number of seeds (--seeds, --minutes)"
+            if finding.gain.images > finding.gain.seeds:
+                limit = "number of images to judge by (--test-data)"
+            text = (
+                f"{keep}: no gain is clear. The largest is that of "
+                f"{self.title(finding.largest)}, {finding.gain} points. The {limit} limits it."
+            )
+        return f"{text}{self._resolution()}"
+
+    @property
+    def _base(self) -> str:
+        """The first row, in a sentence."""
+        row = self.rows[0]
+        if row.frozen or row.added or self.config.pretrained:
+            return self.title(row)
+        return f"{self._safe} alone"
+
+    @property
+    def _safe(self) -> str:
+        return " and ".join(SAFE[word] for word in self.config.safe) or "nothing"
+
+    def _no_advice(self) -> str:
+        """Why there is no advice."""
+        count = len(self._images.names)
+        if len(self.rows) == 1:
+            return f"No advice: only {self.title(self.rows[0])} was computed."
+        if count < LEAST_IMAGES:
+            return f"No advice: {count} images judge, and advice needs {LEAST_IMAGES}."
+        return f"No advice: {len(self.seeds)} seeds were trained, and advice needs {LEAST_SEEDS}."
+
+    def _use(self, best: Row, gain: Gain) -> str:
+        """A sentence on the best row, and on what it is compared with."""
+        text = f"Use {self.title(best)}: {gain} points of accuracy over {self._base}"
+        others = []
+        plain = Row()
+        if not best.frozen and plain in self.rows[1:] and plain != best:
+            others.append(plain)
+        rivals = []
+        for row in self.rows[1:]:
+            if row.added and row.frozen == best.frozen and bool(row.flow) != bool(best.flow):
+                rivals.append(row)
+        if rivals:
+            others.append(max(rivals, key=self.accuracy))
+        for other in others:
+            lead = self.gain(best, other)
+            if abs(lead.mean) > lead.half:
+                text += f", {lead} over {self.title(other)}"
+            else:
+                text += f", about the same as {self.title(other)} ({lead})"
+        return f"{text}."
+
+    def _resolution(self) -> str:
+        """A sentence on the resolution, if it may be the cause of what the table shows."""
+        small = Row(frozen="small")
+        plain = Row()
+        if small not in self.rows or plain not in self.rows:
+            return ""
+        lead = self.gain(plain, small)
+        relation = "about as good as"
+        if abs(lead.mean) > lead.half:
+            relation = "better than" if lead.mean > 0 else "worse than"
+        height, width = self._images.shape[1:]
+        return (
+            f" Fine-tuning had {height} x {width} pixels, where it is {relation} frozen features "
+            f"({lead} points). With a GPU or more --minutes, --image-size can be the network's own."
+        )
+
+    def text(self) -> str:
+        """The report: advice, table and method.
+
+        Returns:
+            Markdown.
+
+        Example:
+            >>> "| NFA in pixels |" in comparison.text()
+            True
+        """
+        lines = [
+            f"| on top of {self._safe} | accuracy, % | gain over {self._base} | seconds a seed |",
+            "|---|---|---|---|",
+        ]
+        best = self.best()
+        for row in self.rows:
+            gain = "" if row == self.rows[0] else str(self.gain(row))
+            if row == best and gain:
+                gain = f"**{gain}**"
+            accuracy = f"{self.accuracy(row):.1f}"
+            lines.append(f"| {self.title(row)} | {accuracy} | {gain} | {self.cost(row):.0f} |")
+        notes = [f"- {note}" for note in self.notes()]
+        code = self.paste()
+        if code:
+            code = ["", "```python", *code, "```"]
+        return "\n".join([self.advice(), "", *lines, "", *notes, *code, ""])
+
+    def paste(self) -> list[str]:
+        """The settings of the row to use, as lines to paste.
+
+        Returns:
+            Lines of Python; none if there is nothing to add.
+
+        Example:
+            >>> for line in comparison.paste():
+            ...     print(line)
+        """
+        return paste(self.best(), self.config, self._images)
+
+    def notes(self) -> list[str]:
+        """What the figures are, and what they are not.
+
+        Returns:
+            Sentences, each without a bullet.
+
+        Example:
+            >>> "5 labelled" in comparison.notes()[0]
+            True
+        """
+        config = self.config
+        labels = "all labelled images"
+        if config.per_class is not None:
+            labels = f"{config.per_class} labelled images per class"
+        height, width = self._images.shape[1:]
+        first = f"{config.network} at {height} x {width} pixels, {labels}, {config.steps} steps"
+        if config.lr is not None:
+            first += f", learning rate {config.lr:g}"
+        first += f"; {len(self.seeds)} seeds, {len(self._images.names)} images judge"
+        at_once = f", {self._processes} at once" if self._processes > 1 else ""
+        notes = [f"{first}; {self.seconds / self._processes:.0f} s{at_once}."]
+        notes.append(
+            "± is a 95% interval of one row over seeds and images to judge by. The advice asks for "
+            f"more: it is wrong to name a gain in {100 * ERRORS:g}% of comparisons at most, over "
+            f"all {self._planned} rows that were planned."
+        )
+        if config.per_class is None:
+            notes.append(
+                "Every seed has the same labelled images: the intervals hold no variation of them."
+            )
+        if any(row.added for row in self.rows):
+            notes.append(f"Strengths are defaults, chosen with other images; p = {config.p:g}.")
+        if self.left_out:
+            names = ", ".join(self.title(row) for row in self.left_out)
+            notes.append(
+                f"Left out, for want of time: {names}. All rows need --minutes {self._plan.needed} "
+                "and another --out."
+            )
+        for row in self.rows:
+            lost = collapsed(self._cells[row], len(self._images.classes))
+            for seed, accuracy in lost.items():
+                notes.append(f"{self.title(row)} collapsed in seed {seed}: {accuracy:.1f}%.")
+        doubted = self._doubted()
+        if doubted:
+            notes.append(doubted)
+        return [*notes, *self._images.notes]
+
+    def _doubted(self) -> str:
+        """The images that nothing gets right, whose labels may be wrong."""
+        cells = [cell for found in self._cells.values() for cell in found.values()]
+        if len(self.seeds) < LEAST_SEEDS or max(map(self.accuracy, self.rows)) < _SURE:
+            return ""
+        names = self._images.names
+        wrong = np.flatnonzero(~np.any([cell.right for cell in cells], axis=0))
+        if not len(wrong):
+            return ""
+        shown = ", ".join(names[index] for index in wrong[:_DOUBTED])
+        return (
+            f"{len(wrong)} of {len(names)} images to judge by are wrong in every row and seed: "
+            f"their labels may be wrong ({shown}{', ...' if len(wrong) > _DOUBTED else ''})."
+        )
+
+    def figures(self) -> Mapping[str, object]:
+        """The table, as JSON values.
+
+        Returns:
+            Advice, seeds, accuracies, gains and notes.
+
+        Example:
+            >>> sorted(comparison.figures())
+            ['accuracy', 'advice', 'gain', 'notes', 'paste', 'seconds', 'seeds']
+        """
+        return {
+            "advice": self.advice(),
+            "seeds": len(self.seeds),
+            "seconds": round(self.seconds, 1),
+            "accuracy": {self.title(row): round(self.accuracy(row), 2) for row in self.rows},
+            "gain": {self.title(row): str(self.gain(row)) for row in self.rows[1:]},
+            "notes": self.notes(),
+            "paste": self.paste(),
+        }
+
+    def plot(self) -> bytes:
+        """A picture of every gain with its interval and its cost.
+
+        Returns:
+            A PNG file.
+
+        Example:
+            >>> comparison.plot()[1:4]
+            b'PNG'
+        """
+        bars = []
+        for row in self.rows[1:]:
+            bars.append(Bar(self.title(row), self.gain(row), self.cost(row), bool(row.flow)))
+        first = self.rows[0]
+        cost = f"{self.accuracy(first):.1f}%, {self.cost(first):.0f} s"
+        return gains_picture(bars, f"{self._base} ({cost})")
