@@ -1,88 +1,95 @@
-"""How often `make demo` finds that NFA helps: the demo again and again, each with ten new seeds.
+"""`make demo` as a newcomer runs it: in fresh clones, and then the example that it names.
 
-    python benchmarks/demo.py
+    python benchmarks/demo.py --clones 3
 
-Each seed draws its own labelled images, weights and augmentations. A block of ten seeds is a demo
-for which there is time for all of them. --out keeps what is done, and the same command goes on.
---results gets demo.md.
+For each clone: seconds of `make demo` (without those that install, which come first), whole seeds,
+the advice, and the accuracies that the example prints beside those of the table. One training agrees
+with the table if it lies in the 95% prediction interval of the row's seeds. --results gets demo.md.
 """
 
 import argparse
-import copy
+import csv
+import re
 import shlex
-import sys
+import statistics
+import subprocess
+import tempfile
+import time
 from pathlib import Path
 
-from nfaug.compare import CompareConfig, Comparison, compare
-from nfaug.compare.cells import Cells
-from nfaug.compare.figures import gain_of
-from nfaug.data.open import open_dataset
+from nfaug.compare.figures import student
 from nfaug.io.atomic import write_text
-from nfaug.io.strict_json import read_json
 
-SEEDS = 10  # of a demo
-ROWS = "none,randaugment,nfa,nfa+randaugment"
-NFA = "nfa:builtin:pixels"
-RIVALS = ("none", "randaugment")
+ROOT = Path(__file__).resolve().parents[1]
 
 
-def config_of(seeds: int) -> CompareConfig:
-    """The settings of the demo, see the Makefile."""
-    return CompareConfig(
-        per_class=10, augment="flip,crop", rows=ROWS, steps=400, p=0.75, seeds=seeds, minutes=1e6
+def ran(command: str, folder: Path) -> str:
+    """What a command prints on standard output."""
+    done = subprocess.run(
+        command, cwd=folder, shell=True, text=True, stdout=subprocess.PIPE, check=True
     )
+    return done.stdout
 
 
-def block_of(cells: Cells, number: int) -> Cells:
-    """The cells of a block of seeds."""
-    block = copy.copy(cells)
-    for row, seed in cells:
-        if seed // SEEDS != number:
-            del block[row, seed]
-    return block
+def accuracies_of(folder: Path) -> dict[str, list[float]]:
+    """The accuracies of each row of the table, in per cent, one for each whole seed."""
+    found: dict[str, list[float]] = {}
+    for row in csv.DictReader((folder / "cells.csv").read_text().splitlines()):
+        found.setdefault(row["augmentation"], []).append(float(row["accuracy"]))
+    return found
 
 
-def page(args: argparse.Namespace, cells: Cells) -> str:
-    """A line for each block, and how many found NFA clear of zero."""
-    lines = ["# The demo with other seeds", ""]
-    lines += [f"`python benchmarks/demo.py {shlex.join(args.given)}`".replace(" `", "`"), ""]
-    lines += [
-        f"{args.blocks} comparisons as `make demo` runs them, with {SEEDS} seeds each; gains in "
-        f"points of accuracy with 95% intervals. {cells.seconds / 3600:.1f} hours of a core.",
-        "",
-        "| seeds | NFA over no augmentation | NFA over RandAugment | advice |",
-        "|---|---|---|---|",
-    ]
-    clear = 0
-    for number in range(args.blocks):
-        block = block_of(cells, number)
-        seeds = range(number * SEEDS, (number + 1) * SEEDS)
-        gains = []
-        for rival in RIVALS:
-            ours = [block[NFA, seed] for seed in seeds]
-            gains.append(gain_of(ours, [block[rival, seed] for seed in seeds]))
-        clear += gains[0].mean > gains[0].half
-        advice = Comparison(config_of(SEEDS), block).advice()
-        figures = " | ".join(str(gain) for gain in gains)
-        lines.append(f"| {seeds[0]} to {seeds[-1]} | {figures} | {advice} |")
-    lines += ["", f"NFA is clear of zero in {clear} of {args.blocks}."]
-    return "\n".join(lines) + "\n"
+def interval(values: list[float]) -> tuple[float, float]:
+    """The mean, and the half-width of the interval in which 95% of further values lie."""
+    count = len(values)
+    half = student(0.025, count - 1) * statistics.stdev(values) * (1 + 1 / count) ** 0.5
+    return statistics.fmean(values), half
+
+
+def demo(folder: Path, number: int) -> str:
+    """A line of the table, for a clone in `folder`."""
+    ran(f"git clone --quiet {shlex.quote(str(ROOT))} {shlex.quote(str(folder))}", ROOT)
+    ran("make .venv/train-installed", folder)
+    started = time.monotonic()
+    said = ran("make demo", folder)
+    seconds = time.monotonic() - started
+    advice = said.split("\n\n")[0].splitlines()[-1]
+    example = re.search(r"^python (examples/.*)$", said, re.MULTILINE)
+    assert example is not None, said
+    printed = ran(f".venv/bin/python {example[1]}", folder).splitlines()[-1]
+    shown = [float(value) for value in re.findall(r"([\d.]+)% with", printed)]
+    table = accuracies_of(folder / "build" / "demo")
+    row = re.search(r"--row (\S+)", example[1])
+    assert row is not None
+    name = row[1].replace("nfa", "nfa:builtin:pixels")
+    figures = []
+    for key, accuracy in zip(dict.fromkeys(("none", name)), shown, strict=True):
+        mean, half = interval(table[key])
+        agrees = "agrees" if abs(accuracy - mean) <= half else "DIFFERS"
+        figures.append(f"{key}: {accuracy:.1f}%, table {mean:.1f} ± {half:.1f}, {agrees}")
+    seeds = {len(values) for values in table.values()}
+    assert len(seeds) == 1, "a seed is whole or not begun"
+    return f"| {number} | {seconds:.0f} | {seeds.pop()} | {advice} | {'; '.join(figures)} |"
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--blocks", type=int, default=10)
-    parser.add_argument("--processes", type=int, default=1)
-    parser.add_argument("--out", type=Path, default=Path("runs/demo"))
-    parser.add_argument("--results", type=Path, default=Path("benchmarks/results"))
+    parser.add_argument("--clones", type=int, default=3)
+    parser.add_argument("--results", type=Path, default=ROOT / "benchmarks" / "results")
     args = parser.parse_args()
-    args.given = [Path(word).name if "/" in word else word for word in sys.argv[1:]]
-    images = open_dataset("builtin:clothes")
-    judged = open_dataset("builtin:clothes", split="test")
-    config = config_of(args.blocks * SEEDS)
-    compare(images, args.out, config=config, test_data=judged, processes=args.processes)
-    cells = Cells(args.out, read_json(args.out / "settings.json"), len(judged))
-    write_text(args.results / "demo.md", page(args, cells))
+    lines = [
+        "# The demo in fresh clones",
+        "",
+        f"`python benchmarks/demo.py --clones {args.clones}`",
+        "",
+        "| clone | seconds of `make demo` | whole seeds | advice | the example, and the table |",
+        "|---|---|---|---|---|",
+    ]
+    for number in range(1, args.clones + 1):
+        with tempfile.TemporaryDirectory(prefix="nfaug-demo-") as folder:
+            lines.append(demo(Path(folder) / "clone", number))
+        print(lines[-1], flush=True)
+    write_text(args.results / "demo.md", "\n".join(lines) + "\n")
 
 
 if __name__ == "__main__":

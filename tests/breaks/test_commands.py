@@ -179,7 +179,7 @@ COMPARE = ("compare", "--data", "digits")
     [
         ((*COMPARE, "--minutes", "-1"), "-1"),
         ((*COMPARE, "--per-class", "ten"), "--per-class must be a whole number or none; got 'ten'"),
-        ((*COMPARE, "--seeds", "0"), "seeds must be above 0; got 0"),
+        ((*COMPARE, "--seeds", "0"), "seeds must be a finite number above 0 and at most 10000; got 0"),
         ((*TRAIN, "--max-minutes", "-1"), "-1"),
         ((*TRAIN, "--dataset.per-class", "ten"), "must be a whole number or none; got 'ten'"),
         (
@@ -190,6 +190,8 @@ COMPARE = ("compare", "--data", "digits")
         (("explore", "--port", "0"), "from 1 to 65535; got '0'"),
         (("explore", "--port", "80x"), "from 1 to 65535; got '80x'"),
         ((*COMPARE, "--device", "tpu"), "no device 'tpu'"),
+        ((*COMPARE, "--processes", "-1"), "--processes must be from 0 to 1024; got -1"),
+        ((*COMPARE, "--steps", "1" + 30 * "0"), "steps must be"),
     ],
     ids=lambda value: " ".join(value[-2:]) if isinstance(value, tuple) else "",
 )

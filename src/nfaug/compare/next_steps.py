@@ -43,7 +43,7 @@ def paste(row: Row, config: CompareConfig, images: Images) -> list[str]:
         code = POLICIES[row.policy].code.format(classes=len(images.classes))
         lines.append(f"{row.policy} = {code}")
         if row.policy == "mixup":
-            lines.append("batch, labels = mixup(batch, labels)  # after all other augmentations")
+            lines.append("batch, labels = mixup(batch.float(), labels)  # after all others")
         else:
             lines.append(f"batch = torch.stack([{row.policy}(image) for image in batch])")
             imports.insert(0, "import torch")

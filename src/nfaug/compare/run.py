@@ -25,6 +25,7 @@ from nfaug.data.images import LabelledImages, progress_bar
 from nfaug.fitting import load_base
 from nfaug.io.atomic import write_bytes, write_text
 from nfaug.io.errors import reading
+from nfaug.io.extras import require
 from nfaug.io.lock import lock_output
 from nfaug.io.strict_json import read_json
 from nfaug.io.tensors import read_tensors
@@ -103,6 +104,9 @@ def compare(
     """
     started = monotonic()
     config = config or CompareConfig()
+    require("torchvision", "scipy", "matplotlib")
+    if config.network != CompareConfig.network:
+        require("timm", "sklearn")
     folder = Path(out).expanduser()
     _check_unfinished(folder)
     flows = [flow for flow in config.checkpoint if flow != PIXELS]

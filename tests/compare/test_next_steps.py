@@ -1,0 +1,175 @@
+"""What a comparison prints to paste and to run: every form of it runs."""
+
+from __future__ import annotations
+
+import shlex
+import warnings
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import timm
+import torch
+from nfa_tools import TensorImages, batch_of, images_of, write_images
+from safetensors.torch import save_file
+
+from nfaug.cli import main
+from nfaug.compare import CompareConfig, read_images
+from nfaug.compare.next_steps import example_command, paste, timm_commands
+from nfaug.compare.rows import PIXELS, ROWS, Row
+
+TRAINED = [name for name in ROWS if name != "frozen"]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder `data` of images of three classes, and weights."""
+    folder = tmp_path_factory.mktemp("here")
+    write_images(folder / "data", 32, train=8, val=4)
+    torch.manual_seed(0)
+    save_file(timm.create_model("test_resnet").state_dict(), folder / "w.safetensors")
+    return folder
+
+
+@pytest.fixture
+def here(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(folder)
+    return folder
+
+
+@pytest.mark.parametrize("name", TRAINED)
+def test_lines_to_paste(name: str) -> None:
+    labels = torch.arange(24) % 3
+    dataset = TensorImages(images_of(labels), labels, ("a", "b", "c"))
+    config = CompareConfig(per_class=4, p=0.25)
+    code = "\n".join(paste(ROWS[name], config, read_images(dataset, config=config)))
+    batch, classes = batch_of(8)
+    scope: dict[str, Any] = {"dataset": dataset, "batch": batch, "labels": classes}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # classes of few images
+        exec(compile(code, "pasted", "exec"), scope)
+    assert scope["batch"].shape == batch.shape
+    assert bool(code) == (name != "none")
+    if ROWS[name].flow:
+        assert scope["nfa"].p == 0.25
+        assert scope["nfa"].stats()["seen"] == 8
+    if name == "mixup":
+        assert scope["labels"].shape == (8, 3)
+
+
+def test_lines_to_paste_for_frozen_features(here: Path) -> None:
+    labels = torch.arange(24) % 3
+    dataset = TensorImages(images_of(labels), labels, ("a", "b", "c"))
+    config = CompareConfig(network="test_resnet", weights="w.safetensors")
+    lines = paste(Row(frozen="own"), config, read_images(dataset, config=config))
+    random = np.random.default_rng(0)
+    scope = {"features": random.standard_normal((12, 8)), "labels": np.arange(12) % 3}
+    exec(compile("\n".join(lines), "pasted", "exec"), scope)
+    batch = torch.rand(2, 3, 160, 160)
+    assert scope["network"].eval()(batch).ndim == 2  # type: ignore[attr-defined]
+    assert scope["model"].predict(scope["features"]).shape == (12,)  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize("pretrained", [False, True])
+@pytest.mark.parametrize("name", ["none", "mixup", "nfa+randaugment"])
+def test_the_example(
+    name: str,
+    pretrained: bool,
+    here: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    import runpy
+
+    network = {"network": "test_resnet", "weights": "w.safetensors"} if pretrained else {}
+    config = CompareConfig(rows=name, per_class=4, steps=2, augment="flip,crop", **network)
+    (row,) = config.table()
+    command = example_command(row, config, "data", None, (32, 16))
+    program, script, *words = shlex.split(command)
+    assert program == "python"
+    monkeypatch.setattr("sys.argv", [script, *words])
+    root = Path(__file__).resolve().parents[2]
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", ".* look like one")
+        runpy.run_path(str(root / script), run_name="__main__")
+    said = capsys.readouterr().out.splitlines()[-1]
+    assert said.startswith("accuracy on 12 images: ")
+    assert said.count("%") == 1 + (name != "none")
+
+
+def test_frozen_features_have_no_example(here: Path) -> None:
+    config = CompareConfig(network="test_resnet", weights="w.safetensors")
+    assert example_command(Row(frozen="own"), config, "data", None, (32, 32)) == ""
+
+
+TRAIN = """
+import argparse
+
+import torch
+from timm.data import create_dataset, create_loader
+
+parser = argparse.ArgumentParser()
+for name in ("--data-dir", "--model", "--aa", "--pretrained-path", "--train-split", "--val-split"):
+    parser.add_argument(name)
+for name in ("--num-classes", "--img-size", "--in-chans"):
+    parser.add_argument(name, type=int)
+parser.add_argument("--mixup", type=float)
+parser.add_argument("--pretrained", action="store_true")
+args = parser.parse_args()
+train = create_dataset("", root=args.data_dir, split=args.train_split, is_training=True)
+validation = create_dataset("", root=args.data_dir, split=args.val_split)
+print("training", len(train), "validation", len(validation))
+size = (args.in_chans or 3, args.img_size, args.img_size)
+loader = create_loader(
+    train, size, 4, is_training=True, auto_augment=args.aa, num_workers=0,
+    device=torch.device("cpu")
+)
+for images, labels in loader:
+    print(images.shape, labels.max() < args.num_classes)
+"""
+
+
+@pytest.mark.filterwarnings("ignore:.*<_io:pytest.PytestUnraisableExceptionWarning")
+@pytest.mark.filterwarnings("ignore:unclosed:ResourceWarning")  # timm leaves files open
+@pytest.mark.parametrize("name", ["none", "randaugment", "mixup", "nfa"])
+@pytest.mark.parametrize("pretrained", [False, True])
+def test_commands_for_timm(
+    name: str,
+    pretrained: bool,
+    here: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The options are those of timm's train.py, which this stands for; its loader runs."""
+    (here / "train.py").write_text(TRAIN)
+    network = {"network": "test_resnet", "weights": "w.safetensors"} if pretrained else {}
+    config = CompareConfig(rows=name, **network)
+    (row,) = config.table()
+    commands = timm_commands(row, config, "data", ("data", "train", "val"), (3, 32, 32), 3)
+    assert len(commands) == 1 + (name == "nfa")
+    for line in commands:
+        program, *words = shlex.split(line)
+        if program == "nfaug":
+            words += ["--overwrite"] if words[0] == "fit" else []
+            assert main(words) == 0, capsys.readouterr().err
+        else:
+            monkeypatch.setattr("sys.argv", words)
+            exec(compile(TRAIN, "train.py", "exec"), {"__name__": "__main__"})
+    said = capsys.readouterr().out
+    assert "training 24 validation 12" in said
+    assert "torch.Size([4, 3, 32, 32])" in said
+
+
+def test_rows_that_timm_cannot_train() -> None:
+    splits = ("data", "train", "val")
+    for name in ("frozen", "nfa+randaugment", "trivialaugment"):
+        assert timm_commands(ROWS[name], CompareConfig(), "data", splits, (3, 8, 8), 3) == []
+
+
+def test_the_flow_of_a_row_is_that_of_the_lines(here: Path) -> None:
+    row = Row("builtin:rgb32", "randaugment")
+    command = example_command(row, CompareConfig(p=0.25), "data", "other", (32, 32))
+    assert "--test-data other" in command
+    assert "--row nfa+randaugment --checkpoint builtin:rgb32 --p 0.25" in command
+    assert PIXELS not in command
