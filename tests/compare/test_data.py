@@ -102,25 +102,6 @@ def test_a_flow_that_was_trained_on_the_images_to_judge_by(tmp_path: Path) -> No
     assert (tmp_path / "out" / "variants.png").stat().st_size > 1000
 
 
-def test_a_flow_whose_memory_holds_some_of_the_images_to_judge_by(tmp_path: Path) -> None:
-    data = images(20, 20)
-    test = images(20, 20, seed=1)
-    flow = nfaug.load("builtin:rgb32").flow
-    for name, rows in (("theirs", [0, 21]), ("ours", [])):
-        # Half of these are judged by: no fingerprint of a whole dataset can tell.
-        seen = torch.cat([data.images[:30], test.images[rows]])
-        labels = torch.cat([data.targets[:30], test.targets[rows]])
-        fitted = nfaug.fit(flow, TensorImages(seen, labels, NAMES[:2]), progress=False)
-        fitted.save(tmp_path / name)
-    settings = dataclasses.replace(TINY, checkpoint=(str(tmp_path / "theirs"),))
-    with pytest.warns(UserWarning, match="memory of .* 2 of 40"):
-        compare(data, config=settings, out=tmp_path / "out", test_data=test, progress=False)
-    settings = dataclasses.replace(TINY, checkpoint=(str(tmp_path / "ours"),))
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        compare(data, config=settings, out=tmp_path / "out-2", test_data=test, progress=False)
-
-
 def test_small_classes(tmp_path: Path) -> None:
     settings = dataclasses.replace(TINY, per_class=10)
     found = compare(images(60, 20, 2), config=settings, out=tmp_path / "out", progress=False)

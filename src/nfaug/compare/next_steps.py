@@ -6,7 +6,7 @@ import shlex
 from collections.abc import Sequence
 
 from .config import CompareConfig
-from .frozen import SHRINKAGE
+from .frozen import CHOICES
 from .images import Images
 from .rows import POLICIES, ROWS, Row
 
@@ -22,13 +22,15 @@ def paste(row: Row, config: CompareConfig, images: Images) -> list[str]:
         overlay = f'pretrained_cfg_overlay={{"file": {str(config.weights)!r}}}'
         return [
             "import timm",
-            "from sklearn.discriminant_analysis import LinearDiscriminantAnalysis",
+            "from sklearn.linear_model import LogisticRegression",
+            "from sklearn.model_selection import GridSearchCV",
             "",
             f'network = timm.create_model("{config.network}", pretrained=True, num_classes=0,',
             f"                            in_chans={images.shape[0]}, {overlay})",
-            "# features: network.eval()(batch) of your labelled images, as NumPy arrays",
-            f'model = LinearDiscriminantAnalysis(solver="lsqr", shrinkage={SHRINKAGE})',
-            "model.fit(features, labels)",
+            "# features: network.eval()(batch) of your labelled images, as a NumPy array",
+            f"choices = {{'C': {list(CHOICES)}}}",
+            "model = GridSearchCV(LogisticRegression(max_iter=300), choices)",
+            "model.fit(features / features.std(), labels)",
         ]
     imports = []
     lines = []

@@ -15,7 +15,7 @@ from .images import Images
 from .next_steps import paste
 from .pictures import Bar, gains_picture
 from .plan import Plan
-from .rows import Row
+from .rows import Row, titles_of
 
 __all__ = ["Comparison"]
 
@@ -71,42 +71,10 @@ class Comparison:
         self._plan: Plan = plan
         self._images: Images = images
         self._processes: int = processes
-        self._titles: dict[Row, str] = self.titles(config, planned, images.shape)
+        self._titles = titles_of(planned, images.shape, pretrained=config.pretrained)
         self._cells: dict[Row, dict[int, Cell]] = {}
         for row in self.rows:
             self._cells[row] = {seed: cells[row.name, seed] for seed in self.seeds}
-
-    @staticmethod
-    def titles(
-        config: CompareConfig, rows: Sequence[Row], shape: tuple[int, int, int]
-    ) -> dict[Row, str]:
-        """The names of rows in the table. Where sizes differ, they say which one they have.
-
-        Args:
-            config: What is compared.
-            rows: All rows.
-            shape: (C, H, W) of the images that networks are trained on.
-
-        Returns:
-            A name for each row.
-
-        Example:
-            >>> comparison.titles(config, [first], (1, 8, 8))[first]
-            'nothing more'
-        """
-        own = small = ""
-        if any(row.frozen == "small" for row in rows):
-            own = " at its own resolution"
-            small = f" at {shape[1]} x {shape[2]} pixels"
-        found = {}
-        for row in rows:
-            if row.frozen:
-                found[row] = f"frozen features{own if row.frozen == 'own' else small}"
-            elif config.pretrained:
-                found[row] = f"fine-tuned{small}{f', {row.added}' if row.added else ''}"
-            else:
-                found[row] = row.added or "nothing more"
-        return found
 
     def title(self, row: Row) -> str:
         """The name of a row in the table.
@@ -138,19 +106,8 @@ class Comparison:
         """
         return statistics.fmean(cell.accuracy for cell in self._cells[row].values())
 
-    def cost(self, row: Row) -> float:
-        """What one classifier of a row takes.
-
-        Args:
-            row: One of `rows`.
-
-        Returns:
-            Mean seconds of a seed, on one process.
-
-        Example:
-            >>> comparison.cost(first) > 0
-            True
-        """
+    def _cost(self, row: Row) -> float:
+        """Mean seconds of a seed, on one process."""
         return statistics.fmean(cell.seconds for cell in self._cells[row].values())
 
     def gain(self, ours: Row, other: Row | None = None) -> Gain:
@@ -169,16 +126,7 @@ class Comparison:
         """
         return gain_between(self._cells, ours, other or self.rows[0])
 
-    def finding(self) -> Finding | None:
-        """What the figures say.
-
-        Returns:
-            The finding; None under three seeds or 30 images to judge by.
-
-        Example:
-            >>> comparison.finding().largest == pixels
-            True
-        """
+    def _finding(self) -> Finding | None:
         return finding_of(self.rows, self._cells, self._planned)
 
     def best(self) -> Row:
@@ -191,7 +139,7 @@ class Comparison:
             >>> comparison.best() in comparison.rows
             True
         """
-        finding = self.finding()
+        finding = self._finding()
         return self.rows[0] if finding is None else finding.best
 
     def advice(self) -> str:
@@ -204,7 +152,7 @@ class Comparison:
             >>> comparison.advice().endswith(".")
             True
         """
-        finding = self.finding()
+        finding = self._finding()
         base = self._base
         if finding is None:
             return self._no_advice()
@@ -303,24 +251,12 @@ class Comparison:
             if row == best and gain:
                 gain = f"**{gain}**"
             accuracy = f"{self.accuracy(row):.1f}"
-            lines.append(f"| {self.title(row)} | {accuracy} | {gain} | {self.cost(row):.0f} |")
+            lines.append(f"| {self.title(row)} | {accuracy} | {gain} | {self._cost(row):.0f} |")
         notes = [f"- {note}" for note in self.notes()]
-        code = self.paste()
+        code = paste(self.best(), self.config, self._images)
         if code:
             code = ["", "```python", *code, "```"]
         return "\n".join([self.advice(), "", *lines, "", *notes, *code, ""])
-
-    def paste(self) -> list[str]:
-        """The settings of the row to use, as lines to paste.
-
-        Returns:
-            Lines of Python; none if there is nothing to add.
-
-        Example:
-            >>> for line in comparison.paste():
-            ...     print(line)
-        """
-        return paste(self.best(), self.config, self._images)
 
     def notes(self) -> list[str]:
         """What the figures are, and what they are not.
@@ -401,7 +337,7 @@ class Comparison:
             "accuracy": {self.title(row): round(self.accuracy(row), 2) for row in self.rows},
             "gain": {self.title(row): str(self.gain(row)) for row in self.rows[1:]},
             "notes": self.notes(),
-            "paste": self.paste(),
+            "paste": paste(self.best(), self.config, self._images),
         }
 
     def plot(self) -> bytes:
@@ -416,7 +352,7 @@ class Comparison:
         """
         bars = []
         for row in self.rows[1:]:
-            bars.append(Bar(self.title(row), self.gain(row), self.cost(row), bool(row.flow)))
+            bars.append(Bar(self.title(row), self.gain(row), self._cost(row), bool(row.flow)))
         first = self.rows[0]
-        cost = f"{self.accuracy(first):.1f}%, {self.cost(first):.0f} s"
+        cost = f"{self.accuracy(first):.1f}%, {self._cost(first):.0f} s"
         return gains_picture(bars, f"{self._base} ({cost})")

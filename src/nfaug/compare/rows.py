@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Sequence
 from typing import NamedTuple
 
-__all__ = ["PIXELS", "POLICIES", "ROWS", "Policy", "Row", "rows_of", "usual_rows"]
+__all__ = ["PIXELS", "POLICIES", "ROWS", "Policy", "Row", "rows_of", "titles_of", "usual_rows"]
 
 PIXELS = "builtin:pixels"
 
@@ -94,3 +94,22 @@ def rows_of(names: Collection[str], flows: Sequence[str]) -> list[Row]:
         for flow in dict.fromkeys(flows) if row.flow else [""]:
             rows.append(row._replace(flow=flow))
     return rows
+
+
+def titles_of(
+    rows: Sequence[Row], shape: tuple[int, int, int], *, pretrained: bool
+) -> dict[Row, str]:
+    """The names of rows in the table. Where sizes differ, they say which one they have."""
+    own = small = ""
+    if Row(frozen="small") in rows:
+        own = " at its own resolution"
+        small = f" at {shape[1]} x {shape[2]} pixels"
+    found = {}
+    for row in rows:
+        if row.frozen:
+            found[row] = f"frozen features{own if row.frozen == 'own' else small}"
+        elif pretrained:
+            found[row] = ", ".join(filter(None, [f"fine-tuned{small}", row.added]))
+        else:
+            found[row] = row.added or "nothing more"
+    return found

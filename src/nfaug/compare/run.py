@@ -8,12 +8,12 @@ import json
 import shutil
 import sys
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterable
 from concurrent.futures import as_completed
 from dataclasses import asdict, replace
 from pathlib import Path
 from time import monotonic
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
@@ -37,11 +37,10 @@ from .config import CompareConfig
 from .figures import LEAST_IMAGES, LEAST_SEEDS, Cell
 from .frozen import input_size
 from .images import Images, decode_images, split_images
-from .leaks import check_flow
 from .pictures import variants_picture
 from .plan import Plan, plan_of
 from .report import Comparison
-from .rows import PIXELS, Row
+from .rows import PIXELS, Row, titles_of
 from .work import Shown, Work
 from .workers import Submit, workers
 
@@ -63,8 +62,8 @@ def compare(
 
     Every row adds something to the safe augmentations of `config.augment`: nothing, RandAugment
     (arXiv:1909.13719), MixUp (arXiv:1710.09412), NFA in pixels, NFA with another checkpoint, or NFA
-    before RandAugment. With pretrained weights the first row is gaussians of the classes on the
-    features of the frozen network, and the other rows fine-tune it. All rows of a seed share the
+    before RandAugment. With pretrained weights the first row is logistic regression on the features
+    of the frozen network, and the other rows fine-tune it. All rows of a seed share the
     labelled images, the initial weights and the order of the images. NFA's class statistics come
     from the labelled images alone.
 
@@ -118,8 +117,7 @@ def compare(
     pool, judged = split_images(data, test_data, config)
     _check_shape(pool, config)
     for name in flows:
-        _check_channels(name, pool.channels)
-        check_flow(name, load_base(name), judged)
+        _check_flow(name, pool, judged)
     shape = (pool.channels, *pool.image_size)
     Classifier(config, shape, len(pool.classes), seed=0)  # its errors come first
     rows = _rows(config, pool)
@@ -174,11 +172,18 @@ def _check_shape(data: LabelledImages, config: CompareConfig) -> None:
         )
 
 
-def _check_channels(name: str, channels: int) -> None:
-    flow = load_base(name).flow
-    if not flow.shape_free and flow.codec.channels != channels:
+def _check_flow(name: str, data: LabelledImages, judged: LabelledImages) -> None:
+    """Raise ValueError if a flow takes other images, or was trained on those to judge by."""
+    base = load_base(name)
+    if not base.flow.shape_free and base.flow.codec.channels != data.channels:
         raise ValueError(
-            f"{name} takes images of {flow.codec.channels} channels; the data have {channels}"
+            f"{name} takes images of {base.flow.codec.channels} channels; the data have "
+            f"{data.channels}"
+        )
+    if base.config.training.get("images_sha256", "") == judged.fingerprint():
+        raise ValueError(
+            f"{name} was trained on the images to judge by, and NFA would be judged too well: "
+            "pass others as test_data (--test-data)"
         )
 
 
@@ -217,13 +222,6 @@ def _record(config: CompareConfig, images: Images) -> dict[str, Any]:
     return record
 
 
-class _Job(NamedTuple):
-    """Rows of a seed that one process computes: those of NFA share a bank."""
-
-    rows: list[Row]
-    seed: int
-
-
 class _Run:
     """A comparison that runs."""
 
@@ -246,6 +244,7 @@ class _Run:
         self.progress = progress
         self.folder = cells.file.parent
         self.features: dict[str, NDArray[np.float32]] = {}  # of the images to judge by
+        self.titles = titles_of(rows, images.shape, pretrained=config.pretrained)
 
     def fill(self) -> Plan:
         """Compute the cells that are missing, and return the plan.
@@ -253,8 +252,6 @@ class _Run:
         Raises:
             KeyboardInterrupt: With what is kept, and how to go on.
         """
-        titles = Comparison.titles(self.config, self.rows, self.images.shape)
-        self.titles = titles
         try:
             kept = [name for name, _ in self.cells if not name.startswith("frozen")]
             self.kept_steps = len(kept) * (self.config.steps or 0)
@@ -268,16 +265,15 @@ class _Run:
             with self.bar, workers(
                 self.images, self.config, self.processes, self.folder / ".images", self._report
             ) as submit:  # fmt: skip
-                self._say(
-                    f"{len(self.images.names)} images judge. Rows: {', '.join(titles.values())}"
-                )
+                names = ", ".join(self.titles.values())
+                self._say(f"{len(self.images.names)} images judge. Rows: {names}")
                 self._judged_features(submit)
-                self._compute(submit, self._jobs(self.rows, [0]))
+                self._compute(submit, self.rows, [0])
                 plan = self._plan()
                 rows = [row for row in self.rows if row.name in plan.rows]
                 self.bar.total = self._steps(rows, range(plan.seeds))
                 self.bar.set_description(f"{plan.seeds} seeds")
-                self._compute(submit, self._jobs(rows, range(1, plan.seeds)))
+                self._compute(submit, rows, range(1, plan.seeds))
         except KeyboardInterrupt:
             raise KeyboardInterrupt(
                 f"interrupted: {len(self.cells)} classifiers are kept in {self.folder}, and the "
@@ -306,40 +302,42 @@ class _Run:
             parts = [submit(Work.judged_features, *job) for job in jobs]
             self.features[kind] = np.concatenate([part.result() for part in parts])
 
-    def _jobs(self, rows: list[Row], seeds: range | list[int]) -> Iterator[_Job]:
-        """What is missing, seed by seed. Several processes begin with the longest."""
-        for seed in seeds:
-            missing = [row for row in rows if (row.name, seed) not in self.cells]
-            jobs = [_Job([row], seed) for row in missing if not row.flow]
-            with_nfa = [row for row in missing if row.flow]
-            if with_nfa:
-                jobs.insert(len(jobs) if self.processes == 1 else 0, _Job(with_nfa, seed))
-            yield from jobs
+    def _jobs(self, rows: list[Row], seed: int) -> list[list[Row]]:
+        """The missing rows of a seed that one process computes together: those of NFA share a fit.
 
-    def _compute(self, submit: Submit, jobs: Iterator[_Job]) -> None:
+        Several processes begin with these, which take longest.
+        """
+        missing = [row for row in rows if (row.name, seed) not in self.cells]
+        jobs = [[row] for row in missing if not row.flow]
+        with_nfa = [row for row in missing if row.flow]
+        if with_nfa:
+            jobs.insert(len(jobs) if self.processes == 1 else 0, with_nfa)
+        return jobs
+
+    def _compute(self, submit: Submit, rows: list[Row], seeds: Iterable[int]) -> None:
         running = {}
-        for job in jobs:
-            row = job.rows[0]
-            if row.frozen:
-                future = submit(Work.frozen, row, job.seed, self.features[row.frozen])
-            else:
-                future = submit(Work.trained, job.rows, job.seed)
-            if future.done():  # in this process
-                self._keep(job, future.result())
-            else:
-                running[future] = job
+        for seed in seeds:
+            for job in self._jobs(rows, seed):
+                kind = job[0].frozen
+                if kind:
+                    future = submit(Work.frozen, kind, seed, self.features[kind])
+                else:
+                    future = submit(Work.trained, job, seed)
+                if future.done():  # in this process
+                    self._keep(job, seed, *future.result())
+                else:
+                    running[future] = job, seed
         for future in as_completed(running):
-            self._keep(running[future], future.result())
+            self._keep(*running[future], *future.result())
 
-    def _keep(self, job: _Job, result: tuple[list[Cell], list[Shown]]) -> None:
-        cells, shown = result
-        for row, images in zip(job.rows, shown, strict=False):
+    def _keep(self, rows: list[Row], seed: int, cells: list[Cell], shown: list[Shown]) -> None:
+        for row, images in zip(rows, shown, strict=False):
             self._keep_shown(row, images)
-        names = [(row.name, job.seed) for row in job.rows]
+        names = [(row.name, seed) for row in rows]
         self.cells.add_all(dict(zip(names, cells, strict=True)))
-        for row, cell in zip(job.rows, cells, strict=True):
+        for row, cell in zip(rows, cells, strict=True):
             title = self.titles[row]
-            self._say(f"{title}, seed {job.seed}: {cell.accuracy:.1f}% ({cell.seconds:.0f} s)")
+            self._say(f"{title}, seed {seed}: {cell.accuracy:.1f}% ({cell.seconds:.0f} s)")
 
     def _plan(self) -> Plan:
         """The plan, made after the first whole seed, or before an interruption."""

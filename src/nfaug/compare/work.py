@@ -75,12 +75,12 @@ class Work:
         return self._networks[kind].features(part.large if kind == "own" else part.images)
 
     def frozen(
-        self, row: Row, seed: int, judged: NDArray[np.float32]
+        self, kind: str, seed: int, judged: NDArray[np.float32]
     ) -> tuple[list[Cell], list[Shown]]:
         """Classify the features `judged` by those of a seed's labelled images."""
         started = monotonic()
         part = self.images.labelled(self.config.per_class, seed)
-        guesses = classify(self._features(row.frozen, part), part.labels.numpy(), judged)
+        guesses = classify(self._features(kind, part), part.labels.numpy(), judged, seed)
         right = guesses == self.images.judged.labels.numpy()
         return [Cell(right, monotonic() - started)], []
 
