@@ -278,7 +278,7 @@ def test_the_partner_of_the_picture_is_mixed_in() -> None:
     _, (shown,) = Work(data, config, print).trained([Row(PIXELS)], 0)
     assert shown.partners is not None
     firsts, partners = pairs_of(part.labels)
-    assert torch.equal(shown.partners, part.images[partners])
+    assert torch.equal(torch.from_numpy(shown.partners), part.images[partners])
     dataset = torch.utils.data.TensorDataset(part.images, part.labels)
     fitted = nfaug.fit(PIXELS, dataset, progress=False)
     assert fitted.pca is not None
@@ -291,7 +291,7 @@ def test_the_partner_of_the_picture_is_mixed_in() -> None:
     for name, end in {"beside": partners, "another": partners - 2}.items():
         towards = along(part.images[end]) - start
         ahead = []
-        for variants in shown.variants:
+        for variants in torch.from_numpy(shown.variants):
             moved = along(variants) - start
             large = moved.abs() > 0.3  # rounding to levels moves all coefficients a little
             ahead.append((moved * towards > 0)[large].float().mean())

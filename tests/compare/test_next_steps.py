@@ -61,7 +61,7 @@ def test_lines_to_paste(name: str) -> None:
 def test_lines_to_paste_for_frozen_features(here: Path) -> None:
     labels = torch.arange(24) % 3
     dataset = TensorImages(images_of(labels), labels, ("a", "b", "c"))
-    config = CompareConfig(network="test_resnet", weights="w.safetensors")
+    config = CompareConfig(network="test_resnet", weights="w.safetensors", per_class=4)
     lines = paste(Row(frozen="own"), config, read_images(dataset, config=config))
     random = np.random.default_rng(0)
     scope = {"features": random.standard_normal((12, 8)), "labels": np.arange(12) % 3}

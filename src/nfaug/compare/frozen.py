@@ -15,7 +15,7 @@ from nfaug.io.device import pick_device
 from .classifier import moments_of, timm_model
 from .config import CompareConfig
 
-__all__ = ["CHOICES", "FrozenNetwork", "classify", "input_size"]
+__all__ = ["CHOICES", "FrozenNetwork", "classify", "folds_of", "input_size"]
 
 #: Inverse strengths of the L2 penalty, of which cross-validation chooses.
 CHOICES = tuple(10.0**power for power in range(-6, 3))
@@ -86,7 +86,7 @@ def classify(
     scale = float(features.std(dtype=np.float64)) or 1.0
     # The solution lies in the span of the labelled features: fewer unknowns.
     span = PCA().fit(features.astype(np.float64) / scale)
-    folds = min(2 if len(labels) > _MANY else _FOLDS, int(np.bincount(labels).max()))
+    folds = folds_of(labels)
     model: Any = LogisticRegression(C=CHOICES[len(CHOICES) // 2], max_iter=_ITERATIONS)
     if folds > 1:
         splits = StratifiedKFold(folds, shuffle=True, random_state=seed)
@@ -97,3 +97,8 @@ def classify(
         model.fit(span.transform(features / scale), labels)
     guesses: NDArray[np.int64] = model.predict(span.transform(judged / scale))
     return guesses
+
+
+def folds_of(labels: NDArray[np.int64]) -> int:
+    """The number of folds of cross-validation; 1 for none, with one image a class."""
+    return min(2 if len(labels) > _MANY else _FOLDS, int(np.bincount(labels).max()))

@@ -6,7 +6,7 @@ import shlex
 from collections.abc import Sequence
 
 from .config import CompareConfig
-from .frozen import CHOICES
+from .frozen import CHOICES, folds_of
 from .images import Images
 from .rows import POLICIES, ROWS, Row
 
@@ -19,6 +19,7 @@ def paste(row: Row, config: CompareConfig, images: Images) -> list[str]:
     `dataset` stands for labelled images, and `batch` and `labels` for a batch of them.
     """
     if row.frozen:
+        folds = max(2, folds_of(images.labelled(config.per_class, 0).labels.numpy()))
         overlay = f'pretrained_cfg_overlay={{"file": {str(config.weights)!r}}}'
         return [
             "import timm",
@@ -29,7 +30,7 @@ def paste(row: Row, config: CompareConfig, images: Images) -> list[str]:
             f"                            in_chans={images.shape[0]}, {overlay})",
             "# features: network.eval()(batch) of your labelled images, as a NumPy array",
             f"choices = {{'C': {list(CHOICES)}}}",
-            "model = GridSearchCV(LogisticRegression(max_iter=300), choices)",
+            f"model = GridSearchCV(LogisticRegression(max_iter=300), choices, cv={folds})",
             "model.fit(features / features.std(), labels)",
         ]
     imports = []

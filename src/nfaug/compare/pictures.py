@@ -67,9 +67,9 @@ def variants_picture(part: Part, shown: Mapping[Row, Shown], classes: Sequence[s
             continue
         partners, variants = shown[row]
         if partners is not None:
-            columns.append(partners)
+            columns.append(torch.from_numpy(partners))
             titles.append("partner")
-        columns += variants
+        columns += torch.from_numpy(variants)
         titles.append("NFA" if row.flow == PIXELS and not row.policy else row.added)
         titles += [""] * (len(variants) - 1)  # a title may be as wide as its variants
     table = torch.stack(columns, 1)[:_CLASSES]

@@ -16,7 +16,6 @@ from time import monotonic
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from nfaug.checkpoint.manifest import read_manifest
@@ -376,9 +375,11 @@ class _Run:
         """Keep what the picture of variants shows of a row, the partners first."""
         folder = self.folder / ".variants"
         folder.mkdir(exist_ok=True)
-        partners = [] if shown.partners is None else [shown.partners]
+        arrays = [shown.variants]
+        if shown.partners is not None:
+            arrays.insert(0, shown.partners[None])
         stored = io.BytesIO()
-        np.save(stored, torch.stack([*partners, *shown.variants]).numpy())
+        np.save(stored, np.concatenate(arrays))
         write_bytes(folder / f"{self.rows.index(row)}.npy", stored.getvalue())
 
     def _shown(self) -> dict[Row, Shown]:
@@ -386,9 +387,8 @@ class _Run:
         for number, row in enumerate(self.rows):
             file = self.folder / ".variants" / f"{number}.npy"
             if file.exists():
-                batches = list(torch.from_numpy(np.load(file)))
-                partners = batches.pop(0) if row.flow else None
-                found[row] = Shown(partners, batches)
+                batches = np.load(file)
+                found[row] = Shown(batches[0], batches[1:]) if row.flow else Shown(None, batches)
         return found
 
     def finish(self, plan: Plan) -> Comparison:

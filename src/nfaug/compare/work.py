@@ -36,13 +36,15 @@ SHOWN = 4  # variants of an image in the picture
 class Shown(NamedTuple):
     """Images of the picture of variants, of the first image of each class of seed 0.
 
+    They are NumPy arrays: a process that returns tensors keeps their memory shared.
+
     Attributes:
         partners: (K, C, H, W), the images that are mixed in; None for a policy.
-        variants: SHOWN batches (K, C, H, W).
+        variants: (SHOWN, K, C, H, W).
     """
 
-    partners: Tensor | None
-    variants: list[Tensor]
+    partners: NDArray[np.uint8] | None
+    variants: NDArray[np.uint8]
 
 
 class Work:
@@ -153,7 +155,8 @@ class Work:
         with torch.random.fork_rng(devices=[]):
             torch.default_generator.manual_seed(0)
             variants = [policy(batch) for batch in variants]
-        return Shown(part.images[partners] if row.flow else None, variants)
+        beside = part.images[partners].numpy() if row.flow else None
+        return Shown(beside, torch.stack(variants).numpy())
 
 
 def pairs_of(labels: Tensor) -> tuple[Tensor, Tensor]:
