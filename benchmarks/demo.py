@@ -3,7 +3,7 @@
     python benchmarks/demo.py --clones 3
 
 For each clone: seconds of `make demo` (without those that install, which come first), whole seeds,
-the advice, and the accuracies that the example prints beside those of the table. One training agrees
+the advice, and the accuracies that the example prints beside those of the table. A training agrees
 with the table if it lies in the 95% prediction interval of the row's seeds. --results gets demo.md.
 """
 

@@ -1,4 +1,4 @@
-"""What `nfaug compare` does in ten minutes: alone on the machine, and beside a job that takes a core.
+"""What `nfaug compare` does in ten minutes: on an idle machine, and beside a job that takes a core.
 
     python benchmarks/ten_minutes.py --data clothing128-train.tar
 
