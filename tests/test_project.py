@@ -100,7 +100,7 @@ def test_only_one_function_skips_for_a_library() -> None:
 
 
 def test_examples_use_public_names() -> None:
-    public = {"nfaug", "nfaug.bank", "nfaug.hub", "nfaug.training"}
+    public = {"nfaug", "nfaug.bank", "nfaug.compare", "nfaug.hub", "nfaug.training"}
     for path in sorted((ROOT / "examples").glob("*.py")):
         text = path.read_text(encoding="utf-8")
         used = set(re.findall(r"^\s*(?:from|import) (nfaug[\w.]*)", text, re.M))

@@ -6,10 +6,13 @@ import contextlib
 import csv
 import dataclasses
 import json
+import os
 import re
 import shlex
+import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -509,3 +512,51 @@ def test_timm_needs_a_validation_folder(
         assert ("needs a folder with a validation folder" in said) == (not has_line)
         if has_line:
             assert "--train-split train --val-split val " in said
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="signals of a terminal")
+@pytest.mark.parametrize("how", ["SIGINT", "SIGKILL"])
+def test_an_interruption_leaves_no_process(how: str, tmp_path: Path) -> None:
+    """Break 99: after SIGKILL, decoded images stayed in the temporary folder."""
+    write_images(tmp_path / "data", 16, train=24)
+    (tmp_path / "temporary").mkdir()
+    command = [sys.executable, "-m", "nfaug", "compare", "--data", "data", "--out", "out"]
+    command += ["--per-class", "4", "--steps", "40", "--seeds", "500", "--processes", "2"]
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "TMPDIR": str(tmp_path / "temporary")}
+    with (tmp_path / "said").open("w") as said:
+        process = subprocess.Popen(command, cwd=tmp_path, stderr=said, env=environment)
+    out = tmp_path / "out"
+    deadline = time.monotonic() + 120
+    while not (out / "plan.json").exists() and time.monotonic() < deadline:
+        time.sleep(0.1)
+    children = Path(f"/proc/{process.pid}/task/{process.pid}/children")
+    started = children.read_text().split() if children.exists() else []
+    process.send_signal(getattr(signal, how))
+    code = process.wait(timeout=60)
+    text = (tmp_path / "said").read_text()
+    assert "Traceback" not in text
+    if how == "SIGINT":
+        assert code == 130, text
+        assert "the same command goes on" in text
+        assert not (out / ".images").exists()
+    deadline = time.monotonic() + 20
+    while time.monotonic() < deadline and any(Path(f"/proc/{pid}").exists() for pid in started):
+        time.sleep(0.1)
+    assert started
+    assert not [pid for pid in started if Path(f"/proc/{pid}").exists()]
+    assert not list((tmp_path / "temporary").rglob("*.npy"))
+    assert not (out / "table.md").exists()
+    cells = (out / "cells.csv").read_text().splitlines()
+    assert len(cells) > 5
+    # The next run replaces what a killed one left, and removes it.
+    with (tmp_path / "again").open("w") as said:
+        again = subprocess.Popen(command, cwd=tmp_path, stderr=said, env=environment)
+    deadline = time.monotonic() + 120
+    while time.monotonic() < deadline and again.poll() is None:
+        if len((out / "cells.csv").read_text().splitlines()) > len(cells):
+            break
+        time.sleep(0.1)
+    again.send_signal(signal.SIGINT)
+    assert again.wait(timeout=60) == 130, (tmp_path / "again").read_text()
+    assert not (out / ".images").exists()
+    assert (out / "cells.csv").read_text().startswith("\n".join(cells))

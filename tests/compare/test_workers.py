@@ -3,17 +3,12 @@
 from __future__ import annotations
 
 import multiprocessing
-import os
-import signal
-import subprocess
-import sys
-import time
 from pathlib import Path
 
 import pytest
 import timm
 import torch
-from nfa_tools import TensorImages, write_images
+from nfa_tools import TensorImages
 from safetensors.torch import save_file
 
 from nfaug.compare import CompareConfig
@@ -82,51 +77,3 @@ def test_an_error_of_a_process_is_its_own(tmp_path: Path) -> None:
     with pytest.raises(ChildProcessError, match="--processes"):
         compute()
     assert not folder.exists()
-
-
-@pytest.mark.skipif(sys.platform == "win32", reason="signals of a terminal")
-@pytest.mark.parametrize("how", ["SIGINT", "SIGKILL"])
-def test_an_interruption_leaves_no_process(how: str, tmp_path: Path) -> None:
-    """Break 99: after SIGKILL, decoded images stayed in the temporary folder."""
-    write_images(tmp_path / "data", 16, train=24)
-    (tmp_path / "temporary").mkdir()
-    command = [sys.executable, "-m", "nfaug", "compare", "--data", "data", "--out", "out"]
-    command += ["--per-class", "4", "--steps", "40", "--seeds", "500", "--processes", "2"]
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "TMPDIR": str(tmp_path / "temporary")}
-    with (tmp_path / "said").open("w") as said:
-        process = subprocess.Popen(command, cwd=tmp_path, stderr=said, env=environment)
-    out = tmp_path / "out"
-    deadline = time.monotonic() + 120
-    while not (out / "plan.json").exists() and time.monotonic() < deadline:
-        time.sleep(0.1)
-    children = Path(f"/proc/{process.pid}/task/{process.pid}/children")
-    started = children.read_text().split() if children.exists() else []
-    process.send_signal(getattr(signal, how))
-    code = process.wait(timeout=60)
-    text = (tmp_path / "said").read_text()
-    assert "Traceback" not in text
-    if how == "SIGINT":
-        assert code == 130, text
-        assert "the same command goes on" in text
-        assert not (out / ".images").exists()
-    deadline = time.monotonic() + 20
-    while time.monotonic() < deadline and any(Path(f"/proc/{pid}").exists() for pid in started):
-        time.sleep(0.1)
-    assert started
-    assert not [pid for pid in started if Path(f"/proc/{pid}").exists()]
-    assert not list((tmp_path / "temporary").rglob("*.npy"))
-    assert not (out / "table.md").exists()
-    cells = (out / "cells.csv").read_text().splitlines()
-    assert len(cells) > 5
-    # The next run replaces what a killed one left, and removes it.
-    with (tmp_path / "again").open("w") as said:
-        again = subprocess.Popen(command, cwd=tmp_path, stderr=said, env=environment)
-    deadline = time.monotonic() + 120
-    while time.monotonic() < deadline and again.poll() is None:
-        if len((out / "cells.csv").read_text().splitlines()) > len(cells):
-            break
-        time.sleep(0.1)
-    again.send_signal(signal.SIGINT)
-    assert again.wait(timeout=60) == 130, (tmp_path / "again").read_text()
-    assert not (out / ".images").exists()
-    assert (out / "cells.csv").read_text().startswith("\n".join(cells))

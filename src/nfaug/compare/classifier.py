@@ -99,13 +99,28 @@ def moments_of(model: Any, channels: int) -> Tensor:
 
 
 class Classifier:
-    """A network for uint8 images of a shape (C, H, W), and how it is trained.
+    """A network for uint8 images, and how it is trained.
 
-    From random weights (drawn from `seed`): SGD with Nesterov momentum for small-cnn, AdamW for a
-    timm model. From pretrained ones: AdamW, a new head that starts at zero, and BatchNorm with the
-    statistics of the pretraining. The learning rate goes through one cycle. A random head, or one
-    that learns much faster, would distort the pretrained features in the first steps
-    (arXiv:2202.10054), and training on few images could fall to chance.
+    From random weights: SGD with Nesterov momentum for small-cnn, AdamW for a timm model. From
+    pretrained ones: AdamW, a new head that starts at zero, and BatchNorm with the statistics of the
+    pretraining. The learning rate goes through one cycle. A random head, or one that learns much
+    faster, would distort the pretrained features in the first steps (arXiv:2202.10054), and
+    training on few images could fall to chance.
+
+    Args:
+        config: The network, its weights, steps, learning rate and device.
+        shape: (C, H, W) of the images.
+        classes: The number of classes.
+        seed: Decides random weights, and the order of the images.
+
+    Raises:
+        ValueError: There is no such network, or it does not take images of this shape.
+
+    Example:
+        >>> from nfaug.compare import Classifier, CompareConfig
+        >>> images = torch.randint(256, (20, 1, 8, 8), dtype=torch.uint8)
+        >>> labels = torch.arange(20) % 2
+        >>> classifier = Classifier(CompareConfig(steps=3), (1, 8, 8), 2, seed=0)
     """
 
     def __init__(
@@ -151,6 +166,9 @@ class Classifier:
                 class probabilities. The seed alone decides the rows, in a new order each epoch.
             count: The number of labelled images.
             after_step: Takes the loss of each step.
+
+        Example:
+            >>> classifier.train(lambda rows: (images[rows], labels[rows]), count=20)
         """
         optimizer = self._optimizer()
         steps = self.config.steps or 1
@@ -179,7 +197,19 @@ class Classifier:
 
     @torch.no_grad()
     def right(self, images: Tensor, labels: Tensor) -> Tensor:
-        """Which images get their class, (N,) bool."""
+        """Judge images.
+
+        Args:
+            images: (N, C, H, W), uint8.
+            labels: (N,), int64.
+
+        Returns:
+            Which images get their class, (N,) bool.
+
+        Example:
+            >>> classifier.right(images, labels).shape
+            torch.Size([20])
+        """
         self.model.eval()
         guesses = [self._logits(batch).argmax(1).cpu() for batch in images.split(256)]
         return torch.cat(guesses) == labels

@@ -87,13 +87,25 @@ class Images:
 
         Returns:
             The images, in the order of the data.
+
+        Example:
+            >>> len(data.labelled(2, seed=0).labels)
+            20
         """
         if per_class is None:
             return self.pool
         return self.pool.rows(_draw(self.pool.labels, len(self.classes), per_class, seed))
 
     def sha256(self) -> str:
-        """SHA-256 of all pixels, labels and names of classes."""
+        """What tells these images from others.
+
+        Returns:
+            SHA-256 of all pixels, labels and names of classes.
+
+        Example:
+            >>> len(data.sha256())
+            64
+        """
         sha = hashlib.sha256("\0".join(self.classes).encode())
         for part in (self.pool, self.judged):
             for array in part:
@@ -146,6 +158,12 @@ def read_images(data: Any, test_data: Any = None, *, config: CompareConfig) -> I
 
     Raises:
         ValueError: See `compare`.
+
+    Example:
+        >>> from nfaug.compare import CompareConfig, open_parts, read_images
+        >>> data = read_images(*open_parts("digits"), config=CompareConfig(per_class=10))
+        >>> len(data.names), len(data.classes)
+        (355, 10)
     """
     pool, judged = split_images(data, test_data, config)
     return decode_images(pool, judged, config)

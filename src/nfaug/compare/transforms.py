@@ -15,10 +15,24 @@ __all__ = ["spec_augment", "transform_of"]
 def transform_of(
     safe: Collection[str], policy: str, size: tuple[int, int]
 ) -> Callable[[Tensor], Tensor]:
-    """The policy and then the safe augmentations, for uint8 images (B, C, H, W) of this size.
+    """The policy and then the safe augmentations, for uint8 images (B, C, H, W) of one size.
 
-    Each image is shifted by up to an eighth of its shorter side, with mirrored borders. Of MixUp,
-    which mixes a batch after them, this is nothing.
+    Each image is shifted by up to an eighth of its shorter side, with mirrored borders.
+
+    Args:
+        safe: Words of `CompareConfig.augment`.
+        policy: randaugment, trivialaugment or specaugment. Of another one, such as mixup, which
+            mixes a batch after all this, or of an empty text this is nothing.
+        size: (H, W) of the images.
+
+    Returns:
+        The transform. It draws from torch's generator.
+
+    Example:
+        >>> from nfaug.compare import transform_of
+        >>> transform = transform_of(["flip", "crop"], "randaugment", (16, 16))
+        >>> transform(torch.zeros(2, 3, 16, 16, dtype=torch.uint8)).shape
+        torch.Size([2, 3, 16, 16])
     """
     from torchvision.transforms import v2
 
