@@ -19,14 +19,27 @@ import torch
 from data_tools import png, save
 from hub_tools import FakeHub
 from library_tools import needs
-from nfa_tools import TensorImages
+from nfa_tools import TensorImages, checkpoint
+from timm.data import ScheduledTransformDataset
 from timm.data.loader import PrefetchLoader
-from torch.utils.data import BatchSampler, DataLoader, SubsetRandomSampler, WeightedRandomSampler
+from torch.utils.data import (
+    BatchSampler,
+    ConcatDataset,
+    DataLoader,
+    Dataset,
+    Subset,
+    SubsetRandomSampler,
+    WeightedRandomSampler,
+)
+from torchvision.datasets import ImageFolder
 
 import nfaug
+from nfaug.bank import BankDataset, make_bank
+from nfaug.data.classes import dataset_classes
 from nfaug.data.images import to_tensors
-from nfaug.data.open import open_dataset
+from nfaug.data.open import open_dataset, wrap_dataset
 from nfaug.data.sources import tables
+from nfaug.integrations.timm import NFALoader
 
 
 def write_tar(path: Path, files: dict[str, bytes]) -> Path:
@@ -488,6 +501,126 @@ def _bmp(level: int) -> bytes:
     return data.getvalue()
 
 
+# Names of classes
+
+
+class Pairs(Dataset[tuple[torch.Tensor, int]]):
+    """Images of the level of their label, with whatever attributes a test gives the data set."""
+
+    def __init__(self, labels: list[int], **attributes: Any) -> None:
+        self.targets = labels
+        self.__dict__.update(attributes)
+
+    def __len__(self) -> int:
+        return len(self.targets)
+
+    def __getitem__(self, index: int) -> tuple[torch.Tensor, int]:
+        return torch.full((1, 4, 4), self.targets[index], dtype=torch.uint8), self.targets[index]
+
+
+class Turned(Dataset[tuple[torch.Tensor, int]]):
+    """A wrapper that counts classes from the end."""
+
+    def __init__(self, dataset: Any) -> None:
+        self.dataset = dataset
+
+    def __len__(self) -> int:
+        return len(self.dataset)
+
+    def __getitem__(self, index: int) -> tuple[torch.Tensor, int]:
+        image, label = self.dataset[index]
+        return image, 2 - label
+
+
+class Delegating(Turned):
+    """It also shows the attributes of the data set inside."""
+
+    def __getattr__(self, name: str) -> Any:
+        if name == "dataset":
+            raise AttributeError(name)
+        return getattr(self.dataset, name)
+
+
+class TurnedSubset(Subset[tuple[torch.Tensor, int]]):
+    def __getitem__(self, index: int) -> tuple[torch.Tensor, int]:
+        image, label = super().__getitem__(index)
+        return image, 2 - label
+
+    def __getitems__(self, indices: list[int]) -> list[tuple[torch.Tensor, int]]:
+        return [self[index] for index in indices]
+
+
+class TurnedInside(Pairs):
+    def __getitem__(self, index: int) -> tuple[torch.Tensor, int]:
+        image, label = super().__getitem__(index)
+        return image, 2 - label
+
+
+ABC = ["a", "b", "c"]
+
+
+@pytest.mark.parametrize(
+    "wrap",
+    [
+        lambda data: Turned(data),
+        lambda data: Delegating(data),
+        lambda data: TurnedSubset(data, [0, 1, 2, 3]),
+        lambda data: Subset(Turned(data), [0, 1, 2, 3]),
+        lambda data: ConcatDataset([data, Turned(data)]),
+        lambda data: TurnedInside([2, 1, 0, 0], classes=ABC),
+        lambda data: ConcatDataset([TurnedInside([2, 1, 0, 0], classes=ABC), data]),
+        lambda data: Pairs([0, 1, 2, 2], classes=ABC, target_transform=lambda label: label),
+    ],
+)
+def test_names_belong_to_the_labels_of_their_data_set(wrap: Any) -> None:
+    """Break 88: names of the data set inside were kept for labels that a wrapper had changed."""
+    data = Pairs([2, 1, 0, 0], classes=ABC)
+    found = wrap_dataset(wrap(data), image_size=4, channels=1)
+    assert found.classes == ["0", "1", "2"]
+    assert found.targets[:4].tolist() == [wrap(data)[index][1] for index in range(4)]
+    named = wrap_dataset(wrap(data), image_size=4, channels=1, classes=ABC)
+    assert named.classes == ABC
+
+
+def test_names_of_an_image_folder_with_a_target_transform(tmp_path: Path) -> None:
+    """Break 88: class "a" had the images of class "c", and `check_classes` passed."""
+    for seed, name in enumerate(ABC):
+        for number in range(3):
+            save(tmp_path / name / f"{number}.png", seed + 3 * number)
+    plain, turned = ImageFolder(tmp_path), ImageFolder(tmp_path, target_transform=lambda y: 2 - y)
+    nfa = nfaug.NFAugment(nfaug.fit("builtin:pixels", plain, progress=False))
+    nfa.check_classes(torch.utils.data.random_split(plain, [5, 4])[0])
+    for data in (turned, Turned(plain), ConcatDataset([plain, turned])):
+        assert wrap_dataset(data, image_size=4).classes == ["0", "1", "2"]
+        with pytest.raises(ValueError, match="target_transform"):
+            nfa.check_classes(data)
+
+
+def test_names_of_parts_that_are_joined() -> None:
+    """Break 88: those of the first part were taken, and dogs were mixed with cats."""
+    one, other = Pairs([0, 1], classes=["cat", "dog"]), Pairs([1, 0], classes=["bee", "cat"])
+    joined: Any = ConcatDataset([one, other])
+    for look in (wrap_dataset, dataset_classes, nfaug.NFAugment(checkpoint()).check_classes):
+        with pytest.raises(ValueError, match=r"'cat' .*'bee'"):
+            look(joined)
+    assert wrap_dataset(joined, classes=["first", "second"]).classes == ["first", "second"]
+    same: Any = ConcatDataset([one, Subset(ConcatDataset([one, one]), [3, 0])])
+    assert wrap_dataset(same).classes == ["cat", "dog"]
+    assert wrap_dataset(same).targets.tolist() == [0, 1, 1, 0]
+    assert dataset_classes(ConcatDataset([one, Pairs([0, 1])])) is None
+
+
+def test_names_through_the_wrappers_that_keep_labels(tmp_path: Path) -> None:
+    """Break 88: a bank's data set, and timm's of several sizes, still have names to compare."""
+    data = Pairs([0, 1, 2] * 3, classes=["cat", "dog", "eel"])
+    made = make_bank(nfaug.fit("builtin:pixels", data, progress=False), data, tmp_path / "bank")
+    assert dataset_classes(BankDataset(Subset(data, range(9)), made)) == ["cat", "dog", "eel"]
+    other = Pairs([0, 1, 2], classes=["cat", "eel", "dog"])
+    sizes: Any = ScheduledTransformDataset(other, [torch.nn.Identity()])
+    with pytest.raises(ValueError, match="another order"):
+        NFALoader(DataLoader(sizes), nfaug.NFAugment(checkpoint()))  # type: ignore[arg-type]
+
+
 # Samplers
 
 
@@ -518,6 +651,6 @@ def test_a_loader_in_place_of_a_data_set(tiny_images: TensorImages, name: str) -
 
 def test_the_part_of_a_subset_is_fitted(tiny_images: TensorImages) -> None:
     """Break 31: the way that the error names gives the images of the part alone."""
-    part = torch.utils.data.Subset(tiny_images, [0, 1, 2, 3, 4, 5])
+    part = Subset(tiny_images, [0, 1, 2, 3, 4, 5])
     fitted = nfaug.fit("builtin:pixels", part, rank=1, progress=False)
     assert fitted.config.gaussians["images"] == 6

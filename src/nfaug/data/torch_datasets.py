@@ -125,12 +125,17 @@ class DatasetReader(Reader):
             paths = self.images.paths
         elif self.shows_files():
             self.files, paths = files_of(dataset)
+        changed = False  # whether labels are others than those that the dataset stores
         if targets is None:
             labels: Any = stored_labels(dataset)
-            if labels is None or not self._agrees(labels):
+            changed = labels is not None and not self._agrees(labels)
+            if labels is None or changed:
                 labels = list(run_over(self._label, len(dataset), "reading labels", threads=False))
             targets = torch.as_tensor(labels, dtype=torch.int64)
-        names = classes or dataset_classes(dataset) or numbered(targets)
+        names = classes
+        if not names and not changed:
+            names = dataset_classes(dataset)
+        names = names or numbered(targets)
         super().__init__(
             where=self.where, classes=list(names), targets=targets, paths=paths or None
         )
@@ -199,7 +204,7 @@ def labelled_images(dataset: Any) -> LabelledImages | None:
     """The images of a `LabelledImages` or of a torch `Subset` of one; None for other datasets."""
     if isinstance(dataset, LabelledImages):
         return dataset
-    if isinstance(dataset, Subset):
+    if type(dataset) is Subset:  # a subclass may change items
         images = labelled_images(dataset.dataset)
         if images is not None:
             return images.subset(torch.as_tensor(dataset.indices, dtype=torch.int64))
@@ -212,7 +217,7 @@ def files_of(dataset: Any) -> tuple[list[str], list[str]]:
     Paths begin below the innermost folder that holds all files, and have slashes. Both lists are
     empty for other datasets.
     """
-    if isinstance(dataset, Subset):
+    if type(dataset) is Subset:
         files, paths = files_of(dataset.dataset)
         if not files:
             return [], []

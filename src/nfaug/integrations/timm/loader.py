@@ -11,6 +11,7 @@ import torch
 from timm.data.dataset import AugMixDataset
 from timm.data.loader import PrefetchLoader, fast_collate
 from timm.data.mixup import FastCollateMixup, Mixup
+from timm.data.scheduled_sampler import ScheduledTransformDataset
 from torch.utils.data import BatchSampler, DataLoader, RandomSampler
 
 from ...augment.pixels import Normalization
@@ -65,7 +66,10 @@ class NFALoader:
         dataset = getattr(loader, "dataset", None)
         if any(isinstance(holder, AugMixDataset) for holder in unwrapped(dataset)):
             raise ValueError("NFA does not support AugMix splits; remove --aug-splits")
-        nfa.check_classes(dataset, required=False)
+        labelled = dataset
+        if isinstance(dataset, ScheduledTransformDataset):  # which leaves labels as they are
+            labelled = dataset.dataset
+        nfa.check_classes(labelled, required=False)
         _set_normalization(nfa, loader)
         loader_mixup = _take_mixup(loader)
         if mixup is not None and loader_mixup is not None:
