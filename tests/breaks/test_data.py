@@ -31,7 +31,9 @@ from torch.utils.data import (
     SubsetRandomSampler,
     WeightedRandomSampler,
 )
+from torchvision import transforms
 from torchvision.datasets import ImageFolder
+from torchvision.transforms import v2
 
 import nfaug
 from nfaug.bank import BankDataset, make_bank
@@ -619,6 +621,98 @@ def test_names_through_the_wrappers_that_keep_labels(tmp_path: Path) -> None:
     sizes: Any = ScheduledTransformDataset(other, [torch.nn.Identity()])
     with pytest.raises(ValueError, match="another order"):
         NFALoader(DataLoader(sizes), nfaug.NFAugment(checkpoint()))  # type: ignore[arg-type]
+
+
+# Normalization
+
+
+class AddGaussianNoise:
+    """As in many tutorials: a mean and a std, and no normalization."""
+
+    def __init__(self, mean: float = 0.0, std: float = 0.05) -> None:
+        self.mean = mean
+        self.std = std
+
+    def __call__(self, image: torch.Tensor) -> torch.Tensor:
+        return (image + torch.randn_like(image) * self.std + self.mean).clamp(0, 1)
+
+
+class Normalize(AddGaussianNoise):
+    """The name alone makes no normalization."""
+
+
+class Brighter(Turned):
+    """A wrapper that returns images in [0, 1] of a normalized data set."""
+
+    def __getitem__(self, index: int) -> tuple[torch.Tensor, int]:
+        image, label = self.dataset[index]
+        return image * 0.5 + 0.5, label
+
+
+class DelegatingBrighter(Brighter, Delegating):
+    pass
+
+
+HALF = v2.Normalize([0.5], [0.5])
+UNDONE = v2.Normalize([-1.0], [2.0])
+FLOATS = v2.ToDtype(torch.float32, scale=True)
+
+
+class Gray(Pairs):
+    """Images of the levels 0, 51, 102, ..., with a transform."""
+
+    def __init__(self, transform: Any) -> None:
+        super().__init__([0, 1, 2, 3, 4, 5], transform=transform)
+
+    def __getitem__(self, index: int) -> tuple[torch.Tensor, int]:
+        return self.transform(torch.full((1, 4, 4), 51 * index, dtype=torch.uint8)), index
+
+
+@pytest.mark.parametrize(
+    ("data", "mean"),
+    [
+        (Gray(v2.Compose([FLOATS, AddGaussianNoise(0.0, 0.0)])), None),
+        (Gray(v2.Compose([FLOATS, Normalize(0.0, 0.0)])), None),
+        (Gray(v2.Compose([FLOATS, HALF, UNDONE])), None),
+        (Gray(v2.Compose([FLOATS, HALF, v2.Lambda(lambda x: x * 0.5 + 0.5)])), None),
+        (Gray(v2.Compose([FLOATS, v2.RandomApply([HALF], p=0.0)])), None),
+        (Brighter(Gray(v2.Compose([FLOATS, HALF]))), None),
+        (DelegatingBrighter(Gray(v2.Compose([FLOATS, HALF]))), None),
+        (Subset(Brighter(Gray(v2.Compose([FLOATS, HALF]))), range(6)), None),
+        (Gray(v2.Compose([FLOATS, v2.Compose([HALF])])), 0.5),
+        (Gray(torch.nn.Sequential(FLOATS, transforms.Normalize(0.5, 0.5))), 0.5),
+        (Gray(v2.Compose([FLOATS, HALF, v2.RandomErasing(0.0), v2.ToPureTensor()])), 0.5),
+        (Subset(Gray(v2.Compose([FLOATS, HALF])), range(6)), 0.5),
+        (ConcatDataset([Subset(Gray(v2.Compose([FLOATS, HALF])), range(6))]), 0.5),
+    ],
+)
+def test_what_is_undone_as_a_normalization(data: Any, mean: float | None) -> None:
+    """Break 87: noise with a mean and a std was, and a wrapper's [0, 1] was undone once more."""
+    assert levels(wrap_dataset(data, channels=1, image_size=4)) == [0, 51, 102, 153, 204, 255]
+    nfa = nfaug.NFAugment(checkpoint(channels=1))
+    NFALoader(DataLoader(data), nfa)
+    assert nfa.normalization.mean == (None if mean is None else (mean,))
+
+
+def test_two_normalizations_in_one_data_set() -> None:
+    """Break 87: those of the first part were undone in both."""
+    parts = [Gray(v2.Compose([FLOATS, v2.Normalize([mean], [0.5])])) for mean in (0.5, 0.4)]
+    with pytest.raises(ValueError, match="mean="):
+        wrap_dataset(ConcatDataset(parts))
+
+
+def test_noise_does_not_darken_a_fit(tmp_path: Path) -> None:
+    """Break 87: a fit saw images of mean 6 in place of 125."""
+    for seed, name in enumerate(("cat", "dog")):
+        for number in range(3):
+            save(tmp_path / name / f"{number}.png", seed + 2 * number)
+    noisy = transforms.Compose([transforms.ToTensor(), AddGaussianNoise()])
+    fits = [
+        nfaug.fit("builtin:pixels", ImageFolder(tmp_path, transform), progress=False)
+        for transform in (None, noisy)
+    ]
+    means = [float(fitted.pca.mean.mean()) for fitted in fits if fitted.pca is not None]
+    assert means[1] == pytest.approx(means[0], abs=0.02)
 
 
 # Samplers
