@@ -118,27 +118,95 @@ def test_a_picture_beside_shards(tmp_path: Path) -> None:
         open_dataset(tmp_path)
 
 
+def write_splits(data: Path, *names: str) -> None:
+    """A cat and a dog in each of these folders."""
+    for seed, split in enumerate(names):
+        for kind, name in enumerate(("cat", "dog")):
+            save(data / split / name / f"{seed + 1}.png", kind + 2 * seed)
+
+
+def packed(data: Path) -> Path:
+    """A tar of a folder, beside it."""
+    path = data.with_name(f"{data.name}.tar")
+    with tarfile.open(path, "w") as archive:
+        archive.add(data, arcname=".")
+    return path
+
+
 @pytest.mark.parametrize(
     ("train", "test"),
     [
-        ("train", "test"), ("seg_train", "seg_test"), ("train2017", "val2017"),
-        ("Training set", "Test set"), ("train", "dev"), ("trainset", "testset"),
+        ("train", "test"), ("train", "dev"), ("trainset", "testset"), ("seg_train", "seg_test"),
+        ("train2017", "val2017"), ("Training set", "Test set"), ("traindata", "testdata"),
+        ("trainA", "testA"), ("imagesTr", "imagesTs"), ("fold1", "fold2"), ("trn", "tst"),
+        ("labelled", "unlabelled"), ("Art", "Clipart"),
     ],
 )  # fmt: skip
-@pytest.mark.parametrize("packed", [False, True], ids=["folder", "tar"])
-def test_split_folders_of_other_names(tmp_path: Path, train: str, test: str, packed: bool) -> None:
-    """Break 43: they became two classes, and test images were trained on."""
+@pytest.mark.parametrize("tar", [False, True], ids=["folder", "tar"])
+def test_split_folders_of_other_names(tmp_path: Path, train: str, test: str, tar: bool) -> None:
+    """Breaks 43 and 89: they became two classes, and test images were trained on."""
     data = tmp_path / "data"
-    for seed, name in enumerate(("cat", "dog")):
-        save(data / train / name / "1.png", seed)
-        save(data / test / name / "2.png", seed + 2)
-    if packed:
-        with tarfile.open(tmp_path / "data.tar", "w") as archive:
-            archive.add(data, arcname=".")
-        data = tmp_path / "data.tar"
-    assert open_dataset(data).classes == ["cat", "dog"]
-    assert open_dataset(data).paths == ["cat/1.png", "dog/1.png"]
-    assert open_dataset(data, split="test").paths == ["cat/2.png", "dog/2.png"]
+    write_splits(data, train, test)
+    if tar:
+        data = packed(data)
+    if {train, test} <= {"train", "test", "dev", "trainset", "testset"}:
+        assert open_dataset(data).paths == ["cat/1.png", "dog/1.png"]
+        assert open_dataset(data, split="test").paths == ["cat/2.png", "dog/2.png"]
+        return
+    for split in ("train", "test"):
+        with pytest.raises(ValueError, match="splits") as caught:
+            open_dataset(data, split=split)
+        assert repr(train) in str(caught.value)
+        assert repr(test) in str(caught.value)
+    assert open_dataset(data, split=train).paths == ["cat/1.png", "dog/1.png"]
+    assert open_dataset(data, split=test).paths == ["cat/2.png", "dog/2.png"]
+    if not tar:
+        assert open_dataset(data / test).classes == ["cat", "dog"]
+
+
+@pytest.mark.parametrize("wrapper", ["", "archive", "archive/deep"])
+@pytest.mark.parametrize(
+    "paths",
+    [
+        ["a/cat/1.png", "a/dog/1.png", "a/eel/1.png", "b/cat/2.png", "b/dog/2.png"],
+        ["a/cat/1.png", "a/dog/1.png", "b/dog/2.png", "b/eel/2.png", "docs/figures/3.png"],
+        ["a/a/cat/1.png", "a/a/dog/1.png", "b/x/y/cat/2.png", "b/x/y/dog/2.png"],
+        ["a/cat/1.png", "a/dog/1.png", "b/2.png", "b/3.png"],
+        ["a/images/1.png", "a/masks/1.png", "b/images/2.png", "b/masks/2.png"],
+    ],
+)
+def test_folders_that_look_like_splits(tmp_path: Path, paths: list[str], wrapper: str) -> None:
+    """Break 89: held-out classes that are missing, images without labels, folders between."""
+    for seed, path in enumerate(paths):
+        save(tmp_path / wrapper / path, seed)
+    with pytest.raises(ValueError, match="'a' and 'b', which look like splits"):
+        open_dataset(tmp_path)
+    inner = "a/a/" if paths[0].startswith("a/a/") else "a/"
+    of_a = [path.removeprefix(inner) for path in paths if path.startswith("a/")]
+    assert open_dataset(tmp_path, split="a").paths == of_a
+    assert len(open_dataset(tmp_path, labels=False)) == len(paths)
+
+
+def test_a_folder_train_beside_others_that_look_like_splits(tmp_path: Path) -> None:
+    """Break 89: `train` may be a class beside others, so it is not read as the only split."""
+    write_splits(tmp_path, "train", "holdout")
+    for split in ("train", "test"):
+        with pytest.raises(ValueError, match="or split='holdout'"):
+            open_dataset(tmp_path, split=split)
+    assert open_dataset(tmp_path, split="holdout").paths == ["cat/2.png", "dog/2.png"]
+    assert open_dataset(tmp_path / "train").classes == ["cat", "dog"]
+
+
+def test_classes_that_look_like_splits_in_a_split(tmp_path: Path) -> None:
+    """Break 89: folders in a folder of a split are classes, whatever they hold."""
+    write_splits(tmp_path / "train", "left", "right")
+    found = open_dataset(tmp_path)
+    assert found.classes == ["left", "right"]
+    assert found.paths == ["left/cat/1.png", "left/dog/1.png", "right/cat/2.png", "right/dog/2.png"]
+    save(tmp_path / "cells" / "a" / "patient1" / "1.png")  # classes with folders of their own
+    save(tmp_path / "cells" / "b" / "patient2" / "1.png")
+    save(tmp_path / "cells" / "b" / "patient3" / "1.png")
+    assert open_dataset(tmp_path / "cells").classes == ["a", "b"]
 
 
 def test_a_split_folder_inside_itself(tmp_path: Path) -> None:
@@ -147,10 +215,11 @@ def test_a_split_folder_inside_itself(tmp_path: Path) -> None:
         save(tmp_path / "seg_train" / "seg_train" / name / "1.png", seed)
         save(tmp_path / "seg_test" / "seg_test" / name / "2.png", seed + 2)
     save(tmp_path / "seg_pred" / "seg_pred" / "3.png", 4)
-    with pytest.warns(UserWarning, match="'seg_pred'"):
-        assert open_dataset(tmp_path).paths == ["cat/1.png", "dog/1.png"]
-    with pytest.warns(UserWarning, match="'seg_pred'"):
-        assert open_dataset(tmp_path, split="test").paths == ["cat/2.png", "dog/2.png"]
+    with pytest.raises(ValueError, match=r"'seg_t.*splits"):
+        open_dataset(tmp_path)
+    for data, split in ((tmp_path, "seg_train"), (tmp_path / "seg_train", "train")):
+        assert open_dataset(data, split=split).paths == ["cat/1.png", "dog/1.png"]
+    assert open_dataset(tmp_path, split="seg_test").paths == ["cat/2.png", "dog/2.png"]
 
 
 @pytest.mark.parametrize(
@@ -166,13 +235,18 @@ def test_a_split_folder_inside_itself(tmp_path: Path) -> None:
 def test_classes_whose_names_look_like_splits(tmp_path: Path, names: list[str]) -> None:
     """Break 43: they are classes, with a warning if their names tell two splits."""
     for seed, name in enumerate(names):
-        save(tmp_path / name / "session" / "1.png", seed)
-    with warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("always")
-        found = open_dataset(tmp_path)
-    assert found.classes == names
+        save(tmp_path / "deep" / name / "session" / "1.png", seed)
+        save(tmp_path / "in" / "train" / name / "session" / "1.png", seed)
+        save(tmp_path / "flat" / name / "1.png", seed)
+    with pytest.raises(ValueError, match="look like splits"):
+        open_dataset(tmp_path / "deep")
     both = any("train" in name for name in names) and any("test" in name for name in names)
-    assert [str(warning.message).count("splits") > 0 for warning in caught] == [True] * both
+    for data in ("in", "flat"):
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            found = open_dataset(tmp_path / data)
+        assert found.classes == names
+        assert [str(warning.message).count("splits") > 0 for warning in caught] == [True] * both
 
 
 @pytest.mark.parametrize(
@@ -181,16 +255,18 @@ def test_classes_whose_names_look_like_splits(tmp_path: Path, names: list[str]) 
         (["train", "val", "test", "test_hidden"], "test", "test"),
         (["train", "train_aug", "val"], "train", "train"),
         (["Training", "Test", "test-multiple"], "test", "Test"),
-        (["val_x", "test_x", "train_x", "docs"], "val", "val_x"),
+        (["val_x", "test_x", "train_x", "docs"], "val", ""),
     ],
 )
 def test_folders_beside_those_of_plain_names(
     tmp_path: Path, folders: list[str], split: str, read: str
 ) -> None:
-    """Break 43: plain names are the splits, then those of one pattern; others are named."""
-    for seed, folder in enumerate(folders):
-        save(tmp_path / folder / "cat" / "1.png", seed)
-        save(tmp_path / folder / "dog" / "1.png", seed + 10)
+    """Break 43: plain names are the splits, and others are named."""
+    write_splits(tmp_path, *folders)
+    if not read:
+        with pytest.raises(ValueError, match="look like splits"):
+            open_dataset(tmp_path, split=split)
+        return
     with pytest.warns(UserWarning, match="not read"):
         found = open_dataset(tmp_path, split=split)
     assert Path(found.name(0)).parents[1].name == read
@@ -202,17 +278,17 @@ def test_two_families_of_splits(tmp_path: Path, seed: str) -> None:
     names = ("train_images", "val_images", "train_masks", "val_masks", "docs")
     for name in names:
         save(tmp_path / name / "cat" / "1.png")
-    code = "import sys; from nfaug.data.sources.layout import splits_among as f"
-    words = [sys.executable, "-c", f"{code}; f(set(sys.argv[1:]))", *names]
+    code = "import sys; from nfaug.data.open import open_dataset as f; f(sys.argv[1])"
+    words = [sys.executable, "-c", code, str(tmp_path)]
     environment = {**os.environ, "PYTHONHASHSEED": seed}
     ran = subprocess.run(words, env=environment, capture_output=True, text=True, check=False)
-    assert "['train_images', 'val_images'] and ['train_masks', 'val_masks']" in ran.stderr
-    with pytest.raises(ValueError, match="may both"):
+    assert "'docs' and 'train_images', which look like splits" in ran.stderr
+    with pytest.raises(ValueError, match="'docs' and 'train_images'"):
         open_dataset(tmp_path)
 
 
 def test_the_years_of_splits(tmp_path: Path) -> None:
-    """Break 43: held-out images have the classes of their own year's training images."""
+    """Break 43: held-out images had the classes of another year's training images."""
     for name in ("train2014", "val2014", "train2017", "val2017"):
         for kind in ("cat", "dog") if "2014" in name else ("dog", "emu"):
             save(tmp_path / name / kind / "1.png")
