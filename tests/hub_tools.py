@@ -83,8 +83,9 @@ class Repo:
 class FakeHub:
     """Repositories in memory, the requests so far, and faults to come.
 
-    `fail` maps a pattern of paths to a status, or to an exception that the request raises;
-    `damage` maps a file's name to the number of downloads that flip a bit.
+    `fail` maps a pattern of paths to a status, to an exception that the request raises, or to a
+    function that answers, given the hub and the request; `damage` maps a file's name to the number
+    of downloads that flip a bit.
     """
 
     repos: dict[str, Repo] = field(default_factory=dict)
@@ -121,9 +122,15 @@ class FakeHub:
             if re.search(pattern, path):
                 if isinstance(fault, BaseException):
                     raise fault
+                if callable(fault):
+                    return fault(self, request)
                 if isinstance(fault, bytes):
                     return httpx.Response(200, content=fault)
                 return httpx.Response(fault, json={"error": "as asked\x1b[31m"})
+        return self.true_answer(request)
+
+    def true_answer(self, request: Any) -> Any:
+        path = unquote(request.url.path)
         owner = request.headers.get("authorization") == f"Bearer {OWNER}"
         try:
             for methods, route, function in ROUTES:
@@ -251,7 +258,8 @@ def _commit(hub: FakeHub, request: Any, repo: Repo, name: str, revision: str) ->
 def _resolve(hub: FakeHub, request: Any, repo: Repo, name: str, revision: str, path: str) -> Any:
     sha = repo.resolve(revision)
     if path not in repo.commits[sha]:
-        raise Refused(404, "EntryNotFound")
+        headers = {"X-Error-Code": "EntryNotFound", "X-Repo-Commit": sha}
+        return httpx.Response(404, json={"error": "refused"}, headers=headers)
     data = repo.commits[sha][path]
     entry = _entry(path, data)
     headers = {"ETag": entry["lfs"]["oid"] if "lfs" in entry else entry["oid"]}

@@ -223,7 +223,7 @@ def test_no_image_is_left_out_without_a_word(names: list[str], wrapper: str, dee
 @FEW
 @given(
     st.lists(st.sampled_from(["a2", "a10", "B", "é", "two words"]), min_size=2, unique=True),
-    st.sampled_from([("",), ("train/", "val/"), ("seg_train/", "seg_test/")]),
+    st.sampled_from([("",), ("train/", "val/"), ("Training/", "Test/")]),
     WRAPPERS,
     st.sampled_from([tarfile.USTAR_FORMAT, tarfile.GNU_FORMAT, tarfile.PAX_FORMAT]),
 )

@@ -28,22 +28,13 @@ from nfaug.data.open import open_dataset
 __all__ = ["KINDS", "case", "prepare"]
 
 WARM = 28  # cases that run before memory is limited: they import much
-TRAIN = (
-    "train",
-    "training",
-    "Train",
-    "train2017",
-    "seg_train",
-    "Training set",
-    "TRAIN",
-    "train_images",
-)
 HELD_OUT = {
     "train": ("test", "val"), "training": ("testing", "validation"), "Train": ("Test", "Valid"),
     "train2017": ("test2017", "val2017"), "seg_train": ("seg_test", "seg_val"),
     "Training set": ("Test set", "Validation set"), "TRAIN": ("TEST", "dev"),
-    "train_images": ("test_images", "val_images"),
+    "train_images": ("test_images", "val_images"), "fold1": ("fold2", "fold3"),
 }  # fmt: skip
+WORDS = ("train", "training", "Train", "TRAIN")  # that tell a split; other names are refused
 CLASSES = (
     "cat",
     "dog",
@@ -141,7 +132,7 @@ def run_fit(data: Path, out: Path) -> int:
 
 
 def splits(root: Path, rng: random.Random) -> str:
-    """Split folders of any usual name, with folders beside them that hold no data."""
+    """Split folders of any name, with folders beside them that hold no data."""
     train = rng.choice(sorted(HELD_OUT))
     held_out = HELD_OUT[train][: rng.choice([1, 2])]
     names = tuple(rng.sample(CLASSES, rng.choice([2, 3])))
@@ -159,13 +150,17 @@ def splits(root: Path, rng: random.Random) -> str:
             (home / place / "._0.png").write_bytes(encoded(200))
     (home / "notes.txt").write_text("no image")
     for data in (root, packed(root, rng)):
-        found_train = opened(data)
+        asked = rng.choice(["test", "val"]) if len(held_out) == 2 else "test"
+        expected = held_out[1 if asked == "val" else 0]
+        if train not in WORDS:
+            assert opened(data) is None, "splits were taken for classes"
+            assert opened(data, asked) is None, "splits were taken for classes"
+            asked = expected
+        found_train = opened(data, train)
         assert found_train is not None, "refused"
         assert by_level(found_train) == levels[train]
-        asked = rng.choice(["test", "val"]) if len(held_out) == 2 else "test"
         found_test = opened(data, asked)
         assert found_test is not None, "refused"
-        expected = held_out[1 if asked == "val" else 0]
         assert by_level(found_test) == levels[expected]
     return "read"
 

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 import torch
 from checkpoint_tools import sign
-from hub_tools import REPO, RUNTIME, FakeHub, augmented
+from hub_tools import REPO, RUNTIME, FakeHub, augmented, httpx
 from huggingface_hub import constants
 
 import nfaug
@@ -173,3 +173,138 @@ def test_a_card_that_cannot_be_had_is_a_warning(
         out = pull(REPO, out=tmp_path / "out")
     assert set(RUNTIME) <= set(os.listdir(out))
     assert "README.md" not in os.listdir(out)
+
+
+OUTSIDE = "../../../victim"  # of the folder `blobs` of the repository in the cache
+
+
+@pytest.mark.parametrize("header", ["ETag", "X-Linked-Etag", "X-Repo-Commit"])
+@pytest.mark.parametrize("value", [OUTSIDE, "/x/../victim", "..", "a\\b", "x" * 39 + "/"])
+@pytest.mark.parametrize("first", [1, 2, 3])
+def test_an_answer_names_no_file_outside_of_the_cache(
+    header: str, value: str, first: int, pushed: FakeHub, tmp_path: Path
+) -> None:
+    """Break 96: an ETag or a commit with `../` replaced files outside of the cache."""
+    heads: list[str] = []
+
+    def hostile(hub: FakeHub, request: Any) -> Any:
+        answer = hub.true_answer(request)
+        heads.extend([request.url.path] * (request.method == "HEAD"))
+        if len(heads) >= first:  # the client may ask again
+            answer.headers[header] = value
+        return answer
+
+    (tmp_path / "victim").write_text("mine")
+    pushed.fail["/resolve/"] = hostile
+    with pytest.raises(HubError, match=constants.ENDPOINT):
+        pull(REPO, out=tmp_path / "out")
+    assert (tmp_path / "victim").read_text() == "mine"
+    assert {path.name for path in tmp_path.iterdir()} <= {"victim", "hub-cache", "out", ".out.lock"}
+
+
+@pytest.mark.parametrize("name", ["a/../../../../victim", "/victim", "..\\victim"])
+def test_a_list_names_no_file_outside_of_the_cache(name: str, hub: FakeHub, tmp_path: Path) -> None:
+    """Break 96: nor does a list of the files of a data set, or the name of a revision."""
+    hub.add("owner/pictures", {f"{name}.parquet": b"hostile"})
+    with pytest.raises(HubError, match="victim"):
+        nfaug.open_dataset("hfds/owner/pictures")
+    with pytest.raises(HubError, match="victim"):
+        nfaug.load(f"{REPO}@{name}")
+    assert not list(tmp_path.rglob("victim*"))
+
+
+class Endless:
+    """The body of an answer without end; to read on after 64 MiB is the break."""
+
+    def __init__(self) -> None:
+        self.count = 0
+
+    def __iter__(self) -> Any:
+        return self
+
+    def __next__(self) -> bytes:
+        self.count += 2**16
+        assert self.count <= 2**26, "it is read without end"
+        return bytes(2**16)
+
+
+@pytest.mark.parametrize("status", [200, 404, 500])
+@pytest.mark.parametrize("name", [*RUNTIME, "README.md", "samples.png"])
+def test_a_download_has_an_end(name: str, status: int, pushed: FakeHub, tmp_path: Path) -> None:
+    """Break 97 (and 9): a size was believed, and the file was as long as it liked."""
+    body = Endless()
+
+    def hostile(hub: FakeHub, request: Any) -> Any:
+        answer = hub.true_answer(request)
+        if request.method == "HEAD":
+            return answer
+        return httpx.Response(status, content=body)
+
+    pushed.fail[f"/resolve/.*/{name}"] = hostile
+    if name in RUNTIME:
+        with pytest.raises(HubError, match=name):
+            pull(REPO, out=tmp_path / "out")
+    else:
+        with pytest.warns(UserWarning, match=name):
+            pull(REPO, out=tmp_path / "out")
+    assert body.count <= len(pushed.files(REPO)[name]) + 2**17
+    assert not list(tmp_path.rglob("*.incomplete"))
+
+
+def test_a_file_that_is_cut_is_not_kept(pushed: FakeHub, made: Path) -> None:
+    """Break 97: a file with fewer bytes than the Hub said is an error."""
+
+    def cut(hub: FakeHub, request: Any) -> Any:
+        answer = hub.true_answer(request)
+        return answer if request.method == "HEAD" else httpx.Response(200, content=b"short")
+
+    pushed.fail["/resolve/.*/pca"] = cut
+    with pytest.raises(HubError, match="5 arrived"):
+        nfaug.load(REPO)
+    pushed.fail.clear()
+    assert torch.equal(augmented(REPO), augmented(made))
+
+
+def test_a_tensor_file_of_any_size_is_not_downloaded(pushed: FakeHub) -> None:
+    """Break 97 (and 67): what a Hub says about the size of weights has a limit, too."""
+
+    def hostile(hub: FakeHub, request: Any) -> Any:
+        answer = hub.true_answer(request)
+        answer.headers["X-Linked-Size"] = str(2**50)
+        return answer
+
+    pushed.fail["/resolve/.*/model"] = hostile
+    with pytest.raises(HubError, match="1,125,899,906,842,624 bytes"):
+        nfaug.load(REPO)
+    assert pushed.fetched() == ["config.json"]
+
+
+@pytest.mark.parametrize(
+    ("page", "there"),
+    [
+        (b"[]", constants.ENDPOINT),
+        (b'[{"type": "file", "path": "%d.txt", "size": 1}]', constants.ENDPOINT),
+        (b"[]", "https://elsewhere.example"),
+        (Endless(), constants.ENDPOINT),
+    ],
+)
+def test_a_list_of_files_has_an_end(page: Any, there: str, hub: FakeHub) -> None:
+    """Break 97: each page of the list named a next one."""
+    pages: list[str] = []
+
+    def hostile(hub: FakeHub, request: Any) -> Any:
+        assert len(pages) < 2000, "it is read without end"
+        assert str(request.url).startswith(constants.ENDPOINT), "the token goes elsewhere"
+        pages.append(request.url.path)
+        link = f'<{there}/api/datasets/owner/x/tree/main?cursor={len(pages)}>; rel="next"'
+        content = page.replace(b"%d", b"%d" % len(pages)) if isinstance(page, bytes) else page
+        return httpx.Response(200, content=content, headers={"Link": link})
+
+    hub.add("owner/x", {})
+    hub.fail["/tree/"] = hostile
+    with pytest.raises(HubError, match=r"list of files|16 MiB"):
+        nfaug.open_dataset("hfds/owner/x")
+    asked = len(pages)
+    with pytest.raises(HubError, match=r"no config\.json"):
+        nfaug.load("owner/x")
+    assert len(pages) <= asked, "a checkpoint needs no list"

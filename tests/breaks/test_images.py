@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import io
 import shutil
+import struct
+import subprocess
+import sys
+import zlib
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +18,12 @@ from checkpoint_tools import bounded
 from data_tools import png, save
 from PIL import Image
 
+from nfaug.data import decode, preprocess
 from nfaug.data.decode import ImageDecodeError
 from nfaug.data.images import to_tensors
 from nfaug.data.open import open_dataset, wrap_dataset
+from nfaug.data.preprocess import Preprocess
+from nfaug.data.readers import pixels_sha256
 
 
 @pytest.fixture
@@ -125,3 +132,107 @@ def test_tiny_images(folder: Path, size: tuple[int, int]) -> None:
     """Break 7: images of one row or column are read at the size that is asked for."""
     (folder / "cat" / "x.png").write_bytes(png(9, size))
     assert to_tensors(open_dataset(folder, image_size=8, channels=1))[0].shape == (3, 1, 8, 8)
+
+
+SIDE = 13_300  # just below PIL's limit of 2**27.4 pixels
+
+
+def black_png(side: int, bits: int, *, palette: bool = False) -> bytes:
+    """A black PNG of a few kB, written without ever having its pixels."""
+    rows = zlib.compressobj(9)
+    row = bytes(1 + (side * bits + 7) // 8)
+    packed = b"".join(rows.compress(row) for _ in range(side)) + rows.flush()
+    header = struct.pack(">IIBBBBB", side, side, bits, 3 if palette else 0, 0, 0, 0)
+    chunks = [(b"IHDR", header), (b"IDAT", packed), (b"IEND", b"")]
+    if palette:
+        chunks.insert(1, (b"PLTE", bytes([9, 9, 9, 8, 8, 8])))
+    data = b"\x89PNG\r\n\x1a\n"
+    for kind, content in chunks:
+        check = struct.pack(">I", zlib.crc32(kind + content))
+        data += struct.pack(">I", len(content)) + kind + content + check
+    return data
+
+
+# Reads the large images of a folder in as many threads, and prints the memory and the processor
+# time that this took: in MB, and in seconds.
+READS = """
+import resource, sys, time, warnings
+from concurrent.futures import ThreadPoolExecutor
+import torch
+from nfaug.data.open import open_dataset
+
+def peak():
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
+
+warnings.simplefilter("ignore")  # PIL's about the many pixels
+torch.nn.functional.interpolate(torch.zeros(1, 3, 9, 9), 4, mode="bilinear", antialias=True)
+how, count = sys.argv[2], int(sys.argv[3])
+before, start = peak(), time.process_time()
+if how == "infer":
+    data = open_dataset(sys.argv[1], image_size=64)
+else:
+    data = open_dataset(sys.argv[1], image_size=224, channels=3)
+read = (lambda i: data.sha256(i, pixels=True)) if how == "hash" else (lambda i: data[i][0].max())
+with ThreadPoolExecutor(count) as pool:
+    list(pool.map(read, range(count)))
+print(peak() - before, time.process_time() - start)
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere memory has another unit")
+@pytest.mark.timeout(300)
+@pytest.mark.parametrize(
+    ("bits", "palette", "how", "count", "most"),
+    [
+        (1, False, "read", 2, 460),
+        (1, True, "infer", 1, 260),
+        (1, False, "hash", 1, 260),
+        (16, False, "read", 1, 640),
+    ],
+)
+def test_a_large_square_image(
+    tmp_path: Path, bits: int, palette: bool, how: str, count: int, most: int
+) -> None:
+    """Break 98 (and 7, 32): a PNG of 21 kB took 2.9 GB and 48 s; its pixels are 177 MB."""
+    data = black_png(SIDE, bits, palette=palette)
+    for number in range(count):
+        (tmp_path / f"{number}").mkdir()
+        (tmp_path / f"{number}" / "0.png").write_bytes(data)
+    save(tmp_path / "small" / "0.png", 0, (6, 6))
+    words = [sys.executable, "-c", READS, str(tmp_path), how, str(count)]
+    ran = subprocess.run(words, capture_output=True, text=True, check=True)
+    memory, seconds = map(float, ran.stdout.split())
+    assert memory < most
+    assert seconds < 30
+
+
+MODES = ["1", "L", "LA", "P", "RGB", "RGBA", "I;16", "F"]
+
+
+@pytest.mark.parametrize("mode", [*MODES, "tensor"])
+@pytest.mark.parametrize("channels", [1, 3])
+@pytest.mark.parametrize("size", [(8, 8), (5, 21), (60, 70)])
+def test_strips_have_the_levels_of_the_whole(
+    mode: str, channels: int, size: tuple[int, int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Break 98: a large image is resized strip by strip, and no level changes by that."""
+    levels = np.random.default_rng(0).integers(0, 256, (53, 47, 4), dtype=np.uint8)
+    image: Any
+    if mode == "tensor":
+        image = torch.from_numpy(levels[..., :3].copy()).permute(2, 0, 1)
+    elif mode == "I;16":
+        image = Image.fromarray(levels[..., 0].astype(np.uint16) * 257)
+    elif mode == "F":
+        image = Image.fromarray(levels[..., 0].astype(np.float32) / 255)
+    else:
+        image = Image.fromarray(levels).convert(mode)
+
+    def made() -> tuple[torch.Tensor, bytes]:
+        return Preprocess(channels, size)(image, "an image"), pixels_sha256(image)
+
+    whole, digest = made()
+    for module in (decode, preprocess):
+        monkeypatch.setattr(module, "STRIP", 400)
+    strips, digest_of_strips = made()
+    assert torch.equal(strips, whole)
+    assert digest_of_strips == digest

@@ -27,8 +27,8 @@ SYNONYMS = {"tench": 0, "Tinca tinca": 0, "crane": 1, "ox": 2, "kite": 2}
 def test_synonyms_of_a_class() -> None:
     names = ["tench, Tinca tinca", "crane", "ox, kite"]
     assert dataset_classes(SYNONYMS) == names
-    wrapped = SimpleNamespace(dataset=SimpleNamespace(class_to_idx=SYNONYMS))
-    assert dataset_classes(wrapped, required=True) == names
+    part: Any = Subset(SimpleNamespace(class_to_idx=SYNONYMS), [0])  # type: ignore[arg-type]
+    assert dataset_classes(part, required=True) == names
     assert dataset_classes(dict(reversed(SYNONYMS.items()))) == [
         "Tinca tinca, tench", "crane", "kite, ox",
     ]  # fmt: skip
@@ -138,6 +138,9 @@ def test_wrappers() -> None:
     for data, labels in ((Subset(stored, [3, 1]), [2, 0]), (parts, [2, *LABELS])):
         assert DatasetReader(data).targets.tolist() == labels
     assert DatasetReader(Subset(unknown, [2])).targets.tolist() == [1]
+    found = stored_labels(ConcatDataset([Subset(stored, [0]), stored]))
+    assert found is not None
+    assert found.tolist() == [2, *LABELS]
 
 
 def test_classes_without_images_and_with_one() -> None:

@@ -8,13 +8,13 @@ import json
 import pickle
 import shutil
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
 from autoencoder_tools import make_autoencoder
 from device_tools import pretended_gpu
+from hub_tools import FakeHub
 from nfa_tools import NAMES, TensorImages, images_of
 from PIL import Image
 from torch import Tensor
@@ -29,7 +29,6 @@ from nfaug.data.augmentation import FlowAugmentation
 from nfaug.flows.latent_codec import LatentCodec, measure_codec
 from nfaug.flows.mef import MefConfig
 from nfaug.hub.push import plan_push
-from nfaug.io import hub
 from nfaug.training import TrainConfig, TrainResult, train
 from nfaug.training.config import OptimConfig, PCAConfig, TrainPriorConfig
 
@@ -363,33 +362,17 @@ def test_a_record_of_other_latents(saved: Path, autoencoder: Path, tmp_path: Pat
 
 
 def test_from_the_hub(
-    autoencoder: Path, photos: TensorImages, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    autoencoder: Path, photos: TensorImages, tmp_path: Path, hub: FakeHub
 ) -> None:
-    published = Path(shutil.copytree(autoencoder, tmp_path / "published"))
-    (published / "diffusion_pytorch_model.bin").write_bytes(b"pickle")
-    folder = tmp_path / "cache" / ("0" * 40)
-
-    def snapshot_download(
-        repo_id: str, *, allow_patterns: list[str], dry_run: bool = False, **_: Any
-    ) -> Any:
-        assert repo_id == "someone/tiny-vae"
-        found = [p for p in published.iterdir() if any(p.match(q) for q in allow_patterns)]
-        if dry_run:
-            facts = {"commit_hash": folder.name, "file_size": 1}
-            return [SimpleNamespace(filename=path.name, **facts) for path in found]
-        folder.mkdir(parents=True, exist_ok=True)
-        for path in found:
-            shutil.copy(path, folder)
-        return str(folder)
-
-    monkeypatch.setattr(hub, "snapshot_download", snapshot_download)
+    files = {path.name: path.read_bytes() for path in autoencoder.iterdir()}
+    hub.add("someone/tiny-vae", {**files, "diffusion_pytorch_model.bin": b"pickle"})
     fitted = nfaug.fit(
         "builtin:pixels", photos, autoencoder="someone/tiny-vae", rank=3, progress=False
     )
     record = fitted.config.autoencoder
     assert record is not None
     assert (record.kind, record.name) == ("hub", "someone/tiny-vae")
-    files = ["config.json", "diffusion_pytorch_model.safetensors"]
-    assert sorted(path.name for path in folder.iterdir()) == files, "no pickle"
+    names = ["config.json", "diffusion_pytorch_model.safetensors"]
+    assert hub.fetched() == names, "no pickle"
     loaded = nfaug.load(fitted.save(tmp_path / "flow"))
     assert loaded.flow.codec.record == record

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 from hub_tools import REPO, RUNTIME, FakeHub, augmented, httpx
-from huggingface_hub import HfApi, constants
+from huggingface_hub import HfApi, constants, hf_hub_download, scan_cache_dir
 from nfa_tools import batch_of
 from nfa_tools import checkpoint as parts
 
@@ -177,6 +177,30 @@ def test_options_of_the_client_are_passed_on(
     assert pushed.fetched() == RUNTIME
 
 
+def test_the_cache_is_that_of_the_client(pushed: FakeHub, made: Path) -> None:
+    """Each reads what the other downloaded, and the client's tools list both."""
+    hf_hub_download(REPO, "model.safetensors")
+    pushed.requests.clear()
+    folder = pull(REPO)
+    assert pushed.fetched() == [name for name in RUNTIME if name != "model.safetensors"]
+    pushed.up = False
+    for name in RUNTIME:
+        found = Path(hf_hub_download(REPO, name, local_files_only=True))
+        assert found == folder / name
+        assert found.read_bytes() == (made / name).read_bytes()
+    cached = scan_cache_dir(constants.HF_HUB_CACHE)
+    assert not cached.warnings
+    (repository,) = cached.repos
+    (revision,) = repository.revisions
+    assert sorted(file.file_name for file in revision.files) == RUNTIME
+    assert (revision.commit_hash, revision.refs) == (folder.name, {"main"})
+    pushed.up = True
+    pushed.add(REPO, {"README.md": b"a new commit of the same flow"})
+    pushed.requests.clear()
+    assert torch.equal(augmented(REPO), augmented(made))
+    assert pushed.fetched() == [], "the same content is not downloaded again"
+
+
 def test_a_damaged_cache_is_an_error_where_nothing_may_be_downloaded(pushed: FakeHub) -> None:
     pushed.damage["model.safetensors"] = 2
     with pytest.raises(CheckpointError, match="SHA-256"):
@@ -272,7 +296,7 @@ ASKS: list[Callable[[Path], Any]] = [
         (404, "404"),
         (OSError(28, "No space left on device"), "space"),
         (RuntimeError("\x1b[31mred"), "red"),
-        (b"[" * 100_000, "recursion"),
+        (b"[" * 100_000, "recursion|commit"),
     ],
 )
 def test_a_fault_is_one_clear_error(fault: Any, token: str, pushed: FakeHub, made: Path) -> None:

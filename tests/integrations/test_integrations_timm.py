@@ -10,7 +10,6 @@ from typing import Any
 import pytest
 import timm.data
 import torch
-from library_tools import needs
 from nfa_tools import CLASSES, batch_of, checkpoint
 from timm.data import (
     FastCollateMixup,
@@ -85,21 +84,13 @@ def test_it_takes_the_normalisation_of_the_loader(folder: Path, prefetcher: bool
     NFALoader(plain, make_nfa(mean=CLIP_MEAN, std=CLIP_STD))
 
 
-def test_other_normalisations_and_batches(folder: Path) -> None:
-    """Of albumentations, only the standard normalisation is one by mean and std."""
-    normalize = needs("albumentations").Normalize(normalization="image")
-    data = SimpleNamespace(transform=SimpleNamespace(transforms=[normalize]))
+def test_batches_of_another_form(folder: Path) -> None:
     images, labels = batch_of(4)
     batches = [{"image": images, "label": labels, "path": ["a"] * 4}]
-    nfa = make_nfa()
-    loader = NFALoader(Loader(batches, data), nfa, device=CPU)
-    assert nfa.normalization.mean is None
-    (batch,) = loader
+    data = SimpleNamespace(transform=None)
+    (batch,) = NFALoader(Loader(batches, data), make_nfa(), device=CPU)
     assert batch["path"] == ["a"] * 4
     assert not torch.equal(batch["image"], images)
-    data.transform.transforms[0].normalization = "standard"
-    NFALoader(Loader(batches, data), nfa)
-    assert nfa.normalization.std == pytest.approx((0.229, 0.224, 0.225))
 
 
 def test_it_takes_the_normalisation_of_several_sizes(folder: Path) -> None:

@@ -104,6 +104,11 @@ class BankDataset(Dataset[tuple[Any, int]]):
     def p(self, value: float) -> None:
         self._p.set(check_number("p", value, 0, 1))
 
+    @property
+    def classes(self) -> list[str] | None:
+        """Names of the dataset's classes in label order; None if it has none."""
+        return dataset_classes(self.dataset)
+
     def __len__(self) -> int:
         return len(self._rows)
 
@@ -159,7 +164,7 @@ class BankDataset(Dataset[tuple[Any, int]]):
 
 def _split_transform(dataset: Any) -> tuple[Any, Callable[[Any], Any] | None]:
     """A dataset without its transform, and the transform; also that of a Subset's dataset."""
-    if isinstance(dataset, Subset):
+    if type(dataset) is Subset:  # a subclass may change items
         inner, transform = _split_transform(dataset.dataset)
         if transform is None:
             return dataset, None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import itertools
 import warnings
 from collections import Counter
@@ -12,14 +13,16 @@ from unicodedata import normalize
 
 import numpy as np
 from torch import Tensor
-from torch.utils.data import Subset
+from torch.utils.data import ConcatDataset, Subset
 
 __all__ = [
     "as_labels",
     "check_class_sizes",
     "check_same_classes",
     "dataset_classes",
+    "item_sources",
     "numbered",
+    "own_attribute",
     "stored_labels",
     "unique_names",
     "unwrapped",
@@ -61,33 +64,66 @@ def numbered(labels: Any) -> list[str]:
 def dataset_classes(source: Any, *, required: bool = False) -> list[str] | None:
     """Class names in label order of a `class_to_idx`, a sequence of names, or a dataset.
 
-    Names are unique, as `class_names` makes them. Those of a dataset come from its `class_to_idx`,
+    Names are unique, as `unique_names` makes them. Those of a dataset come from its `class_to_idx`,
     or else from its `classes`. If a label is missing from `class_to_idx`, which cannot hold two
     classes of one name, `classes` are used. A Hugging Face `Dataset` names the classes of its
-    column `label`. Wrappers such as torch's Subset are searched (see `unwrapped`). A list of
-    (image, label) is a dataset without names.
+    column `label`. A list of (image, label) is a dataset without names.
+
+    Names belong to the labels of the dataset that has them. So those behind a `target_transform` or
+    inside a wrapper, which may change labels, are not used. torch's `Subset` and `ConcatDataset`
+    do not change them; the parts of a `ConcatDataset` must have the same names.
 
     Args:
         source: The mapping, the names or the dataset.
         required: Whether missing names are an error; otherwise None is returned.
 
     Raises:
-        ValueError: If `class_to_idx` lacks a label, or names are `required` and there are none.
+        ValueError: If `class_to_idx` lacks a label, the parts of a `ConcatDataset` have different
+            names, or names are `required` and there are none.
     """
     if isinstance(source, Mapping):
         return _in_label_order(source)
     if isinstance(source, (list, tuple)) and all(map(_is_name, source)):
         return unique_names(source)
-    for holder in unwrapped(source):
-        names = _own_classes(holder)
-        if names is not None:
-            return names
-    if required:
+    names, *others = map(_own_classes, item_sources(source))
+    for other in others:
+        if names is None or other is None:
+            names = None
+        elif names != other:
+            pairs = itertools.zip_longest(names, other)
+            label, (one, another) = next(each for each in enumerate(pairs) if len({*each[1]}) > 1)
+            raise ValueError(
+                f"the parts of the dataset have different classes: label {label} is {one!r} in one "
+                f"part and {another!r} in another. Give all parts the same classes in the same "
+                "order; or name the labels as they are, nfaug.wrap_dataset(dataset, classes=names)"
+            )
+    if names is None and required:
         raise ValueError(
             f"no class names found in a {type(source).__name__}; pass class_to_idx, or the names "
-            "in label order"
+            "in label order. Names inside a wrapper or behind target_transform are not used, since "
+            "both may change labels"
         )
-    return None
+    return names
+
+
+def item_sources(dataset: Any) -> list[Any]:
+    """The datasets that a dataset takes its items from, as they are.
+
+    They are those in torch's `Subset` and `ConcatDataset`. Other wrappers, and subclasses of these
+    two, may change items: they are their own source, as a dataset that wraps nothing is.
+    """
+    if type(dataset) is Subset:
+        return item_sources(dataset.dataset)
+    if type(dataset) is ConcatDataset:
+        return [source for part in dataset.datasets for source in item_sources(part)]
+    return [dataset]
+
+
+def own_attribute(dataset: Any, name: str) -> Any:
+    """An attribute of a dataset, or None; not one that its `__getattr__` takes from another."""
+    if inspect.getattr_static(dataset, name, None) is None:
+        return None
+    return getattr(dataset, name, None)
 
 
 def _is_name(value: Any) -> bool:
@@ -98,14 +134,24 @@ def _is_name(value: Any) -> bool:
 
 
 def _own_classes(dataset: Any) -> list[str] | None:
-    """The class names that one dataset has itself, without those that it wraps."""
-    class_to_idx = getattr(dataset, "class_to_idx", None)
+    """The class names that a dataset or its reader (timm) has for the labels of its items."""
+    if getattr(dataset, "target_transform", None) is not None:
+        return None
+    names = _names_in(dataset)
+    if names is None:
+        names = _names_in(own_attribute(dataset, "reader"))
+    return names
+
+
+def _names_in(holder: Any) -> list[str] | None:
+    """The class names that a dataset or a reader stores."""
+    class_to_idx = own_attribute(holder, "class_to_idx")
     if not isinstance(class_to_idx, Mapping):
         class_to_idx = {}
-    names = getattr(dataset, "classes", None)
+    names = own_attribute(holder, "classes")
     if isinstance(names, np.ndarray):
         names = names.tolist()
-    features = getattr(dataset, "features", None)
+    features = own_attribute(holder, "features")
     if isinstance(features, Mapping):  # of a Hugging Face dataset
         names = getattr(features.get("label"), "names", None)
     labels = set(class_to_idx.values())
@@ -145,14 +191,19 @@ def stored_labels(dataset: Any) -> np.ndarray | None:
     """Labels that a dataset stores, int64 of shape (N,), or None.
 
     They are its `targets` or `labels` (torchvision), the `samples` of its `reader` (timm), or the
-    column `label` of a Hugging Face `Dataset`. Those of a `Subset` are taken from the dataset that
-    it wraps. The result is None with a `target_transform`, which changes the stored labels.
+    column `label` of a Hugging Face `Dataset`. Those of torch's `Subset` and `ConcatDataset` are
+    taken from the datasets in it. The result is None with a `target_transform`, which changes the
+    stored labels.
     """
-    if isinstance(dataset, Subset):
+    if type(dataset) is Subset:  # a subclass may change labels
         labels = stored_labels(dataset.dataset)
         if labels is None:
             return None
         return labels[np.asarray(dataset.indices, dtype=np.int64)]
+    if type(dataset) is ConcatDataset:
+        parts = [stored_labels(part) for part in dataset.datasets]
+        known = [labels for labels in parts if labels is not None]
+        return np.concatenate(known) if len(known) == len(parts) else None
     if getattr(dataset, "target_transform", None) is not None:
         return None
     candidates = [getattr(dataset, "targets", None), getattr(dataset, "labels", None)]

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import io
 import warnings
+from collections.abc import Iterator
 
 import numpy as np
 from PIL import Image, ImageOps
 
 __all__ = [
     "IMAGE_ENDINGS",
+    "STRIP",
     "ImageDecodeError",
     "converter_of",
     "decode_image",
+    "row_strips",
     "to_8_bits",
     "upright",
 ]
@@ -28,6 +31,7 @@ _UNREADABLE = {
     ".jxl": "pillow-jxl-plugin",
 }  # fmt: skip
 IMAGE_ENDINGS = (*_FORMATS, *_UNREADABLE)
+STRIP = 2**20  # pixels of an image that are converted at once; files of a few kB can have 2**27
 _EXIF_ORIENTATION = 0x0112
 _TOP_16 = 65535
 _TOP_12 = 4095  # levels of a camera of 12 bits, which many programs store as 16 bits unscaled
@@ -88,6 +92,16 @@ def upright(image: Image.Image) -> Image.Image:
     return ImageOps.exif_transpose(image)
 
 
+def row_strips(image: Image.Image) -> Iterator[Image.Image]:
+    """The rows of an image in parts of up to `STRIP` pixels, from the top; all if it is smaller."""
+    rows = max(1, STRIP // image.width)
+    if image.height <= rows:
+        yield image
+        return
+    for top in range(0, image.height, rows):
+        yield image.crop((0, top, image.width, min(top + rows, image.height)))
+
+
 def to_8_bits(image: Image.Image) -> Image.Image:
     """Scale 16-bit levels in 0..65535, or floating-point ones in [0, 1], to 8 bits.
 
@@ -100,11 +114,18 @@ def to_8_bits(image: Image.Image) -> Image.Image:
     if not image.mode.startswith(("I", "F")):
         return image
     is_float = image.mode == "F"
-    levels = np.asarray(image).astype(np.float32)
     top = 1.0 if is_float else float(_TOP_16)
-    brightest = levels.max()
-    if not (levels.min() >= 0 and brightest <= top):  # NaN fails too
-        raise ValueError(f"levels of mode {image.mode!r} must lie between 0 and {top:g}")
+    brightest = 0.0
+    scaled = np.empty((image.height, image.width), np.uint8)
+    row = 0
+    for strip in row_strips(image):
+        levels = np.asarray(strip).astype(np.float32)
+        brightest = max(brightest, levels.max())
+        if not (levels.min() >= 0 and levels.max() <= top):  # NaN fails too
+            raise ValueError(f"levels of mode {image.mode!r} must lie between 0 and {top:g}")
+        levels *= 255 / top
+        scaled[row : row + strip.height] = np.rint(levels, out=levels)
+        row += strip.height
     if not is_float and 0 < brightest <= _TOP_12:
         # The text is the same for every image, so that Python shows it once.
         warnings.warn(
@@ -112,6 +133,4 @@ def to_8_bits(image: Image.Image) -> Image.Image:
             f"black. Levels of a camera of 12 bits must be scaled by {_TOP_16} / {_TOP_12} first",
             stacklevel=2,
         )
-    levels *= 255 / top
-    np.rint(levels, out=levels)
-    return Image.fromarray(levels.astype(np.uint8))
+    return Image.fromarray(scaled)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,9 +13,17 @@ from PIL import Image
 from torch import Tensor
 from torch.nn import functional as F
 
-from .decode import to_8_bits
+from .decode import STRIP, row_strips, to_8_bits
 
-__all__ = ["Preprocess", "as_size", "channels_of", "round_levels", "size_of"]
+__all__ = [
+    "Preprocess",
+    "as_pixels",
+    "as_size",
+    "channels_of",
+    "round_levels",
+    "size_of",
+    "strips",
+]
 
 # An image more than so many times as long as what is kept is cropped before it is resized.
 _LONGEST = 4
@@ -74,7 +82,8 @@ class Preprocess:
     16 bits are scaled to 8. Channels are converted between 1 and 3 as PIL does; transparency is
     dropped. An image of another size is resized until its shorter side fits (bilinear,
     antialiased), and its centre is cropped, which keeps the aspect ratio. Of an image more than
-    four times as long as what is kept, the centre is cropped first: memory stays small.
+    four times as long as what is kept, the centre is cropped first, and large images are converted
+    in strips: memory stays small.
 
     Args:
         channels: Channels of the result.
@@ -96,14 +105,14 @@ class Preprocess:
         """
         self.check(channels_of(image), size_of(image), name)
         image = self._shortened(image)
-        pixels = image if isinstance(image, Tensor) else _to_tensor(image, self.channels)
-        if len(pixels) < self.channels:
-            pixels = pixels.expand(self.channels, -1, -1)
-        elif len(pixels) > self.channels:
-            pixels = _to_gray(pixels)
-        if size_of(pixels) != self.image_size:
-            pixels = self._fit(pixels)
-        return pixels.contiguous()
+        if not isinstance(image, Tensor):
+            image = to_8_bits(image)
+        if self.resized(image) == size_of(image):
+            pixels = as_pixels(image, self.channels)
+        else:
+            pixels = self._resize(image)
+        pixels = _centre(pixels, self.image_size)
+        return pixels.expand(self.channels, -1, -1).contiguous()
 
     def check(self, channels: int, size: tuple[int, int], name: str) -> None:
         """Raise the errors of a call with an image of these channels and this (height, width)."""
@@ -147,14 +156,21 @@ class Preprocess:
         scale = max(H / height, W / width)
         return max(H, round(height * scale)), max(W, round(width * scale))
 
-    def _fit(self, pixels: Tensor) -> Tensor:
-        """Resize the shorter side, then crop the centre."""
-        size = self.resized(pixels)
-        if size != size_of(pixels):
-            floating = pixels[None].float()
-            levels = F.interpolate(floating, size, mode="bilinear", antialias=True)[0]
-            pixels = round_levels(levels).to(torch.uint8)
-        return _centre(pixels, self.image_size)
+    def _resize(self, image: Image.Image | Tensor) -> Tensor:
+        """Resize until the shorter side fits; an image in grayscale keeps its one channel.
+
+        The rows of a large image are resized in strips, since a file of a few kB may have 2**27
+        pixels, which are 2 GB in floating point. Strips have the levels of the whole: the filter is
+        separable, and torch applies it to rows first.
+        """
+        height, width = self.resized(image)
+        channels = min(self.channels, channels_of(image))
+        rows = []
+        for strip in strips(image):
+            pixels = as_pixels(strip, channels)
+            rows.append(_interpolate(pixels, (pixels.shape[1], width)))
+        levels = _interpolate(torch.cat(rows, dim=1), (height, width))
+        return round_levels(levels).to(torch.uint8)
 
     def _shortened(self, image: Image.Image | Tensor) -> Image.Image | Tensor:
         """The image, cropped around its centre if it is much longer than what is kept of it.
@@ -195,14 +211,32 @@ def round_levels(levels: Tensor) -> Tensor:
     return (levels + (0.5 + _TIE)).floor_().clamp_(0, 255)
 
 
-def _to_tensor(image: Image.Image, channels: int) -> Tensor:
-    """A PIL image as uint8 (1, H, W) for one channel, else (3, H, W)."""
-    image = to_8_bits(image)
-    if image.mode == "P" and "transparency" in image.info:
-        image = image.convert("RGBA")  # PIL warns when it converts straight to RGB
-    if channels == 1:
-        return torch.from_numpy(np.array(image.convert("L")))[None]
-    return torch.from_numpy(np.array(image.convert("RGB"))).permute(2, 0, 1)
+def strips(image: Image.Image | Tensor) -> Iterator[Image.Image | Tensor]:
+    """The rows of an image in parts of up to `STRIP` pixels, from the top; all if it is smaller."""
+    if isinstance(image, Tensor):
+        yield from image.split(max(1, STRIP // image.shape[2]), dim=1)
+    else:
+        yield from row_strips(image)
+
+
+def as_pixels(image: Image.Image | Tensor, channels: int) -> Tensor:
+    """An 8-bit image as uint8 (channels, H, W); 1 and 3 channels are converted as PIL does."""
+    if isinstance(image, Tensor):
+        pixels = image
+    else:
+        if image.mode == "P" and "transparency" in image.info:
+            image = image.convert("RGBA")  # PIL warns when it converts straight to RGB
+        gray = 1 in (channels, channels_of(image))
+        array = np.array(image.convert("L" if gray else "RGB"))
+        pixels = torch.from_numpy(array.reshape(*array.shape[:2], -1)).permute(2, 0, 1)
+    if len(pixels) < channels:
+        return pixels.expand(channels, -1, -1)
+    return _to_gray(pixels) if len(pixels) > channels else pixels
+
+
+def _interpolate(pixels: Tensor, size: tuple[int, int]) -> Tensor:
+    """Resize (C, H, W) in float32."""
+    return F.interpolate(pixels[None].float(), size, mode="bilinear", antialias=True)[0]
 
 
 def _to_gray(pixels: Tensor) -> Tensor:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
@@ -12,8 +13,8 @@ from typing import Any, ClassVar
 from PIL import Image
 from torch import Tensor
 
-from .decode import ImageDecodeError, decode_image
-from .preprocess import Preprocess, channels_of, size_of
+from .decode import ImageDecodeError, decode_image, to_8_bits
+from .preprocess import as_pixels, channels_of, size_of, strips
 
 __all__ = ["ArrayReader", "FileReader", "Reader", "Request", "pixels_sha256", "read_part"]
 
@@ -52,10 +53,6 @@ class Reader(ABC):
     def name(self, index: int) -> str:
         """The name of an image in messages."""
         return f"image {index} of {self.where}"
-
-    def column(self, name: str) -> list[Any] | None:
-        """The values of a column of a table, one for each image; None if there is none."""
-        return None
 
     def file(self, index: int) -> bytes | None:
         """The bytes of the image's file; None for an image without a path."""
@@ -145,9 +142,16 @@ def pixels_sha256(image: Image.Image | Tensor) -> bytes:
     channels = channels_of(image)
     if channels == 1:
         channels = 3
-    pixels = Preprocess(channels, size_of(image))(image, "an image")
-    shape = repr(tuple(pixels.shape)).encode()
-    return hashlib.sha256(shape + pixels.numpy().tobytes()).digest()
+    if not isinstance(image, Tensor):
+        image = to_8_bits(image)
+    sha = hashlib.sha256(repr((channels, *size_of(image))).encode())
+    planes: Sequence[int | slice] = range(channels)  # no large image is converted as a whole
+    if size_of(next(strips(image))) == size_of(image):
+        planes = [slice(None)]
+    for plane in planes:
+        for strip in strips(image):
+            sha.update(as_pixels(strip, channels)[plane].contiguous().numpy().data)
+    return sha.digest()
 
 
 def read_part(file: Path, name: str, offset: int = 0, size: int | None = None) -> bytes:

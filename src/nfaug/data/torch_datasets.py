@@ -14,7 +14,14 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, IterableDataset, Subset
 
-from .classes import dataset_classes, numbered, stored_labels, unwrapped
+from .classes import (
+    dataset_classes,
+    item_sources,
+    numbered,
+    own_attribute,
+    stored_labels,
+    unwrapped,
+)
 from .decode import ImageDecodeError, upright
 from .images import LabelledImages, assemble, run_over
 from .readers import Reader, pixels_sha256, read_part
@@ -24,10 +31,13 @@ __all__ = [
     "as_label",
     "check_label",
     "labelled_images",
+    "normalization_of",
     "part",
     "wrap_dataset",
 ]
 
+# Steps that may follow `Normalize`: they leave the scale of values as it is.
+_AFTER_NORMALIZE = ("RandomErasing", "ToPureTensor")
 _ROUNDING = 1e-3  # of a float in [0, 1] that was normalized, perhaps in half precision
 
 
@@ -47,10 +57,10 @@ def wrap_dataset(
 
     An image is a PIL image, a uint8 tensor or array of shape (H, W) or (C, H, W) with any C, or a
     floating-point one of that shape in [0, 1], which is rounded to 8 bits. A normalized one comes
-    back to [0, 1] by `mean` and `std`, or by those of a `Normalize` at the end of the transform of
-    the dataset. A PIL image is turned as its EXIF orientation says. Labels are those that the
-    dataset stores (see `stored_labels`) if three items agree with them; otherwise one pass over the
-    items collects them.
+    back to [0, 1] by `mean` and `std`, or by those of torchvision's `Normalize` at the end of the
+    dataset's own transform. A PIL image is turned as its EXIF orientation says. Labels are those
+    that the dataset stores (see `stored_labels`) if three items agree with them; otherwise one pass
+    over the items collects them.
 
     Args:
         dataset: The dataset. Its random transforms stay random. A `LabelledImages` is returned
@@ -90,7 +100,9 @@ def wrap_dataset(
             f"a dataset must have a length and items by index; got {type(dataset).__name__}. "
             "Pass one split of a mapping, such as data['train'], and collect a stream into a list"
         )
-    moments = _normalization_of(dataset) if mean is None else (mean, std)
+    moments: tuple[Any, Any] | None = (mean, std)
+    if mean is None:
+        moments = normalization_of(dataset)
     reader = DatasetReader(dataset, classes, moments=moments)
     return assemble(reader, image_size=image_size, channels=channels, convert=convert)
 
@@ -125,12 +137,17 @@ class DatasetReader(Reader):
             paths = self.images.paths
         elif self.shows_files():
             self.files, paths = files_of(dataset)
+        changed = False  # whether labels are others than those that the dataset stores
         if targets is None:
             labels: Any = stored_labels(dataset)
-            if labels is None or not self._agrees(labels):
+            changed = labels is not None and not self._agrees(labels)
+            if labels is None or changed:
                 labels = list(run_over(self._label, len(dataset), "reading labels", threads=False))
             targets = torch.as_tensor(labels, dtype=torch.int64)
-        names = classes or dataset_classes(dataset) or numbered(targets)
+        names = classes
+        if not names and not changed:
+            names = dataset_classes(dataset)
+        names = names or numbered(targets)
         super().__init__(
             where=self.where, classes=list(names), targets=targets, paths=paths or None
         )
@@ -199,7 +216,7 @@ def labelled_images(dataset: Any) -> LabelledImages | None:
     """The images of a `LabelledImages` or of a torch `Subset` of one; None for other datasets."""
     if isinstance(dataset, LabelledImages):
         return dataset
-    if isinstance(dataset, Subset):
+    if type(dataset) is Subset:  # a subclass may change items
         images = labelled_images(dataset.dataset)
         if images is not None:
             return images.subset(torch.as_tensor(dataset.indices, dtype=torch.int64))
@@ -212,7 +229,7 @@ def files_of(dataset: Any) -> tuple[list[str], list[str]]:
     Paths begin below the innermost folder that holds all files, and have slashes. Both lists are
     empty for other datasets.
     """
-    if isinstance(dataset, Subset):
+    if type(dataset) is Subset:
         files, paths = files_of(dataset.dataset)
         if not files:
             return [], []
@@ -260,17 +277,46 @@ def part(item: Any, key: str) -> Any:
     return item[("image", "label").index(key)]
 
 
-def _normalization_of(dataset: Any) -> tuple[Any, Any] | None:
-    """Mean and std of the last `Normalize` in the transform of a dataset, or None."""
-    for holder in unwrapped(dataset):
-        steps = [getattr(holder, "transform", None)]
-        steps += getattr(steps[0], "transforms", None) or []  # those of a Compose
-        for step in reversed(steps):
-            mean = getattr(step, "mean", None)
-            std = getattr(step, "std", None)
-            if mean is not None and std is not None and not callable(mean):
-                return mean, std
-    return None
+def normalization_of(dataset: Any) -> tuple[list[float], list[float]] | None:
+    """Mean and std by which the images of a dataset are normalized, or None.
+
+    They are those of a `Normalize` of torchvision or timm at the end of the dataset's transform,
+    and the only one in it. Random erasing may follow. A wrapper's images are its own, so the
+    transform of a dataset inside does not count, except in torch's `Subset` and `ConcatDataset`,
+    whose parts must agree.
+    """
+    found: list[tuple[list[float], list[float]] | None] = []
+    for source in item_sources(dataset):
+        transforms = own_attribute(source, "transforms")
+        if not isinstance(transforms, tuple | list):  # timm's, one for each of several sizes
+            transforms = [own_attribute(source, "transform")]
+        found += map(_normalization_at_end, transforms)
+    return found[0] if all(pair == found[0] for pair in found) else None
+
+
+def _normalization_at_end(transform: Any) -> tuple[list[float], list[float]] | None:
+    """Mean and std of the only `Normalize` in a transform, if it is the last step."""
+    steps = [step for step in _steps(transform) if not _is_step(step, *_AFTER_NORMALIZE)]
+    normalizations = [step for step in steps if _is_step(step, "Normalize")]
+    if len(normalizations) != 1 or steps[-1] is not normalizations[0]:
+        return None
+    mean, std = normalizations[0].mean, normalizations[0].std
+    return np.ravel(mean).tolist(), np.ravel(std).tolist()
+
+
+def _steps(transform: Any) -> list[Any]:
+    """The steps of a transform that all run, in order."""
+    if _is_step(transform, "Compose"):
+        return [step for part in transform.transforms for step in _steps(part)]
+    if type(transform) is torch.nn.Sequential:
+        return [step for part in transform for step in _steps(part)]
+    return [transform]
+
+
+def _is_step(step: Any, *names: str) -> bool:
+    """Whether a step is of a class of this name in torchvision or timm, which stay unimported."""
+    library = type(step).__module__.partition(".")[0]
+    return library in ("torchvision", "timm") and type(step).__name__ in names
 
 
 def _levels(image: Any, name: str, moments: Tensor | None) -> Tensor:

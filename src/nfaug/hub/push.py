@@ -11,12 +11,12 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
-from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi, hf_hub_download
+from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi
 from huggingface_hub.utils import validate_repo_id  # type: ignore[attr-defined]  # documented
 
 from nfaug.checkpoint.checkpoint import Checkpoint, read_checkpoint
 from nfaug.checkpoint.manifest import PICTURE, TENSOR_FILES
-from nfaug.io.hub import HubError, hub_errors
+from nfaug.io.hub import HubError, download, hub_errors
 from nfaug.io.hub_options import HubOptions
 from nfaug.pictures.preview import sample_grid
 
@@ -108,8 +108,8 @@ def push_to_hub(
             api.create_branch(repo_id, branch=revision, exist_ok=True)
         remote_names = api.list_repo_files(repo_id, revision=revision)
         if CARD in remote_names and not overwrite_card:
-            remote_file = hf_hub_download(repo_id, CARD, revision=revision, token=token)
-            remote_card = Path(remote_file).read_bytes().decode("utf-8", errors="replace")
+            folder = download(repo_id, [CARD], HubOptions(revision=revision, token=token))
+            remote_card = (folder / CARD).read_bytes().decode("utf-8", errors="replace")
             kept_card = set_privacy(remote_card, generated_card)
             card = (staged / CARD).read_bytes().decode()
             written_by_caller = license or data or card != generated_card

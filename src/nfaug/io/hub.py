@@ -1,25 +1,42 @@
-"""Files of the Hugging Face Hub, and one readable error for what its client raises."""
+"""Files of the Hugging Face Hub, and one readable error for what its client raises.
+
+Whatever answers at HF_ENDPOINT may be hostile. So what it says is checked before it names a file or
+is believed, and no answer is read without a limit: files are downloaded here, into the layout of
+the client's cache, and not by the client, which joins names of the server to its paths.
+"""
 
 from __future__ import annotations
 
 import contextlib
+import os
+import re
+import secrets
+import shutil
 from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import Any, NamedTuple
 
-from huggingface_hub import constants, get_hf_file_metadata, hf_hub_url, snapshot_download
+from huggingface_hub import constants, get_hf_file_metadata, get_session, hf_hub_url
 from huggingface_hub.errors import (
-    EntryNotFoundError,
     HFValidationError,
-    LocalEntryNotFoundError,
+    RemoteEntryNotFoundError,
     RevisionNotFoundError,
 )
+from huggingface_hub.utils import build_hf_headers, tqdm
 
+from .atomic import write_text
 from .hub_options import HubOptions
-from .strict_json import LONGEST
+from .strict_json import LONGEST, parse_json
 from .text import printable
 from .version import __version__
 
-__all__ = ["HubError", "download", "hub_errors"]
+__all__ = ["HubError", "download", "file_sizes", "hub_errors"]
+
+_MOST_TENSORS = 2**36  # bytes of a safetensors file
+_MOST_PAGES = 1000  # of a list of files; a page has 1,000 of them
+_COMMIT = re.compile(r"[0-9a-f]{40}")
+_BLOB = re.compile(r"\w[\w.-]*", re.ASCII)  # the SHA of a file, or what a mirror has in its place
+_LIBRARY: dict[str, Any] = {"library_name": "nfaug", "library_version": __version__}
 
 
 class HubError(OSError):
@@ -58,76 +75,238 @@ def hub_errors(what: str, options: HubOptions | None = None) -> Iterator[None]:
         ) from error
 
 
+class _RemoteFile(NamedTuple):
+    """A file of a repository: its name, the name of its content in the cache, and its bytes."""
+
+    name: str
+    blob: str
+    size: int
+
+
 def download(
     repo_id: str,
     names: Iterable[str],
     options: HubOptions | None = None,
+    *,
+    repo_type: str = "model",
+    most: int | None = None,
 ) -> Path:
     """Download files into the client's cache and return their folder.
 
-    Files other than tensors are downloaded only if the Hub says that they have at most 16 MiB, the
-    most that is read of JSON. Without a network the files that the cache holds are used.
+    All files are those of one commit. At most as many bytes are read of a file as the Hub says that
+    it has. Without a network the files that the cache holds are used.
 
     Args:
         repo_id: "owner/name".
         names: Names of files; those that do not exist are left out.
         options: Revision, token, cache and the like.
+        repo_type: "model" or "dataset".
+        most: The most bytes of all files. By default each may have 16 MiB, the most that is read of
+            JSON, or if it is a safetensors file 64 GiB.
 
     Raises:
-        HubError: The repository cannot be read, or a file is too large.
+        HubError: The repository cannot be read, a file is too large, or an answer makes no sense.
         ValueError: `repo_id` is not a repository name.
     """
     wanted = list(names)
     options = options or HubOptions()
-
-    def fetch(*, only_cached: bool) -> Path:
-        folder = snapshot_download(
-            repo_id,
-            revision=options.revision,
-            token=options.token,
-            cache_dir=options.cache_dir,
-            allow_patterns=wanted,
-            force_download=options.force_download,
-            local_files_only=only_cached,
-            library_name="nfaug",
-            library_version=__version__,
-        )
-        return Path(folder)
-
+    revision = options.revision or constants.DEFAULT_REVISION
+    cache = Path(options.cache_dir or constants.HF_HUB_CACHE).expanduser()
+    home = cache / f"{repo_type}s--{repo_id.replace('/', '--')}"
     with hub_errors(repo_id, options):
+        for path in (*wanted, revision):
+            hf_hub_url(repo_id, path)  # checks the name of the repository
+            _check_path(repo_id, path)
         if options.local_files_only:
-            return fetch(only_cached=True)
+            return _cached(home, revision, wanted)
         try:
-            for name in wanted:
-                if not name.endswith(".safetensors"):
-                    _check_size(repo_id, name, options)
+            commit, files = _find(repo_id, wanted, revision, options, repo_type)
         except (HubError, RevisionNotFoundError):
             raise
         # The client and its HTTP library have dozens of types for a network or a Hub that does not
         # answer. As the client does, this then reads the cache.
         except Exception as unreachable:
             try:
-                return fetch(only_cached=True)
-            except LocalEntryNotFoundError:
+                return _cached(home, revision, wanted)
+            except FileNotFoundError:
                 raise unreachable from None
-        return fetch(only_cached=False)
+        _check_sizes(repo_id, files, most)
+        folder = home / "snapshots" / commit
+        for file in files:
+            pointer = folder / file.name
+            blob = home / "blobs" / file.blob
+            if pointer.exists() and not options.force_download:
+                continue
+            if not blob.exists() or options.force_download:
+                url = hf_hub_url(repo_id, file.name, repo_type=repo_type, revision=commit)
+                _save(repo_id, url, file, blob, options)
+            _link(pointer, blob)
+        ref = home / "refs" / revision
+        if revision != commit and not (ref.is_file() and ref.read_text() == commit):
+            ref.parent.mkdir(parents=True, exist_ok=True)
+            write_text(ref, commit)
+        return folder
 
 
-def _check_size(repo_id: str, name: str, options: HubOptions) -> None:
-    """Raise HubError if the Hub says that a file is too large, or does not say its size.
+def file_sizes(
+    repo_id: str, options: HubOptions | None = None, *, repo_type: str = "model"
+) -> dict[str, int]:
+    """The size in bytes of every file of a repository's main branch, by its path.
 
-    A file that does not exist is no error.
+    Raises:
+        HubError: An answer makes no sense, or the list has no end.
     """
-    url = hf_hub_url(repo_id, name, revision=options.revision)
+    start = f"{constants.ENDPOINT}/"
+    url = f"{start}api/{repo_type}s/{repo_id}/tree/{constants.DEFAULT_REVISION}?recursive=true"
+    sizes: dict[str, int] = {}
+    for _ in range(_MOST_PAGES):
+        page = bytearray()
+        with _answer(repo_id, url, options or HubOptions()) as answer:
+            for chunk in answer.iter_bytes():
+                page += chunk
+                if len(page) > LONGEST:
+                    break
+            url = answer.links.get("next", {}).get("url", "")
+        for entry in parse_json(bytes(page)):
+            if entry["type"] == "file":
+                sizes[str(entry["path"])] = int(entry["size"])
+        if not url:
+            return sizes
+        if not url.startswith(start):  # which must not get the token
+            raise _refused(repo_id, f"the list of files goes on at {url}")
+    raise _refused(repo_id, f"the list of files has over {_MOST_PAGES} pages")
+
+
+def _check_path(repo_id: str, path: str) -> None:
+    """Raise HubError unless a file or a revision stays below the folder that it is joined to."""
+    parts = path.split("/")
+    if re.search(r"[\\:]", path) or not all(part.strip(".") for part in parts):
+        raise _refused(repo_id, f"{path!r} is no path of a file and no revision")
+
+
+def _refused(repo_id: str, reason: str) -> HubError:
+    """The error about an answer that must not be used."""
+    return HubError(f"{repo_id} at {constants.ENDPOINT}: {printable(reason, longest=1000)}")
+
+
+def _find(
+    repo_id: str, names: list[str], revision: str, options: HubOptions, repo_type: str
+) -> tuple[str, list[_RemoteFile]]:
+    """The commit of a revision, and those of the files that it has.
+
+    Raises:
+        HubError: An answer names no commit or another one, no hash, or no size.
+    """
+    commit = revision if _COMMIT.fullmatch(revision) else None
+    files = []
+    for name in names:
+        url = hf_hub_url(repo_id, name, repo_type=repo_type, revision=commit or revision)
+        found = None
+        try:
+            found = get_hf_file_metadata(url, token=options.token, **_LIBRARY)
+            answered = found.commit_hash
+        except RemoteEntryNotFoundError as error:
+            answered = error.response.headers.get(constants.HUGGINGFACE_HEADER_X_REPO_COMMIT)
+            answered = answered or commit
+        if answered is None or not _COMMIT.fullmatch(answered) or commit not in (None, answered):
+            reason = f"the answer names the commit {answered!r}; expected {commit or 'a hash'}"
+            raise _refused(repo_id, reason)
+        commit = answered
+        if found is None:
+            continue
+        if found.etag is None or not _BLOB.fullmatch(found.etag) or found.size is None:
+            reason = f"{name} has the ETag {found.etag!r} and {found.size} bytes"
+            raise _refused(repo_id, f"{reason}; expected a hash and a number")
+        files.append(_RemoteFile(name, found.etag, found.size))
+    assert commit is not None  # there is a name
+    return commit, files
+
+
+def _check_sizes(repo_id: str, files: list[_RemoteFile], most: int | None) -> None:
+    """Raise HubError if files have more bytes than `download` says."""
+    for file in files:
+        if most is not None:
+            limit = most
+            most -= file.size
+        else:
+            limit = _MOST_TENSORS if file.name.endswith(".safetensors") else LONGEST
+        if file.size > limit:
+            raise _refused(
+                repo_id,
+                f"{file.name} has {file.size:,} bytes, and at most {limit:,} are downloaded: "
+                "choose another repository or revision",
+            )
+
+
+@contextlib.contextmanager
+def _answer(repo_id: str, url: str, options: HubOptions) -> Iterator[Any]:
+    """The answer to a GET, to be read in parts.
+
+    Raises:
+        HubError: Its status is not 200. The body of such an answer is not read.
+    """
+    headers = build_hf_headers(token=options.token, **_LIBRARY)
+    headers["Accept-Encoding"] = "identity"
+    timeout = constants.HF_HUB_DOWNLOAD_TIMEOUT
+    with get_session().stream(
+        "GET", url, headers=headers, timeout=timeout, follow_redirects=True
+    ) as answer:
+        if answer.status_code != 200:
+            code = answer.headers.get("X-Error-Code", answer.reason_phrase)
+            raise _refused(repo_id, f"the answer to {url} is {answer.status_code} {code}")
+        yield answer
+
+
+def _save(repo_id: str, url: str, file: _RemoteFile, blob: Path, options: HubOptions) -> None:
+    """Download a file to `blob`, through a temporary file beside it.
+
+    Raises:
+        HubError: It has more or fewer bytes than the Hub said; no more are read.
+    """
+    blob.parent.mkdir(parents=True, exist_ok=True)
+    temporary = blob.with_name(f"{blob.name}.{secrets.token_hex(4)}.incomplete")
+    received = 0
     try:
-        metadata = get_hf_file_metadata(
-            url, token=options.token, library_name="nfaug", library_version=__version__
-        )
-    except EntryNotFoundError:
-        return
-    if metadata.size is None or metadata.size > LONGEST:
-        size = "no size" if metadata.size is None else f"{metadata.size:,} bytes"
-        raise HubError(
-            f"{name} of {repo_id} has {size}, and at most {LONGEST:,} are downloaded: choose "
-            "another repository or revision"
-        )
+        with (
+            _answer(repo_id, url, options) as answer,
+            temporary.open("xb") as out,
+            tqdm(total=file.size, desc=file.name, unit="B", unit_scale=True, delay=1) as bar,
+        ):
+            for chunk in answer.iter_bytes():
+                received += len(chunk)
+                if received > file.size:
+                    break
+                out.write(chunk)
+                bar.update(len(chunk))
+        if received != file.size:
+            count = "more" if received > file.size else f"{received:,}"
+            reason = f"{file.name} has {file.size:,} bytes, and {count} arrived: try again"
+            raise _refused(repo_id, reason)
+        temporary.replace(blob)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _link(pointer: Path, blob: Path) -> None:
+    """Make a file of a snapshot a link to this content, or a copy of it."""
+    pointer.parent.mkdir(parents=True, exist_ok=True)
+    staged = pointer.with_name(f".{pointer.name}.{secrets.token_hex(4)}")
+    try:
+        staged.symlink_to(os.path.relpath(blob, pointer.parent))
+    except OSError:  # on Windows, links are a privilege
+        shutil.copyfile(blob, staged)
+    staged.replace(pointer)
+
+
+def _cached(home: Path, revision: str, names: list[str]) -> Path:
+    """The folder of a revision in the cache of a repository.
+
+    Raises:
+        FileNotFoundError: The cache has none of the files of these names.
+    """
+    ref = home / "refs" / revision
+    commit = ref.read_text().strip() if ref.is_file() else revision
+    folder = home / "snapshots" / commit
+    if not _COMMIT.fullmatch(commit) or not any((folder / name).is_file() for name in names):
+        raise FileNotFoundError(f"the cache has no {' and no '.join(names)} of {revision!r}")
+    return folder

@@ -53,12 +53,12 @@ class Arrangement(NamedTuple):
 
 
 def split_of(name: str) -> str | None:
-    """The split that a folder's or a file's name tells: "train", "validation", "test" or None.
+    """The split that a file's or a folder's name tells: "train", "validation", "test" or None.
 
-    Words are runs of letters, in any case: those of "train2017", "seg_train" and "Training set" are
-    words for training. A name with words for two splits tells none.
+    Words are runs of letters, in any case: that of "train-00000-of-00005" is a word for training. A
+    name with words for two splits tells none.
 
-    >>> split_of("val2017"), split_of("seg_train"), split_of("latest")
+    >>> split_of("val-0"), split_of("Train"), split_of("latest")
     ('validation', 'train', None)
     """
     word = _split_word(name)
@@ -72,16 +72,6 @@ def _split_word(name: str) -> str | None:
     return words[0] if len(splits) == 1 else None
 
 
-def _family(name: str) -> str:
-    """The name with "*" in place of split words: "seg_*" for seg_train and seg_test."""
-
-    def replaced(match: re.Match[str]) -> str:
-        word = match[0].lower()
-        return "*" if word in _SPLIT_OF_WORD else word
-
-    return _LETTERS.sub(replaced, name)
-
-
 def choose_split(names: Iterable[str], split: str, where: str) -> str:
     """The name of a split.
 
@@ -89,7 +79,7 @@ def choose_split(names: Iterable[str], split: str, where: str) -> str:
     test images.
 
     Args:
-        names: The names of the splits, such as folders: "train2017", "val2017".
+        names: The names of the splits, such as folders: "Train", "val".
         split: One of them, or a word for a split, such as "val".
         where: The name of the data in messages.
 
@@ -182,6 +172,9 @@ def arrange(files: Iterable[str], split: str, where: str, *, labels: bool = True
     images outside of class folders are left out. A held-out split has the classes of the training
     split, so that their labels agree. Data without split folders are a training split.
 
+    Folders of other names that look like splits (see `_alike`) are an error, unless `split` is the
+    name of one. Folders in a split folder are always classes.
+
     Args:
         files: All image files, as relative paths with forward slashes.
         split: The name of a split folder, or a usual word for it.
@@ -190,11 +183,11 @@ def arrange(files: Iterable[str], split: str, where: str, *, labels: bool = True
 
     Raises:
         MissingSplitError: If the data do not have the split.
-        ValueError: If there are no images, no class folders with images, or a held-out class is not
-            one of training.
+        ValueError: If there are no images, no class folders with images, folders look like splits,
+            or a held-out class is not one of training.
     """
     files = sorted(files, key=natural_key)
-    root, home = _split_folders(files, split, where)
+    root, home = _split_folders(files, split, where, labels)
     paths = _below(files, root)
     if not paths:
         raise ValueError(f"{where} holds no images in {root or 'it'}")
@@ -232,7 +225,7 @@ def _warn_of_classes(classes: Sequence[str], where: str) -> None:
         )
     suspects = [name for name in classes if split_of(name)]
     if len({split_of(name) for name in suspects}) < 2:  # one such word may well be a class
-        suspects = [name for name in suspects if _is_plain(name)]
+        suspects = [name for name in suspects if name.lower() in _SPLIT_OF_WORD]
     if suspects:
         shown = ", ".join(map(repr, suspects[:3]))
         warnings.warn(
@@ -240,11 +233,6 @@ def _warn_of_classes(classes: Sequence[str], where: str) -> None:
             "nothing but split folders beside them",
             stacklevel=3,
         )
-
-
-def _is_plain(name: str) -> bool:
-    """Whether a name consists of a word for a split, digits and signs, such as "val2017"."""
-    return _LETTERS.findall(_family(name)) == [] and split_of(name) is not None
 
 
 def _below(files: Iterable[str], folder: str) -> list[str]:
@@ -257,12 +245,26 @@ def _folders(files: Collection[str], root: str) -> set[str]:
     return {path.partition("/")[0] for path in _below(files, root) if "/" in path}
 
 
-def _split_folders(files: list[str], split: str, where: str) -> tuple[str, str]:
+def _split_folders(files: list[str], split: str, where: str, labels: bool) -> tuple[str, str]:
     """The folder of a split, and the folder that defines its classes."""
     root = _unwrapped(files)
     names = _folders(files, root)
     splits = splits_among(names)
     if not splits:
+        alike = _alike(_below(files, root))
+        # A usual word, such as "train", may be the default and not mean a folder.
+        if alike and split in names and split not in _SPLIT_OF_WORD:
+            folder = f"{root}{split}/"
+            folder += _unwrapped(_below(files, folder))
+            return folder, folder
+        if alike and labels:
+            one, other = alike
+            named = other if one in _SPLIT_OF_WORD else one
+            raise ValueError(
+                f"{where} holds {one!r} and {other!r}, which look like splits and not like "
+                f"classes: they hold folders. Pass the path of one, or split={named!r} (--split). "
+                "If they are classes, put all into a folder 'train', and pass the folder around it"
+            )
         choose_split(("train",), split, where)
         return root, root
     others = sorted(names.difference(splits))
@@ -275,64 +277,57 @@ def _split_folders(files: list[str], split: str, where: str) -> tuple[str, str]:
     chosen = choose_split(splits, split, where)
     home = chosen
     if "train" in map(split_of, splits):
-        relatives = [name for name in splits if _family(name) == _family(chosen)]
-        training = [name for name in relatives if split_of(name) == "train"]
-        home = choose_split(training or splits, "train", where)
-    return _without_repeat(files, f"{root}{chosen}/"), _without_repeat(files, f"{root}{home}/")
+        home = choose_split(splits, "train", where)
+    return _without_repeat(files, root, chosen), _without_repeat(files, root, home)
 
 
-def _without_repeat(files: list[str], folder: str) -> str:
-    """The folder of a split, or the only folder in it if both tell the split: seg_train/seg_train.
-
-    The outer folder stays if files lie directly in it, or directly in the inner one.
-    """
-    names = _folders(files, folder)
-    if len(names) != 1:
-        return folder
-    inner = min(names)
-    paths = _below(files, folder)
-    if split_of(inner) == split_of(folder) and all(path.count("/") > 1 for path in paths):
-        return f"{folder}{inner}/"
-    return folder
+def _without_repeat(files: list[str], root: str, split: str) -> str:
+    """The folder of a split, or the only folder in it if it has the same name: train/train."""
+    paths = _below(files, f"{root}{split}/")
+    repeated = all(path.startswith(f"{split}/") and path.count("/") > 1 for path in paths)
+    return f"{root}{split}/{split}/" if repeated else f"{root}{split}/"
 
 
 def splits_among(names: Collection[str]) -> list[str]:
-    """The folders that are splits; none if all folders are classes.
+    """The folders that are splits by their names; none if all folders are classes.
 
-    Splits are called by plain words (train, Test, val2017), if training is among them or nothing is
-    beside them: `train` beside bus and car may be a class. Otherwise splits are folders whose names
-    differ in the word alone, such as seg_train and seg_test, and not freight train and test tube.
-
-    Raises:
-        ValueError: There are two such families of names, with a training split each.
+    Names of splits are the words of `SPLIT_WORDS`, if training is among them or nothing is beside
+    them: `train` beside bus and car may be a class.
     """
-    plain = sorted(name for name in names if _is_plain(name))
-    if plain and len(plain) == len(names):
-        return plain
-    if _holds_training(plain):
-        return plain
-    families: dict[str, list[str]] = {}
-    for name in sorted(names):
-        if split_of(name):
-            families.setdefault(_family(name), []).append(name)
-    with_training = [family for family in families.values() if _holds_training(family)]
-    if len(with_training) > 1:
-        raise ValueError(
-            f"{with_training[0]} and {with_training[1]} may both be the splits: move the others "
-            "elsewhere, or pass the path of one folder"
-        )
-    if with_training:
-        return with_training[0]
-    for family in families.values():
-        if len(names) > 1 and len(family) == len(names):  # nothing is beside it
-            return family
-    return []
+    splits = sorted(name for name in names if name.lower() in _SPLIT_OF_WORD)
+    told = {split_of(name) for name in splits}
+    with_training = "train" in told and len(told) > 1
+    return splits if with_training or len(splits) == len(names) else []
 
 
-def _holds_training(names: Collection[str]) -> bool:
-    """Whether names tell a training split and another one."""
-    splits = {split_of(name) for name in names}
-    return "train" in splits and len(splits) > 1
+def _alike(paths: Iterable[str]) -> tuple[str, str] | None:
+    """Two folders that look like splits and not like classes, or None.
+
+    Classes hold images. Two folders that hold nothing but folders look like splits if these have a
+    name in common, as cat in a/cat and b/cat; and so does a folder of folders beside one of images
+    alone, which may be those without labels. A folder around all that a folder holds is skipped.
+    """
+    contents: dict[str, list[str]] = {}  # of each folder
+    for path in paths:
+        folder, slash, rest = path.partition("/")
+        if slash:
+            contents.setdefault(folder, []).append(rest)
+    holders: dict[str, str] = {}  # the first folder that holds a folder of this name
+    of_folders = ""
+    of_images = ""
+    for folder, below in contents.items():
+        below = _below(below, _unwrapped(below))
+        inner = _folders(below, "")
+        if not inner:
+            of_images = of_images or folder
+        elif all("/" in path for path in below):
+            shared = inner & holders.keys()
+            if shared:
+                return holders[min(shared)], folder
+            holders.update(dict.fromkeys(inner, folder))
+            if len(inner) > 1:
+                of_folders = of_folders or folder
+    return (of_folders, of_images) if of_folders and of_images else None
 
 
 def _unwrapped(files: list[str]) -> str:
@@ -346,6 +341,7 @@ def _unwrapped(files: list[str]) -> str:
         inner = f"{root}{name}/"
         paths = _below(files, inner)
         holds_all = len(paths) == len(files)
-        if _is_plain(name) or not holds_all or not all("/" in path for path in paths):
+        is_split = name.lower() in _SPLIT_OF_WORD
+        if is_split or not holds_all or not all("/" in path for path in paths):
             return root
         root = inner

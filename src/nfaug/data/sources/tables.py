@@ -11,6 +11,7 @@ import numpy as np
 import torch
 
 from ...io.extras import optional_imports, require
+from ...io.hub_options import HubOptions
 from ...io.strict_json import parse_json
 from ..classes import as_labels, numbered, unique_names
 from ..decode import ImageDecodeError
@@ -75,7 +76,6 @@ def open_parquet(root: Path, files: Sequence[str], request: Request) -> Reader:
         targets=torch.from_numpy(targets),
         batches=batches,
         starts=starts,
-        files=[table.file for table in tables],
     )
 
 
@@ -137,9 +137,7 @@ def open_hub(request: Request) -> Reader:
     The files of the split are downloaded into the Hub's cache, or into `data_dir`. Nothing else of
     the repository is read. In the client's offline mode (HF_HUB_OFFLINE) the cache is used.
     """
-    from huggingface_hub import snapshot_download
-
-    from ...io.hub import hub_errors  # other data need no client
+    from ...io.hub import download, hub_errors  # other data need no client
 
     parts = request.data.split("/")[1:]
     if len(parts) < 2 or not all(parts):
@@ -160,21 +158,20 @@ def open_hub(request: Request) -> Reader:
         raise ValueError(
             f"the files of {request.data} have {total} bytes, over {MOST_BYTES}. {_IN_PYTHON}"
         )
-    with hub_errors(f"the dataset {name}"):
-        root = snapshot_download(
-            name, repo_type="dataset", allow_patterns=chosen, cache_dir=request.data_dir
-        )
-    return open_parquet(Path(root), chosen, request)
+    options = HubOptions(cache_dir=request.data_dir)
+    root = download(name, chosen, options, repo_type="dataset", most=MOST_BYTES)
+    return open_parquet(root, chosen, request)
 
 
 def _file_sizes(name: str, cache: str | None) -> dict[str, int]:
     """The size of every file of a dataset on the Hub; in offline mode, of those in the cache."""
-    from huggingface_hub import HfApi, constants, scan_cache_dir
+    from huggingface_hub import constants, scan_cache_dir
     from huggingface_hub.errors import OfflineModeIsEnabled
 
+    from ...io.hub import file_sizes
+
     try:
-        tree = HfApi().list_repo_tree(name, recursive=True, repo_type="dataset")
-        return {entry.path: getattr(entry, "size", 0) for entry in tree}
+        return file_sizes(name, repo_type="dataset")
     except OfflineModeIsEnabled:
         revision = None
         for repository in scan_cache_dir(cache or constants.HF_HUB_CACHE).repos:
@@ -196,22 +193,10 @@ class TableReader(FileReader):
     Attributes:
         batches: The images in arrow arrays.
         starts: The index of the first image of each array, and the number of images.
-        files: The files of the table.
     """
 
     batches: list[Any]
     starts: np.ndarray
-    files: list[Path]
-
-    def column(self, name: str) -> list[Any] | None:
-        from pyarrow import parquet
-
-        values: list[Any] = []
-        for file in self.files:
-            if name not in parquet.read_schema(file).names:
-                return None
-            values += parquet.read_table(file, columns=[name]).column(name).to_pylist()
-        return values
 
     def read_bytes(self, index: int) -> bytes:
         batch = int(np.searchsorted(self.starts, index, side="right")) - 1

@@ -11,11 +11,13 @@ import torch
 from timm.data.dataset import AugMixDataset
 from timm.data.loader import PrefetchLoader, fast_collate
 from timm.data.mixup import FastCollateMixup, Mixup
+from timm.data.scheduled_sampler import ScheduledTransformDataset
 from torch.utils.data import BatchSampler, DataLoader, RandomSampler
 
 from ...augment.pixels import Normalization
 from ...augment.transform import NFAugment
 from ...data.classes import unwrapped
+from ...data.torch_datasets import normalization_of
 
 __all__ = ["NFALoader"]
 
@@ -65,7 +67,10 @@ class NFALoader:
         dataset = getattr(loader, "dataset", None)
         if any(isinstance(holder, AugMixDataset) for holder in unwrapped(dataset)):
             raise ValueError("NFA does not support AugMix splits; remove --aug-splits")
-        nfa.check_classes(dataset, required=False)
+        labelled = dataset
+        if isinstance(dataset, ScheduledTransformDataset):  # which leaves labels as they are
+            labelled = dataset.dataset
+        nfa.check_classes(labelled, required=False)
         _set_normalization(nfa, loader)
         loader_mixup = _take_mixup(loader)
         if mixup is not None and loader_mixup is not None:
@@ -207,28 +212,4 @@ def _normalization_of(loader: Any) -> tuple[Any, Any] | None:
     """Mean and std of a loader's normalization, in units of [0, 1]."""
     if isinstance(loader, PrefetchLoader):  # which holds grey levels
         return loader.mean.float() / 255, loader.std.float() / 255
-    for holder in unwrapped(getattr(loader, "dataset", None)):
-        # timm has a list of transforms for --train-img-sizes; torchvision's `transforms` is one.
-        transform = getattr(holder, "transforms", None)
-        if not isinstance(transform, (tuple, list)):
-            transform = getattr(holder, "transform", None)
-        mean_and_std = _normalization_in(transform)
-        if mean_and_std is not None:
-            return mean_and_std
-    return None
-
-
-def _normalization_in(transform: Any) -> tuple[Any, Any] | None:
-    """Mean and std of the first normalization in a transform, or in a list of them."""
-    if isinstance(transform, (tuple, list)):
-        steps: Any = transform
-    else:
-        kind = getattr(transform, "normalization", "standard")  # albumentations has others
-        if type(transform).__name__ == "Normalize" and kind == "standard":
-            return transform.mean, transform.std
-        steps = getattr(transform, "transforms", None) or ()
-    for step in steps:
-        mean_and_std = _normalization_in(step)
-        if mean_and_std is not None:
-            return mean_and_std
-    return None
+    return normalization_of(getattr(loader, "dataset", None))
