@@ -25,6 +25,10 @@ def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--data", required=True, help="what nfaug.open_dataset takes")
     parser.add_argument("--test-data", help="images to judge by (default: a test split, or a part)")
+    parser.add_argument("--test-images", type=int, default=2000, help="the most that judge")
+    parser.add_argument("--data-dir", help="where named datasets are stored")
+    parser.add_argument("--download", action="store_true")
+    parser.add_argument("--on-error", choices=["raise", "skip"], default="raise")
     parser.add_argument("--image-size", type=int, nargs=2, metavar=("HEIGHT", "WIDTH"))
     parser.add_argument("--per-class", type=int, help="labelled images of each class")
     parser.add_argument("--augment", default="crop", help="what keeps the class: crop, flip, ...")
@@ -80,10 +84,12 @@ def train(args: argparse.Namespace, config: CompareConfig, data: Images, name: s
 
 def main() -> None:
     args = parse()
-    names = ("augment", "per_class", "network", "weights", "steps", "lr", "device")
+    names = ("augment", "per_class", "test_images", "network", "weights", "steps", "lr", "device")
     config = CompareConfig(**{name: getattr(args, name) for name in names})
+    reading = {name: getattr(args, name) for name in ("data_dir", "download", "on_error")}
     size = tuple(args.image_size) if args.image_size else None
-    data = read_images(*open_parts(args.data, args.test_data, image_size=size), config=config)
+    parts = open_parts(args.data, args.test_data, image_size=size, **reading)
+    data = read_images(*parts, config=config)
     found = {name: train(args, config, data, name) for name in dict.fromkeys(("none", args.row))}
     titles = {name: ROWS[name].added or "nothing more" for name in found}
     shown = ", ".join(f"{accuracy:.1f}% with {titles[name]}" for name, accuracy in found.items())

@@ -12,6 +12,7 @@ import pytest
 import timm
 import torch
 from nfa_tools import TensorImages, batch_of, images_of, write_images
+from PIL import Image
 from safetensors.torch import save_file
 
 from nfaug.cli import main
@@ -58,15 +59,18 @@ def test_lines_to_paste(name: str) -> None:
         assert scope["labels"].shape == (8, 3)
 
 
-def test_lines_to_paste_for_frozen_features(here: Path) -> None:
+@pytest.mark.parametrize(("kind", "per_class"), [("own", 4), ("small", 4), ("own", 1)])
+def test_lines_to_paste_for_frozen_features(kind: str, per_class: int, here: Path) -> None:
     labels = torch.arange(24) % 3
     dataset = TensorImages(images_of(labels), labels, ("a", "b", "c"))
-    config = CompareConfig(network="test_resnet", weights="w.safetensors", per_class=4)
-    lines = paste(Row(frozen="own"), config, read_images(dataset, config=config))
+    config = CompareConfig(network="test_resnet", weights="w.safetensors", per_class=per_class)
+    lines = paste(Row(frozen=kind), config, read_images(dataset, config=config))
     random = np.random.default_rng(0)
     scope = {"features": random.standard_normal((12, 8)), "labels": np.arange(12) % 3}
+    assert ("GridSearchCV(" in "\n".join(lines)) == (per_class > 1)
     exec(compile("\n".join(lines), "pasted", "exec"), scope)
-    batch = torch.rand(2, 3, 160, 160)
+    batch = scope["transform"](Image.new("RGB", (40, 30)))[None]  # type: ignore[operator]
+    assert batch.shape[1:] == ((3, 160, 160) if kind == "own" else (3, 8, 8))
     assert scope["network"].eval()(batch).ndim == 2  # type: ignore[attr-defined]
     assert scope["model"].predict(scope["features"]).shape == (12,)  # type: ignore[attr-defined]
 
@@ -85,7 +89,7 @@ def test_the_example(
     network = {"network": "test_resnet", "weights": "w.safetensors"} if pretrained else {}
     config = CompareConfig(rows=name, per_class=4, steps=2, augment="flip,crop", **network)
     (row,) = config.table()
-    command = example_command(row, config, "data", None, (32, 16))
+    command = example_command(row, config, "data", {"test-data": None}, (32, 16))
     program, script, *words = shlex.split(command)
     assert program == "python"
     monkeypatch.setattr("sys.argv", [script, *words])
@@ -100,7 +104,7 @@ def test_the_example(
 
 def test_frozen_features_have_no_example(here: Path) -> None:
     config = CompareConfig(network="test_resnet", weights="w.safetensors")
-    assert example_command(Row(frozen="own"), config, "data", None, (32, 32)) == ""
+    assert example_command(Row(frozen="own"), config, "data", {}, (32, 32)) == ""
 
 
 TRAIN = """
@@ -169,7 +173,10 @@ def test_rows_that_timm_cannot_train() -> None:
 
 def test_the_flow_of_a_row_is_that_of_the_lines(here: Path) -> None:
     row = Row("builtin:rgb32", "randaugment")
-    command = example_command(row, CompareConfig(p=0.25), "data", "other", (32, 32))
-    assert "--test-data other" in command
+    read = {"test-data": "other", "on-error": "skip", "data-dir": None, "download": True}
+    config = CompareConfig(p=0.25, test_images=50, steps=10**6)
+    command = example_command(row, config, "data", read, (32, 32))
+    assert "--test-data other --on-error skip --download " in command
+    assert "--test-images 50 --steps 1000000" in command
     assert "--row nfa+randaugment --checkpoint builtin:rgb32 --p 0.25" in command
     assert PIXELS not in command

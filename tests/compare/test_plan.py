@@ -20,9 +20,9 @@ FLOW = "my-flow"
 
 
 def planned(minutes: float, rows: list[Row] = ROWS, **changes: Any) -> Any:
-    """Rows that take a minute each, on two processes, after a first seed of three minutes."""
-    settings: dict[str, Any] = {"spent": 180, "most": 10, "processes": 2} | changes
-    return plan_of(dict.fromkeys(rows, 60.0), minutes=minutes, **settings)
+    """Rows that take half a minute each, on one process, after a first seed of three minutes."""
+    settings: dict[str, Any] = {"spent": 180, "most": 10, "processes": 1} | changes
+    return plan_of(dict.fromkeys(rows, 30.0), minutes=minutes, **settings)
 
 
 def test_whole_seeds_of_all_rows() -> None:
@@ -32,6 +32,24 @@ def test_whole_seeds_of_all_rows() -> None:
     assert planned(8.1).seeds == 3
     assert planned(1000).seeds == 10
     assert planned(1000, most=2).seeds == 2
+
+
+def test_several_processes_wait_for_the_last_job() -> None:
+    """The rows of a flow are one job: two of five half minutes, of which one process does half."""
+    assert planned(5.9, processes=2).seeds == 2 + 1
+    assert planned(13.6, processes=2).seeds == 9
+    assert planned(3, processes=2, most=1).seeds == 1, "what is computed is shown"
+    assert planned(2, most=1).seeds == 1
+
+
+def test_the_first_row_stays() -> None:
+    """The others gain over it."""
+    for names in (["randaugment", "mixup"], ["randaugment", "nfa"]):
+        rows = rows_of(names, [PIXELS])
+        with pytest.raises(TimeoutError):
+            planned(3.1, rows)
+        plan = planned(3.8, [*rows, Row(PIXELS, "randaugment")], spent=160)
+        assert rows[0].name in plan.rows
 
 
 def test_rows_are_left_out_in_a_stated_order() -> None:

@@ -12,7 +12,7 @@ from ..compare import CompareConfig, Comparison, compare, open_parts
 from ..compare.next_steps import example_command, timm_commands
 from ..compare.size import sized
 from ..data.images import LabelledImages
-from ..data.open import DATA_SOURCES, MissingSplitError, open_dataset
+from ..data.open import DATA_SOURCES, open_dataset
 from ..data.sources.folders import FolderReader
 from ..io.device import pick_device
 from .common import READING, add_image_size, add_reading, lies_in, new_parser
@@ -93,17 +93,15 @@ def run(arguments: Namespace) -> dict[str, Any] | str:
         data, arguments.out, config=config, test_data=test_data, processes=processes
     )
     config = comparison.config  # with the number of steps
-    example = example_command(
-        comparison.best(), config, arguments.data, arguments.test_data, data.image_size
-    )
+    read = {name.replace("_", "-"): arguments[name] for name in ("test_data", *READING)}
+    example = example_command(comparison.best(), config, arguments.data, read, data.image_size)
     if arguments.json:
         return {"out": arguments.out, **comparison.figures(), "example": example}
     lines = [comparison.text().rstrip()]
     if example:
-        lines += ["", "An example trains without and with it, on the same images:", "", example]
+        lines += ["", "An example that trains so, and judges by the same images:", "", example]
     lines += ["", *_timm(comparison, config, arguments.data, data)]
-    files = f"table.md, gains.png, variants.png and cells.csv are in {arguments.out}."
-    return "\n".join([*lines, "", files])
+    return "\n".join([*lines, "", f"All results are in {arguments.out}."])
 
 
 def _processes(wanted: int, device: str) -> int:
@@ -116,28 +114,31 @@ def _processes(wanted: int, device: str) -> int:
         return 1
     if hasattr(os, "sched_getaffinity"):  # not on every system
         return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
+    return min(61, os.cpu_count() or 1)  # Windows waits for no more
 
 
 def _timm(
     comparison: Comparison, config: CompareConfig, path: str, data: LabelledImages
 ) -> list[str]:
     """How timm's train.py trains as the advice says, or what it needs."""
+    shape = (data.channels, *data.image_size)
+
+    def commands(*splits: str) -> list[str]:
+        return timm_commands(comparison.best(), config, path, splits, shape, len(data.classes))
+
+    if not commands("folder", "train", "validation"):
+        return []
     needed = "timm's train.py needs a folder with a validation folder beside that of training."
     if not isinstance(data.reader, FolderReader):
         return [needed]
+    train = data.reader.root
     try:
         validation = open_dataset(path, split="validation", image_size=1)
-    except MissingSplitError:
+    except (ValueError, OSError):  # there is none, or it is no folder of these classes
         return [needed]
-    train = data.reader.root
     assert isinstance(validation.reader, FolderReader)
     held = validation.reader.root
     if train.parent != held.parent:
         return [needed]
-    splits = (str(train.parent), train.name, held.name)
-    shape = (data.channels, *data.image_size)
-    commands = timm_commands(comparison.best(), config, path, splits, shape, len(data.classes))
-    if not commands:
-        return []
-    return ["With timm's train.py:", "", *commands]
+    found = commands(str(train.parent), train.name, held.name)
+    return ["With timm's train.py:", "", *found]

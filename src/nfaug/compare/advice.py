@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import statistics
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
@@ -13,6 +14,7 @@ __all__ = ["Finding", "collapsed", "finding_of", "gain_between"]
 
 NO_EFFECT = 1.0  # points of accuracy that matter to nobody
 _LOST = 0.5  # of what a row usually learns; a training that lost more has collapsed
+_NOISE = 4.0  # standard errors of an accuracy, below which a loss may be chance
 
 CellsOfRows = Mapping[Row, Mapping[int, Cell]]
 
@@ -83,13 +85,16 @@ def _complexity(row: Row) -> tuple[bool, int]:
 def collapsed(cells: Mapping[int, Cell], classes: int) -> dict[int, float]:
     """The seeds in which a row collapsed, with their accuracy in per cent.
 
-    There it lost more than half of what it reaches above chance in the median of its seeds.
+    There it lost more than half of what it reaches above chance in the median of its seeds, and
+    more than the number of images explains.
     """
     if len(cells) < LEAST_SEEDS:
         return {}
     chance = 100 / classes
     usual = statistics.median(cell.accuracy for cell in cells.values())
-    limit = chance + _LOST * (usual - chance)
+    images = len(next(iter(cells.values())).right)
+    noise = math.sqrt(usual * (100 - usual) / images)
+    limit = min(chance + _LOST * (usual - chance), usual - _NOISE * noise)
     found = {}
     for seed, cell in sorted(cells.items()):
         if cell.accuracy < limit and usual > chance:

@@ -18,9 +18,15 @@ from nfaug.io.text import did_you_mean
 
 from .config import CompareConfig
 
-__all__ = ["Classifier", "moments_of", "small_cnn", "timm_model"]
+__all__ = ["Classifier", "default_steps", "moments_of", "small_cnn", "timm_model"]
 
 BATCH, FINE_TUNED_BATCH = 50, 16  # images a step
+
+
+def default_steps(config: CompareConfig, labelled: int) -> int:
+    """Ten passes over the labelled images, at least 800 steps (fine-tuned 300), at most 2,000."""
+    least, size = (300, FINE_TUNED_BATCH) if config.pretrained else (800, BATCH)
+    return min(2000, max(least, 10 * labelled // size))
 
 
 def small_cnn(shape: Sequence[int], classes: int) -> nn.Sequential:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from .config import CompareConfig
 from .frozen import CHOICES, folds_of
@@ -19,7 +20,16 @@ def paste(row: Row, config: CompareConfig, images: Images) -> list[str]:
     `dataset` stands for labelled images, and `batch` and `labels` for a batch of them.
     """
     if row.frozen:
-        folds = max(2, folds_of(images.labelled(config.per_class, 0).labels.numpy()))
+        folds = folds_of(images.labelled(config.per_class, 0).labels.numpy())
+        model = [
+            f"choices = {{'C': {list(CHOICES)}}}",
+            f"model = GridSearchCV(LogisticRegression(max_iter=300), choices, cv={folds})",
+        ]
+        if folds == 1:
+            model = [f"model = LogisticRegression(C={CHOICES[len(CHOICES) // 2]}, max_iter=300)"]
+        size = []
+        if row.frozen == "small":
+            size = [f"settings |= {{'input_size': {images.shape}, 'crop_pct': 1.0}}"]
         overlay = f'pretrained_cfg_overlay={{"file": {str(config.weights)!r}}}'
         return [
             "import timm",
@@ -28,9 +38,11 @@ def paste(row: Row, config: CompareConfig, images: Images) -> list[str]:
             "",
             f'network = timm.create_model("{config.network}", pretrained=True, num_classes=0,',
             f"                            in_chans={images.shape[0]}, {overlay})",
+            "settings = timm.data.resolve_model_data_config(network)",
+            *size,
+            "transform = timm.data.create_transform(**settings)  # of a PIL image",
             "# features: network.eval()(batch) of your labelled images, as a NumPy array",
-            f"choices = {{'C': {list(CHOICES)}}}",
-            f"model = GridSearchCV(LogisticRegression(max_iter=300), choices, cv={folds})",
+            *model,
             "model.fit(features / features.std(), labels)",
         ]
     imports = []
@@ -59,30 +71,27 @@ def example_command(
     row: Row,
     config: CompareConfig,
     data: str,
-    test_data: str | None,
+    read: Mapping[str, Any],
     image_size: tuple[int, int],
 ) -> str:
-    """The command that trains without and with a row, on the same images; empty for frozen ones."""
+    """The command that trains without and with a row, on the same images; empty for frozen ones.
+
+    `read` are other options of `nfaug compare` about images, such as test-data.
+    """
     if row.frozen:
         return ""
-    words = ["--data", data]
-    if test_data is not None:
-        words += ["--test-data", test_data]
-    words += ["--image-size", str(image_size[0]), str(image_size[1])]
-    if config.per_class is not None:
-        words += ["--per-class", str(config.per_class)]
-    if config.augment != CompareConfig.augment:
-        words += ["--augment", config.augment]
-    if config.weights is not None:
-        words += ["--weights", config.weights]
-    if config.network != CompareConfig.network:
-        words += ["--network", config.network]
-    words += ["--row", _name(row)]
+    words = ["--data", data, "--row", _name(row), "--image-size", *map(str, image_size)]
+    for name, value in read.items():
+        if value is True:
+            words.append(f"--{name}")
+        elif value and value != "raise":
+            words += [f"--{name}", str(value)]
     if row.flow:
-        words += ["--checkpoint", row.flow, "--p", f"{config.p:g}"]
-    for name in ("steps", "lr"):
-        if getattr(config, name) is not None:
-            words += [f"--{name}", f"{getattr(config, name):g}"]
+        words += ["--checkpoint", row.flow, "--p", str(config.p)]
+    for name in ("test_images", "per_class", "augment", "network", "weights", "steps", "lr"):
+        value = getattr(config, name)
+        if value != getattr(CompareConfig, name):
+            words += [f"--{name.replace('_', '-')}", str(value)]
     return f"python examples/train_classifier.py {shlex.join(words)}"
 
 
@@ -99,7 +108,7 @@ def timm_commands(
     row: Row,
     config: CompareConfig,
     data: str,
-    splits: tuple[str, str, str],
+    splits: Sequence[str],
     shape: Sequence[int],
     classes: int,
 ) -> list[str]:

@@ -52,16 +52,18 @@ def plan_of(
     wanted = min(LEAST_SEEDS, most)
     kept = list(seconds)
     needed = 0
-    for row in [None, *_order_of_leaving(list(seconds))]:
+    for row in [None, *_order_of_leaving(list(seconds)[1:])]:
         if row is not None:
             kept.remove(row)
         a_seed = sum(seconds[one] for one in kept) / processes
-        fit = 1 + math.floor((60 * minutes - spent) / a_seed)
+        # At the end processes wait for the last job (Graham's bound).
+        end = _longest_job(seconds, kept) * (1 - 1 / processes)
+        fit = max(1, 1 + math.floor((60 * minutes - spent - end) / a_seed))
         if fit >= wanted:
             left_out = [row.name for row in seconds if row not in kept]
             names = [row.name for row in kept]
             return Plan(names, left_out, min(most, fit), needed, minutes)
-        at_least = math.ceil((spent + (wanted - 1) * a_seed) / 60 + 0.1)
+        at_least = math.ceil((spent + (wanted - 1) * a_seed + end) / 60 + 0.1)
         needed = needed or at_least
     raise TimeoutError(
         f"{wanted} seeds do not fit into {minutes:g} minutes, even if rows are left out: one takes "
@@ -70,8 +72,20 @@ def plan_of(
     )
 
 
+def _longest_job(seconds: Mapping[Row, float], rows: Sequence[Row]) -> float:
+    """The seconds of the longest job: rows of the same flow are one."""
+    jobs: dict[object, float] = {}
+    for row in rows:
+        job = row.flow or row
+        jobs[job] = jobs.get(job, 0.0) + seconds[row]
+    return max(jobs.values())
+
+
 def _order_of_leaving(rows: Sequence[Row]) -> list[Row]:
-    """The rows that may be left out, those that are left out first at the start."""
+    """The rows that may be left out, those that are left out first at the start.
+
+    Not the first row, which the others gain over.
+    """
     both = [row for row in reversed(rows) if row.flow and row.policy]
     alone = [row for row in reversed(rows) if row.policy and not row.flow]
     return [*both, *alone]

@@ -32,7 +32,6 @@ class Comparison:
         planned: All rows, in the order of cost.
         cells: Which images each classifier got right.
         plan: The rows and the seeds for which there was time.
-        processes: How many classifiers were trained at once.
 
     Example:
         >>> import tempfile
@@ -60,7 +59,6 @@ class Comparison:
         planned: Sequence[Row],
         cells: Cells,
         plan: Plan,
-        processes: int = 1,
     ) -> None:
         self.config: CompareConfig = config
         self.rows: list[Row] = [row for row in planned if row.name in plan.rows]
@@ -70,7 +68,6 @@ class Comparison:
         self._planned: int = len(planned) - 1
         self._plan: Plan = plan
         self._images: Images = images
-        self._processes: int = processes
         self._titles = titles_of(planned, images.shape, pretrained=config.pretrained)
         self._cells: dict[Row, dict[int, Cell]] = {}
         for row in self.rows:
@@ -177,19 +174,19 @@ class Comparison:
     def _base(self) -> str:
         """The first row, in a sentence."""
         row = self.rows[0]
-        if row.frozen or row.added or self.config.pretrained:
+        if row.frozen or row.added or self.config.pretrained or not self.config.safe:
             return self.title(row)
         return f"{self._safe} alone"
 
     @property
     def _safe(self) -> str:
-        return " and ".join(SAFE[word] for word in self.config.safe) or "nothing"
+        return " and ".join(SAFE[word] for word in self.config.safe) or "no augmentation"
 
     def _no_advice(self) -> str:
         """Why there is no advice."""
         count = len(self._images.names)
         if len(self.rows) == 1:
-            return f"No advice: only {self.title(self.rows[0])} was computed."
+            return "No advice: there is one row."
         if count < LEAST_IMAGES:
             return f"No advice: {count} images judge, and advice needs {LEAST_IMAGES}."
         return f"No advice: {len(self.seeds)} seeds were trained, and advice needs {LEAST_SEEDS}."
@@ -277,13 +274,13 @@ class Comparison:
         if config.lr is not None:
             first += f", learning rate {config.lr:g}"
         first += f"; {len(self.seeds)} seeds, {len(self._images.names)} images judge"
-        at_once = f", {self._processes} at once" if self._processes > 1 else ""
-        notes = [f"{first}; {self.seconds / self._processes:.0f} s{at_once}."]
-        notes.append(
-            "± is a 95% interval of one row over seeds and images to judge by. The advice asks for "
-            f"more: it is wrong to name a gain in {100 * ERRORS:g}% of comparisons at most, over "
-            f"all {self._planned} rows that were planned."
-        )
+        notes = [f"{first}; {self.seconds:.0f} s of training in all."]
+        if self._planned:
+            notes.append(
+                "± is a 95% interval of one row over seeds and images to judge by. For the advice "
+                f"a gain is clear if it is above zero over all {self._planned} planned rows: if "
+                f"none gains, it names one in about {100 * ERRORS:g}% of comparisons."
+            )
         if config.per_class is None:
             notes.append(
                 "Every seed has the same labelled images: the intervals hold no variation of them."

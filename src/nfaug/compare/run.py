@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from nfaug.checkpoint.manifest import read_manifest
 from nfaug.checkpoint.resolve import read_resolved
 from nfaug.data.images import LabelledImages, progress_bar
+from nfaug.data.open import wrap_dataset
 from nfaug.fitting import load_base
 from nfaug.io.atomic import write_bytes, write_text
 from nfaug.io.errors import reading
@@ -31,7 +32,7 @@ from nfaug.io.tensors import read_tensors
 from nfaug.io.text import printable
 
 from .cells import Cells
-from .classifier import Classifier
+from .classifier import Classifier, default_steps
 from .config import CompareConfig
 from .figures import LEAST_IMAGES, LEAST_SEEDS, Cell
 from .frozen import input_size
@@ -116,13 +117,14 @@ def compare(
     pool, judged = split_images(data, test_data, config)
     _check_shape(pool, config)
     for name in flows:
-        _check_flow(name, pool, judged)
+        _check_flow(name, pool, wrap_dataset(test_data))
     shape = (pool.channels, *pool.image_size)
     Classifier(config, shape, len(pool.classes), seed=0)  # its errors come first
     rows = _rows(config, pool)
     side = input_size(config)[1] if any(row.frozen for row in rows) else None
     images = decode_images(pool, judged, config, frozen_side=side, progress=progress)
-    config = replace(config, steps=config.steps or _default_steps(config, images))
+    labelled = len(images.labelled(config.per_class, 0).labels)
+    config = replace(config, steps=config.steps or default_steps(config, labelled))
     record = _record(config, images)
     _warn_of_no_advice(config, images)
     with lock_output(folder):
@@ -141,12 +143,6 @@ def _rows(config: CompareConfig, data: LabelledImages) -> list[Row]:
         if trained and data.image_size != (side, side):
             rows.insert(1, Row(frozen="small"))
     return rows
-
-
-def _default_steps(config: CompareConfig, images: Images) -> int:
-    """Ten passes over the labelled images, at least 800 steps (fine-tuned 300), at most 2,000."""
-    least = 300 if config.pretrained else 800
-    return min(2000, max(least, len(images.labelled(config.per_class, 0).labels) // 5))
 
 
 def _check_unfinished(folder: Path) -> None:
@@ -213,11 +209,11 @@ def _record(config: CompareConfig, images: Images) -> dict[str, Any]:
     record["images"] = images.sha256()
     for name in config.checkpoint:
         record[f"files of {name}"] = read_resolved(read_manifest, name, whole=False)["files"]
+    record["weights"] = None
     if config.weights is not None:
         file = Path(config.weights)
         read_tensors(file)  # for a damaged file timm raises no ValueError
-        del record["weights"]  # the path
-        record["weights_sha256"] = hashlib.sha256(file.read_bytes()).hexdigest()
+        record["weights"] = hashlib.sha256(file.read_bytes()).hexdigest()  # in place of the path
     return record
 
 
@@ -302,16 +298,18 @@ class _Run:
             self.features[kind] = np.concatenate([part.result() for part in parts])
 
     def _jobs(self, rows: list[Row], seed: int) -> list[list[Row]]:
-        """The missing rows of a seed that one process computes together: those of NFA share a fit.
+        """The missing rows of a seed that one process computes together: those of a flow, one fit.
 
         Several processes begin with these, which take longest.
         """
-        missing = [row for row in rows if (row.name, seed) not in self.cells]
-        jobs = [[row] for row in missing if not row.flow]
-        with_nfa = [row for row in missing if row.flow]
-        if with_nfa:
-            jobs.insert(len(jobs) if self.processes == 1 else 0, with_nfa)
-        return jobs
+        jobs: dict[object, list[Row]] = {}
+        for row in rows:
+            if (row.name, seed) not in self.cells:
+                jobs.setdefault(row.flow or row, []).append(row)
+        ordered = list(jobs.values())
+        if self.processes > 1:
+            ordered.sort(key=lambda job: not job[0].flow)
+        return ordered
 
     def _compute(self, submit: Submit, rows: list[Row], seeds: Iterable[int]) -> None:
         running = {}
@@ -352,22 +350,24 @@ class _Run:
                 )
             return plan
         seconds = {row: max(0.01, self.cells[row.name, 0].seconds) for row in self.rows}
+        a_seed = sum(seconds.values()) / self.processes
         plan = plan_of(
             seconds,
-            spent=monotonic() - self.started,
+            spent=max(monotonic() - self.started, a_seed),  # more, if it was interrupted before
             minutes=self.config.minutes,
             most=self.config.seeds,
             processes=self.processes,
         )
         write_text(file, json.dumps(plan._asdict()))
-        a_seed = sum(seconds.values()) / self.processes
-        line = f"A seed of all rows takes {a_seed:.0f} s: {plan.seeds} seeds"
+        line = f"{plan.seeds} seeds of {len(plan.rows)} rows"
         if plan.left_out:
             names = [self.titles[row] for row in self.rows if row.name in plan.left_out]
             line += (
-                f" fit into {plan.minutes:g} minutes if these are left out: {', '.join(names)}. "
-                f"With --minutes {plan.needed} and another --out all rows fit"
+                f" fit into {plan.minutes:g} minutes; left out: {', '.join(names)}. With --minutes "
+                f"{plan.needed} and another --out all rows fit"
             )
+        elif plan.seeds < self.config.seeds:
+            line += f" fit into {plan.minutes:g} minutes"
         self._say(f"{line}.")
         return plan
 
@@ -393,9 +393,7 @@ class _Run:
 
     def finish(self, plan: Plan) -> Comparison:
         """Write the report; the comparison is then finished."""
-        comparison = Comparison(
-            self.config, self.images, self.rows, self.cells, plan, self.processes
-        )
+        comparison = Comparison(self.config, self.images, self.rows, self.cells, plan)
         shown = self._shown()
         if shown:
             part = self.images.labelled(self.config.per_class, 0)

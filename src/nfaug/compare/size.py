@@ -13,7 +13,7 @@ from nfaug.fitting import common_size
 from nfaug.io.errors import reading
 from nfaug.io.strict_json import read_json
 
-from .classifier import FINE_TUNED_BATCH, Classifier
+from .classifier import FINE_TUNED_BATCH, Classifier, default_steps
 from .config import CompareConfig
 from .figures import LEAST_SEEDS
 from .frozen import input_size
@@ -22,7 +22,6 @@ __all__ = ["sized"]
 
 _SMALL = 48  # the longest side by default for small-cnn
 _LARGE = 96  # and for a timm model
-_FINE_TUNED_STEPS = 300
 
 
 def sized(
@@ -36,12 +35,15 @@ def sized(
     record = Path(out).expanduser() / "settings.json"
     if record.exists():
         with reading(record):
-            _, height, width = read_json(record)["shape"]
+            _, height, width = read_json(record).get("shape", (0, 1, 1))
         return data.resized((int(height), int(width)))
     if config.pretrained:
         side, _ = input_size(config)
         trained = sum(1 for row in config.table() if not row.frozen)
-        seconds = _seconds(config, data.channels, side, len(data.classes)) * trained / processes
+        counts = torch.bincount(data.targets).clamp(max=config.per_class or len(data))
+        steps = config.steps or default_steps(config, int(counts.sum()))
+        timed = dataclasses.replace(config, steps=steps)
+        seconds = _seconds(timed, data.channels, side, len(data.classes)) * trained / processes
         if LEAST_SEEDS * seconds < 60 * config.minutes:
             return data.resized((side, side))
     longest = _SMALL if config.network == "small-cnn" else _LARGE
@@ -56,8 +58,8 @@ def _seconds(config: CompareConfig, channels: int, side: int, classes: int) -> f
     threads = torch.get_num_threads()
     torch.set_num_threads(1)  # as each process has
     try:
-        config = dataclasses.replace(config, steps=config.steps or _FINE_TUNED_STEPS)
-        classifier = Classifier(config, (channels, side, side), classes, seed=0)
+        three = dataclasses.replace(config, steps=3)
+        classifier = Classifier(three, (channels, side, side), classes, seed=0)
         images = torch.zeros((FINE_TUNED_BATCH, channels, side, side), dtype=torch.uint8)
         labels = torch.zeros(FINE_TUNED_BATCH, dtype=torch.int64)
         times = []
@@ -66,8 +68,6 @@ def _seconds(config: CompareConfig, channels: int, side: int, classes: int) -> f
             times.append(monotonic())
             return images, labels
 
-        timed = dataclasses.replace(config, steps=3)
-        classifier.config = timed
         classifier.train(draw, FINE_TUNED_BATCH)
         a_step = monotonic() - times[-1]
         started = monotonic()

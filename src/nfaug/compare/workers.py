@@ -62,6 +62,7 @@ def workers(
     Raises:
         ChildProcessError: A process ended.
     """
+    shutil.rmtree(folder, ignore_errors=True)
     if count == 1:
         yield _in_this_process(images, config, report)
         return
@@ -78,7 +79,9 @@ def workers(
         few = [images.classes, images.names, images.notes]
         pool = ProcessPoolExecutor(count, spawned, _start, (folder, few, config, steps, stop))
         threading.Thread(target=watch, daemon=True).start()
-        with pool, _environment():
+        with pool:
+            with _surroundings():
+                pool.submit(int).result()  # it starts all processes
             try:
                 yield lambda method, *arguments: pool.submit(_run, method.__name__, arguments)
             finally:  # also after Ctrl-C: what runs ends with its next step
@@ -113,19 +116,22 @@ def _in_this_process(
 
 
 @contextlib.contextmanager
-def _environment() -> Iterator[None]:
-    """Set the environment that new processes start with."""
+def _surroundings() -> Iterator[None]:
+    """Set what new processes inherit: the environment, and that Ctrl-C is not for them."""
     before = dict(os.environ)
+    main = threading.current_thread() is threading.main_thread()
+    handler = signal.signal(signal.SIGINT, signal.SIG_IGN) if main else None
     os.environ.update(_ENVIRONMENT | before | {"OMP_NUM_THREADS": "1"})
     try:
         yield
     finally:
         os.environ.clear()
         os.environ.update(before)
+        if main:
+            signal.signal(signal.SIGINT, handler)
 
 
 def _write(images: Images, folder: Path) -> None:
-    shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
     for name in ("pool", "judged"):
         for kind, array in getattr(images, name)._asdict().items():
