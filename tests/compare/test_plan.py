@@ -44,12 +44,11 @@ def test_several_processes_wait_for_the_last_job() -> None:
 
 def test_the_first_row_stays() -> None:
     """The others gain over it."""
-    for names in (["randaugment", "mixup"], ["randaugment", "nfa"]):
+    for names, minutes in ((["randaugment", "mixup"], 4.0), (["randaugment", "nfa"], 5.0)):
         rows = rows_of(names, [PIXELS])
-        with pytest.raises(TimeoutError):
-            planned(3.1, rows)
-        plan = planned(3.8, [*rows, Row(PIXELS, "randaugment")], spent=160)
-        assert rows[0].name in plan.rows
+        plan = planned(minutes, [*rows, Row(PIXELS, "randaugment")], spent=160)
+        assert plan.rows[0] == rows[0].name
+        assert plan.left_out
 
 
 def test_rows_are_left_out_in_a_stated_order() -> None:
@@ -114,7 +113,7 @@ def test_a_slow_machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None
         compare(data, config=short, out=tmp_path / "three", progress=False)
     assert trained == [0] * 5
     found = compare(data, config=config, out=tmp_path / "three", progress=False)
-    assert (found.seeds, found.left_out) == ([0, 1, 2], [])
+    assert found.seeds == [0, 1, 2], "the first seed counts with what it took"
     assert trained.count(0) == 5, "the same command goes on, and trains nothing twice"
 
 
