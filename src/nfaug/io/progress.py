@@ -37,7 +37,7 @@ class _Bar(tqdm):
         self._closed = threading.Event()
         super().__init__(**settings)
         if not self.disable:
-            self.ncols = self.ncols or 80  # a terminal may not know its width
+            self.ncols: int = vars(self)["ncols"] or 80  # a terminal may not know its width
             threading.Thread(target=self._draw, daemon=True).start()
 
     def _draw(self) -> None:
@@ -81,4 +81,5 @@ def progress_bar(
         settings["position"] = 0  # a bar inside of another one would move the cursor
         settings["ncols"] = 100
         settings["mininterval"] = _LINES
+        settings["maxinterval"] = _LINES  # after which tqdm's own thread adds a line
     return _Bar(total=total, desc=title, unit=unit, initial=initial, disable=not shown, **settings)
