@@ -178,6 +178,10 @@ def test_a_bar_of_which_nothing_is_counted_yet(
     with progress_bar(9, "slow", "image", shown=True):
         time.sleep(0.3)
     assert capsys.readouterr().err.count("slow:") > 2
+    monkeypatch.setattr("os.get_terminal_size", lambda *_: (0, 0))  # as `script` and containers
+    with progress_bar(9, "narrow", "image", shown=True):
+        time.sleep(0.3)
+    assert "| 0/9 [" in capsys.readouterr().err
     with progress_bar(9, "quick", "image", shown=True):
         pass
     with progress_bar(9, "hidden", "image", shown=False):

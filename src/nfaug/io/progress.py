@@ -37,7 +37,10 @@ class _Bar(tqdm):
         self._closed = threading.Event()
         super().__init__(**settings)
         if not self.disable:
-            self.ncols: int = vars(self)["ncols"] or 80  # a terminal may not know its width
+            columns: int | None = vars(self)["ncols"]
+            if columns is None or columns < 1:  # of a terminal that does not know its size
+                self.ncols = 80
+                self.nrows = 20
             threading.Thread(target=self._draw, daemon=True).start()
 
     def _draw(self) -> None:
