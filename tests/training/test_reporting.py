@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import importlib.util
 import json
 import math
+import re
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from autoencoder_tools import make_autoencoder
 from nfa_tools import TensorImages, images_of
 from PIL import Image
 from torch import Tensor
@@ -21,6 +25,7 @@ from nfaug.checkpoint.checkpoint import Checkpoint
 from nfaug.cli import main
 from nfaug.data.images import progress_bar
 from nfaug.flows.mef import MefConfig
+from nfaug.io import progress
 from nfaug.training import TrainConfig, loop, optimizer, train
 from nfaug.training.config import OptimConfig
 from nfaug.training.snapshots import Snapshots
@@ -50,6 +55,137 @@ def test_lines_where_there_is_no_terminal(
         assert any(part in line for line in lines)
     assert "0/72" in lines[0]
     train(tiny_images, config=quiet, progress=False)
+    assert capsys.readouterr().err == ""
+
+
+class Drawn(progress._Bar):
+    """A bar that is drawn at once, however short its phase is."""
+
+    def __init__(self, **settings: Any) -> None:
+        super().__init__(**settings)
+        self.refresh()
+
+
+@pytest.fixture
+def drawn(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(progress, "_Bar", Drawn)
+
+
+def phases(printed: str) -> list[str]:
+    """The titles of the bars in the order of their first lines."""
+    found: dict[str, None] = {}
+    for line in printed.splitlines():
+        title = re.match(r"([A-Za-z ]+)(:| \[)", line)
+        if title:
+            found[title[1]] = None
+    return list(found)
+
+
+START = ["hashing images", "images to start from", "initialisation", "gaussians"]
+SOLVED = ["solving for the Gaussians", "making the optimiser", "saving the state"]
+
+
+@pytest.mark.usefixtures("drawn")
+def test_each_phase_announces_itself(
+    quiet: TrainConfig,
+    tiny_images: TensorImages,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """At 128 pixels `nfaug train` was silent for minutes before its first step."""
+    config = dataclasses.replace(quiet, pictures_every=1)
+    run = functools.partial(train, tiny_images, config=config, test_data=tiny_images, out=tmp_path)
+    run()
+    before = ["reading images", *START]
+    after = ["train", "eval", "samples", "fit"]
+    found = phases(capsys.readouterr().err)
+    assert [name for name in found if name not in SOLVED] == [*before, *after]
+    assert set(SOLVED) < set(found)
+    run(progress=False)
+    assert capsys.readouterr().err == ""
+
+
+@pytest.mark.usefixtures("drawn")
+def test_the_phases_of_an_autoencoder(
+    quiet: TrainConfig, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    labels = torch.arange(24) % 2
+    images = TensorImages(images_of(labels, channels=3, size=(64, 64)), labels, ["ape", "bee"])
+    config = dataclasses.replace(quiet, autoencoder=str(make_autoencoder(tmp_path / "vae")))
+    for shown in (True, False):
+        train(images, config=config, progress=shown)
+        found = phases(capsys.readouterr().err)
+        assert ({"reading images", "scale of latents", "latents"} < set(found)) == shown
+    assert found == []
+
+
+@pytest.mark.usefixtures("drawn")
+def test_the_phases_of_the_commands(
+    tiny_folder: Path, tiny_path: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data = ("--data", tiny_folder)
+    flow = ("--checkpoint", tiny_path)
+    expected: dict[str, tuple[list[Any], list[str]]] = {
+        "train": (
+            [*data, *flow, "--epochs", "1", "--batch-size", "12", "--trackers", "[]"],
+            [
+                "loading",
+                "opening",
+                "gaussians: ",
+                "train: ",
+                "fit: ",
+                f"saving {tmp_path}",
+                "picture: ",
+            ],
+        ),
+        "fit": (
+            [*data, *flow],
+            ["loading", "opening", "finished classes", "fit: ", "saving", "picture"],
+        ),
+        "eval": (
+            [*data, *flow, "--split", "train"],
+            ["loading", "opening", "reading images", "eval"],
+        ),
+        "bank": (
+            [*data, *flow, "--variants", "2"],
+            ["loading", "opening", "hashing images", "bank of"],
+        ),
+        "preview": ([*data, *flow], ["loading", "opening", "picture"]),
+        "sample": ([*flow], ["loading", "samples"]),
+        "push": ([tiny_path, "me/flow", "--dry-run"], ["checking"]),
+    }
+    for command, (words, titles) in expected.items():
+        suffix = ".png" if command in ("preview", "sample") else ""
+        out = [] if command in ("eval", "push") else ["--out", tmp_path / (command + suffix)]
+        assert main([command, *map(str, [*words, *out])]) == 0
+        printed = capsys.readouterr().err
+        places = [printed.find(f"\n{title}") for title in titles[1:]]
+        assert printed.startswith(titles[0]), command
+        assert -1 not in places, (command, printed)
+        assert places == sorted(places), (command, printed)
+
+
+def test_a_bar_of_which_nothing_is_counted_yet(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The first image may take a minute. A log gets one line of it, a terminal is kept alive."""
+    monkeypatch.setattr(progress, "_FIRST", 0.02)
+    with progress_bar(9, "slow", "image", shown=True), progress_bar(None, "open", shown=True):
+        time.sleep(0.3)
+    lines = capsys.readouterr().err.splitlines()
+    assert sorted(line.split()[0] for line in lines) == ["open", "open", "slow:", "slow:"]
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
+    with progress_bar(9, "slow", "image", shown=True):
+        time.sleep(0.3)
+    assert capsys.readouterr().err.count("slow:") > 2
+    monkeypatch.setattr("os.get_terminal_size", lambda *_: (0, 0))  # as `script` and containers
+    with progress_bar(9, "narrow", "image", shown=True):
+        time.sleep(0.3)
+    assert "| 0/9 [" in capsys.readouterr().err
+    with progress_bar(9, "quick", "image", shown=True):
+        pass
+    with progress_bar(9, "hidden", "image", shown=False):
+        time.sleep(0.1)
     assert capsys.readouterr().err == ""
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Iterable, Sized
+from collections.abc import Iterable, Iterator, Sized
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
@@ -116,13 +116,15 @@ def make_bank(
                 "the dataset must not be empty, and variants and batch_size must be at least 1; "
                 f"got {len(cast(Sized, data))} images, {variants} and {batch_size}"
             )
-        images = open_source(data, codec.channels, codec.image_size if residual else None)
+        images = open_source(
+            data, codec.channels, codec.image_size if residual else None, progress=progress
+        )
         planned = Manifest(
             images=len(images),
             variants=variants,
             shape=(codec.channels, *images.image_size),
             classes=tuple(dataset_classes(data) or nfa.classes),
-            data_sha256=images.fingerprint(),
+            data_sha256=images.fingerprint(progress=progress),
             flow_sha256=_flow_sha256(checkpoint),
             seed=seed,
             batch_size=batch_size,
@@ -141,7 +143,7 @@ def make_bank(
             _create(folder, planned, images, old=manifest)
             manifest = planned
         else:
-            _check_continued(folder, manifest, planned, images)
+            _check_continued(folder, manifest, planned, images, progress)
         if manifest.done < manifest.images:
             loader = LoaderBatches(HashedImages(images), images.targets, workers)
             _fill(folder, manifest, nfa, loader, progress)
@@ -172,7 +174,7 @@ def _stored_manifest(path: Path) -> Manifest | None:
 
 
 def _check_continued(
-    path: Path, stored: Manifest, planned: Manifest, images: LabelledImages
+    path: Path, stored: Manifest, planned: Manifest, images: LabelledImages, progress: bool
 ) -> None:
     """Check that an interrupted bank is the planned one, of these images.
 
@@ -185,10 +187,13 @@ def _check_continued(
     changes = differences(stored, planned, "done")
     if not changes:
         hashes = read_array(path, "hashes.npy", stored)
-        for row in spread(stored.done, HASHED):
-            if images.sha256(row) != hashes[row].tobytes():
-                changes = f"image {stored.first + row} is another"
-                break
+        rows = spread(stored.done, HASHED)
+        with progress_bar(len(rows), "comparing images", "image", shown=progress) as bar:
+            for row in rows:
+                if images.sha256(row) != hashes[row].tobytes():
+                    changes = f"image {stored.first + row} is another"
+                    break
+                bar.update()
     if changes:
         raise ValueError(
             f"{path} holds a bank of other images or settings: {changes}. Choose another "
@@ -223,20 +228,24 @@ def _fill(
 ) -> None:
     """Make the rows that are missing. The manifest says how many are safely on the disk."""
     rows = torch.arange(manifest.done, manifest.images)
+    variants = manifest.variants
     title = f"bank of {manifest.nbytes / 2**20:.1f} MiB"
     saved = time.monotonic()
     with progress_bar(
-        manifest.images, title, "image", shown=progress, initial=manifest.done
+        manifest.images * variants,
+        title,
+        "variant",
+        shown=progress,
+        initial=manifest.done * variants,
     ) as bar:
         try:
             for images, hashes in data.iterate(rows, manifest.batch_size):
                 done = manifest.done + len(images)
                 labels = data.labels[manifest.done : done]
-                arrays = _variants(nfa, images, labels, manifest)
+                arrays = _variants(nfa, images, labels, manifest, bar)
                 arrays["hashes.npy"] = hashes
                 _write(path, manifest, arrays)
                 manifest = replace(manifest, done=done)
-                bar.update(len(images))
                 if time.monotonic() - saved >= _SAVE_SECONDS:
                     _save(path, manifest)
                     saved = time.monotonic()
@@ -262,9 +271,12 @@ def _save(path: Path, manifest: Manifest) -> None:
 
 
 def _variants(
-    nfa: NFAugment, images: Tensor, labels: Tensor, manifest: Manifest
+    nfa: NFAugment, images: Tensor, labels: Tensor, manifest: Manifest, bar: Any
 ) -> dict[str, Tensor]:
-    """The next rows of the files of `array_files` by name, without the hashes."""
+    """The next rows of the files of `array_files` by name, without the hashes.
+
+    The progress bar counts the variants.
+    """
     images = images.to(nfa.engine.device)
     labels = labels.to(nfa.engine.device)
     if manifest.residual:
@@ -274,7 +286,7 @@ def _variants(
     for number in range(manifest.variants):
         seed = seed_of(manifest.seed, number, position)
         generators.append(SharedGenerator().manual_seed(seed))
-    variants = nfa.variants(images, labels, generators)
+    variants = _counted(nfa.variants(images, labels, generators), bar)
     if manifest.residual:
         return _residuals(images, variants)
     count, channels, height, width = images.shape
@@ -284,6 +296,12 @@ def _variants(
         pixels[:, number] = variant.permute(0, 2, 3, 1).cpu()
         applied[:, number] = (variant != images).flatten(1).any(1).cpu()
     return {"variants.npy": pixels, "applied.npy": applied}
+
+
+def _counted(variants: Iterable[Tensor], bar: Any) -> Iterator[Tensor]:
+    for batch in variants:
+        yield batch
+        bar.update(len(batch))
 
 
 def _residuals(images: Tensor, variants: Iterable[Tensor]) -> dict[str, Tensor]:

@@ -65,7 +65,9 @@ class HashedImages(Dataset[tuple[Tensor, Tensor]]):
         return image, torch.tensor(list(digest), dtype=torch.uint8)
 
 
-def open_source(dataset: Any, channels: int, image_size: tuple[int, int] | None) -> LabelledImages:
+def open_source(
+    dataset: Any, channels: int, image_size: tuple[int, int] | None, *, progress: bool = True
+) -> LabelledImages:
     """The images of a dataset, in the form that a bank's variants are made of.
 
     Args:
@@ -74,6 +76,7 @@ def open_source(dataset: Any, channels: int, image_size: tuple[int, int] | None)
         channels: Channels that images are converted to.
         image_size: (height, width) to resize and crop every image to; None for the size of the
             first image, and another size is then an error.
+        progress: Whether to show a bar while labels are read.
 
     Raises:
         ValueError: There is no image, or the first is of another form.
@@ -82,7 +85,7 @@ def open_source(dataset: Any, channels: int, image_size: tuple[int, int] | None)
     same_channels = images is not None and images.channels == channels
     if images is not None and same_channels and image_size in (None, images.image_size):
         return images
-    reader = UntransformedReader(dataset)
+    reader = UntransformedReader(dataset, progress=progress)
     if not len(reader.targets):
         raise ValueError(f"{reader.where} holds no images")
     size = image_size or size_of(reader.read(0))

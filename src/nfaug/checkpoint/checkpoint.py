@@ -21,6 +21,7 @@ from ..flows.latent_codec import LatentCodec
 from ..io.atomic import check_output, replace_directory
 from ..io.hub_options import HubOptions
 from ..io.lock import lock_output
+from ..io.progress import progress_bar
 from ..io.tensors import read_tensors, write_tensors
 from .autoencoder_file import replaced_copy
 from .manifest import (
@@ -47,6 +48,7 @@ __all__ = [
 ]
 
 _BATCH = 256  # images that `sample_images` decodes at once
+_BATCH_ON_CPU = 16  # where a small batch is as fast, and the bar moves sooner
 _GAUSSIANS_TENSORS = ("counts", "means", "variances")
 _REPLACED = frozenset(TENSOR_FILES) | {PICTURE}  # files that `save` does not keep
 
@@ -411,11 +413,19 @@ def sample_images(
     *,
     temperature: float = 1.0,
     generator: torch.Generator | None = None,
+    progress: bool = False,
 ) -> Tensor:
-    """Images (N, C, H, W), uint8, of z ~ N(mu_y, T^2 Sigma_y) with labels y (N,), temperature T."""
+    """Images (N, C, H, W), uint8, of z ~ N(mu_y, T^2 Sigma_y) with labels y (N,), temperature T.
+
+    `progress` shows a bar.
+    """
     frozen = flow.freeze()
-    batches = []
-    for batch in labels.to(flow.device).split(_BATCH):
-        z = gaussians.sample(batch, temperature=temperature, generator=generator)
-        batches.append(frozen.decode(z.unflatten(1, flow.config.shape)))
-    return torch.cat(batches)
+    at_once = _BATCH_ON_CPU if flow.device.type == "cpu" else _BATCH
+    decoded = []
+    with progress_bar(len(labels), "samples", "image", shown=progress) as bar:
+        for batch in labels.to(flow.device).split(_BATCH):
+            z = gaussians.sample(batch, temperature=temperature, generator=generator)
+            for part in z.unflatten(1, flow.config.shape).split(at_once):
+                decoded.append(frozen.decode(part))
+                bar.update(len(part))
+    return torch.cat(decoded)

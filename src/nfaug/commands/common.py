@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,8 @@ from ..checkpoint.checkpoint import Checkpoint, load
 from ..data.open import DATA_SOURCES
 from ..data.preprocess import as_size
 from ..io.device import pick_device
+from ..io.progress import progress_bar
+from ..io.text import printable
 from .parser import lies_in, new_parser
 
 __all__ = [
@@ -28,10 +31,12 @@ __all__ = [
     "add_reading",
     "lies_in",
     "load_on",
+    "loading",
     "mixing",
     "new_parser",
     "picture_file",
     "reading",
+    "saving",
 ]
 
 READING = ("data_dir", "download", "on_error")
@@ -120,8 +125,19 @@ def mixing(arguments: Namespace) -> MixConfig:
 
 def load_on(arguments: Namespace, process: int | None = None) -> Checkpoint:
     """Load the checkpoint --checkpoint onto --device; for `process` see `pick_device`."""
-    checkpoint = load(arguments.checkpoint, autoencoder=arguments.autoencoder)
+    with loading(arguments.checkpoint):
+        checkpoint = load(arguments.checkpoint, autoencoder=arguments.autoencoder)
     return checkpoint.to(pick_device(arguments.device, process))
+
+
+def loading(checkpoint: str, *, shown: bool = True) -> AbstractContextManager[Any]:
+    """A line for a checkpoint that takes more than a second to load."""
+    return progress_bar(None, f"loading {printable(checkpoint)}", shown=shown)
+
+
+def saving(out: Path) -> AbstractContextManager[Any]:
+    """A line for a checkpoint that takes more than a second to save."""
+    return progress_bar(None, f"saving {printable(str(out))}", shown=True)
 
 
 def reading(arguments: Namespace) -> dict[str, Any]:

@@ -22,7 +22,16 @@ from ..io.lock import lock_output
 from ..io.ranks import Ranks, joined
 from ..io.text import printable, public_name
 from ..pictures.preview import preview_grid
-from .common import add_checkpoint, add_data_options, add_image_size, add_out, new_parser, reading
+from .common import (
+    add_checkpoint,
+    add_data_options,
+    add_image_size,
+    add_out,
+    loading,
+    new_parser,
+    reading,
+    saving,
+)
 
 __all__ = ["parser", "run"]
 
@@ -76,7 +85,8 @@ def run(arguments: Namespace) -> dict[str, Any] | None:
         checkpoint, dataset = _fit(arguments, folder, ranks)
         if checkpoint is None:
             return None
-        checkpoint.save(out, overwrite=True)
+        with saving(out):
+            checkpoint.save(out, overwrite=True)
         copy_autoencoder(
             checkpoint.config.autoencoder,
             out,
@@ -84,7 +94,8 @@ def run(arguments: Namespace) -> dict[str, Any] | None:
             base=arguments.checkpoint,
         )
         shutil.rmtree(folder, ignore_errors=True)
-        write_picture(out / PICTURE, preview_grid(checkpoint, dataset, seed=arguments.seed))
+        picture = preview_grid(checkpoint, dataset, seed=arguments.seed, progress=True)
+        write_picture(out / PICTURE, picture)
     assert checkpoint.pca is not None
     return {
         "out": str(out),
@@ -100,13 +111,16 @@ def _fit(
     arguments: Namespace, folder: Path, ranks: Ranks
 ) -> tuple[Checkpoint | None, LabelledImages]:
     """The fitted checkpoint, on the main process, and the images."""
-    base = load_base(arguments.checkpoint, arguments.autoencoder).to(pick_device(arguments.device))
+    with loading(arguments.checkpoint, shown=ranks.main):
+        base = load_base(arguments.checkpoint, arguments.autoencoder)
+    base = base.to(pick_device(arguments.device))
     dataset = open_images(
         base.flow,
         arguments.data,
         image_size=arguments.image_size,
         grayscale=arguments.grayscale,
         split=arguments.split or "train",
+        progress=ranks.main,
         **reading(arguments),
     )
     if ranks.main:  # before the first progress bar, which may come late

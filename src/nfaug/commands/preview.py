@@ -18,6 +18,7 @@ from .common import (
     add_data_options,
     add_image_size,
     add_out,
+    loading,
     mixing,
     new_parser,
     picture_file,
@@ -53,7 +54,9 @@ def run(arguments: Namespace) -> dict[str, Any]:
     """Make the preview and save it."""
     file = picture_file(arguments)
     config = mixing(arguments)
-    base = load_base(arguments.checkpoint, arguments.autoencoder).to(pick_device(arguments.device))
+    with loading(arguments.checkpoint):
+        base = load_base(arguments.checkpoint, arguments.autoencoder)
+    base = base.to(pick_device(arguments.device))
     checkpoint, dataset = open_fitted(
         base,
         arguments.data,
@@ -76,6 +79,7 @@ def run(arguments: Namespace) -> dict[str, Any]:
         max_classes=arguments.max_classes,
         seed=arguments.seed,
         config=config,
+        progress=True,
     )
     write_picture(file, picture)
     return {"out": str(file), "width": picture.width, "height": picture.height}

@@ -6,6 +6,8 @@ from typing import Any
 
 from jsonargparse import ArgumentParser, Namespace
 
+from ..io.progress import progress_bar
+from ..io.text import printable
 from .common import new_parser
 
 __all__ = ["parser", "run"]
@@ -31,10 +33,11 @@ def run(arguments: Namespace) -> dict[str, Any]:
     """Download, and return the directory."""
     from ..hub import pull
 
-    folder = pull(
-        arguments.repo,
-        revision=arguments.revision,
-        out=arguments.out,
-        overwrite=arguments.overwrite,
-    )
+    with progress_bar(None, f"pulling {printable(arguments.repo)}", shown=True):
+        folder = pull(
+            arguments.repo,
+            revision=arguments.revision,
+            out=arguments.out,
+            overwrite=arguments.overwrite,
+        )
     return {"repo": arguments.repo, "out": str(folder)}

@@ -7,6 +7,7 @@ from typing import Any
 
 from jsonargparse import ArgumentParser, Namespace
 
+from ..io.progress import progress_bar
 from ..io.text import printable
 from .common import new_parser
 
@@ -56,16 +57,18 @@ def run(arguments: Namespace) -> dict[str, Any]:
         "data": arguments.about_data,
     }
     if arguments.dry_run:
-        files, card = plan_push(arguments.checkpoint, arguments.repo, **options)
+        with progress_bar(None, f"checking {printable(arguments.checkpoint)}", shown=True):
+            files, card = plan_push(arguments.checkpoint, arguments.repo, **options)
         for line in card.splitlines():
             print(printable(line), file=sys.stderr)
         return {"repo": arguments.repo, "bytes": sum(files.values()), "files": files}
-    url = push_to_hub(
-        arguments.checkpoint,
-        arguments.repo,
-        private=arguments.private or None,
-        revision=arguments.revision,
-        overwrite_card=arguments.overwrite_card,
-        **options,
-    )
+    with progress_bar(None, f"pushing {printable(arguments.checkpoint)}", shown=True):
+        url = push_to_hub(
+            arguments.checkpoint,
+            arguments.repo,
+            private=arguments.private or None,
+            revision=arguments.revision,
+            overwrite_card=arguments.overwrite_card,
+            **options,
+        )
     return {"repo": arguments.repo, "commit": url}

@@ -64,6 +64,7 @@ def run(arguments: Namespace) -> dict[str, Any]:
         arguments.per_class,
         temperature=arguments.temperature,
         seed=arguments.seed,
+        progress=True,
     )
     write_picture(file, picture)
     return {"out": str(file), "width": picture.width, "height": picture.height}

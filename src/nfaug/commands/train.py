@@ -25,7 +25,7 @@ from ..training.distributed import Processes
 from ..training.loop import stopped_from_outside
 from ..training.snapshots import Snapshots
 from ..training.trackers import check_trackers
-from .common import add_image_size, new_parser
+from .common import add_image_size, loading, new_parser, saving
 
 __all__ = ["expand", "parser", "run"]
 
@@ -132,7 +132,8 @@ def run(arguments: Namespace) -> dict[str, Any] | None:
     config = _config(arguments)
     checkpoint = None
     if arguments.checkpoint is not None and not (resume and has_snapshots):  # else it has a copy
-        checkpoint = load(arguments.checkpoint, autoencoder=config.autoencoder)
+        with loading(arguments.checkpoint):
+            checkpoint = load(arguments.checkpoint, autoencoder=config.autoencoder)
     dataset = open_dataset(
         arguments.data,
         split=arguments.split,
@@ -191,6 +192,7 @@ def _save(arguments: Namespace, result: TrainResult, dataset: Any, out: Path) ->
     checkpoint.config.training["data"] = public_name(arguments.data)
     if arguments.checkpoint is not None:
         checkpoint.config.training["init"] = public_name(arguments.checkpoint)
-    checkpoint.save(out, overwrite=True)
+    with saving(out):
+        checkpoint.save(out, overwrite=True)
     if checkpoint.pca is not None:
-        write_picture(out / PICTURE, preview_grid(checkpoint, dataset))
+        write_picture(out / PICTURE, preview_grid(checkpoint, dataset, progress=True))

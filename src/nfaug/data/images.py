@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import sys
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -13,8 +12,8 @@ from typing import Any, Literal, TypeVar
 import torch
 from torch import Tensor
 from torch.utils.data import Dataset
-from tqdm import tqdm
 
+from ..io.progress import progress_bar
 from ..io.ranks import own_cores
 from .decode import ImageDecodeError
 from .preprocess import Preprocess, as_size, channels_of, size_of
@@ -77,16 +76,19 @@ class LabelledImages(Dataset[tuple[Tensor, int]]):
             return None
         return [paths[index] for index in self.indices.tolist()]
 
-    def fingerprint(self, most: int = HASHED) -> str:
+    def fingerprint(self, most: int = HASHED, *, progress: bool = False) -> str:
         """SHA-256 of class names, labels, paths, and the `Reader.sha256` of up to `most` images.
 
         The images are the first, the last and every k-th between. Preprocessing and location do
-        not count.
+        not count. `progress` shows a bar.
         """
         description = json.dumps([self.classes, self.targets.tolist(), self.paths])
         sha = hashlib.sha256(description.encode())
-        for index in spread(len(self), most):
-            sha.update(self.sha256(index))
+        rows = spread(len(self), most)
+        with progress_bar(len(rows), "hashing images", "image", shown=progress) as bar:
+            for index in rows:
+                sha.update(self.sha256(index))
+                bar.update()
         return sha.hexdigest()
 
     def sha256(self, index: int, *, pixels: bool = False) -> bytes:
@@ -123,6 +125,7 @@ def assemble(
     channels: int | None = None,
     convert: bool = True,
     on_error: Literal["raise", "skip"] = "raise",
+    progress: bool = True,
 ) -> LabelledImages:
     """Make a dataset of a reader's images; see `open_dataset` for the arguments.
 
@@ -137,7 +140,7 @@ def assemble(
     where = reader.where
     if on_error == "skip" and len(indices):
         # All images are decoded once here, so every process sees the same length and labels.
-        decodable = torch.tensor(list(_decodable(reader)))
+        decodable = torch.tensor(list(_decodable(reader, progress)))
         skipped = [reader.name(index) for index in indices[~decodable].tolist()]
         indices = indices[decodable]
     if skipped:
@@ -156,7 +159,7 @@ def assemble(
     if size is not None and channels is not None and convert:
         preprocess = Preprocess(channels, size)
     else:
-        preprocess = _infer_preprocess(reader, indices, size, channels, convert)
+        preprocess = _infer_preprocess(reader, indices, size, channels, convert, progress)
     return LabelledImages(reader, preprocess, indices, skipped)
 
 
@@ -166,6 +169,7 @@ def _infer_preprocess(
     size: tuple[int, int] | None,
     channels: int | None,
     convert: bool,
+    progress: bool,
 ) -> Preprocess:
     """The preprocessing, with a size or channels that are None taken from the images.
 
@@ -174,10 +178,12 @@ def _infer_preprocess(
     rows = indices[spread(len(indices), PEEKS)].tolist()
     stored_channels = []
     stored_sizes = []
-    for row in rows:
-        image = reader.read(row)
-        stored_channels.append(channels_of(image))
-        stored_sizes.append(size_of(image))
+    with progress_bar(len(rows), "first images", "image", shown=progress) as bar:
+        for row in rows:
+            image = reader.read(row)
+            stored_channels.append(channels_of(image))
+            stored_sizes.append(size_of(image))
+            bar.update()
     preprocess = Preprocess(
         channels or max(stored_channels),
         size or stored_sizes[0],
@@ -195,7 +201,7 @@ def spread(count: int, most: int) -> list[int]:
     return positions.round().long().tolist()
 
 
-def _decodable(reader: Reader) -> Iterator[bool]:
+def _decodable(reader: Reader, progress: bool) -> Iterator[bool]:
     """Whether each image can be decoded.
 
     All pixels are decoded, since the header of a truncated file is whole.
@@ -208,7 +214,13 @@ def _decodable(reader: Reader) -> Iterator[bool]:
             return False
         return True
 
-    return run_over(decodes, len(reader.targets), "checking images", threads=reader.threads)
+    return run_over(
+        decodes,
+        len(reader.targets),
+        "checking images",
+        threads=reader.threads,
+        progress=progress,
+    )
 
 
 def split_per_class(
@@ -269,26 +281,3 @@ def run_over(
             for result in results:
                 yield result
                 bar.update()
-
-
-class _Log:
-    """Standard error that is no terminal: each state of a progress bar takes a line."""
-
-    def write(self, text: str) -> None:
-        if text.strip():
-            line = text.replace("\r", "\n").lstrip("\n")
-            sys.stderr.write(f"{line}\n")
-
-    def flush(self) -> None:
-        sys.stderr.flush()
-
-
-def progress_bar(total: int, title: str, unit: str, *, shown: bool, initial: int = 0) -> tqdm[Any]:
-    """A bar on standard error after one second; without a terminal a line every half a minute."""
-    # Without smoothing, the rate and the time left follow from the time so far.
-    settings: dict[str, Any] = {"delay": 1, "leave": None, "smoothing": 0}
-    if not sys.stderr.isatty():
-        settings["file"] = _Log()
-        settings["ncols"] = 100
-        settings["mininterval"] = 30
-    return tqdm(total=total, desc=title, unit=unit, initial=initial, disable=not shown, **settings)

@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, NamedTuple
 
-from ..io.text import did_you_mean
+from ..io.progress import progress_bar
+from ..io.text import did_you_mean, printable
 from .decode import IMAGE_ENDINGS
 from .images import LabelledImages, assemble, split_per_class
 from .readers import Reader, Request
@@ -132,6 +133,7 @@ def open_dataset(
     seed: int = 0,
     download: bool = False,
     labels: bool = True,
+    progress: bool = True,
 ) -> LabelledImages:
     """Open labelled images.
 
@@ -156,6 +158,7 @@ def open_dataset(
         download: Whether a dataset of torchvision may be downloaded.
         labels: Whether the folders in a folder or a tar are classes. If not, all its images, at any
             depth, are one class. Other data keep their labels.
+        progress: Show bars of what takes more than a second.
 
     Returns:
         A dataset: item i is a contiguous uint8 tensor (C, H, W) and a label, an int in [0, K). Its
@@ -180,9 +183,15 @@ def open_dataset(
     if channels not in (None, 1, 3):
         raise ValueError(f"channels must be 1 (grayscale), 3 (RGB) or None; got {channels!r}")
     folder = None if data_dir is None else os.path.expanduser(data_dir)
-    reader = _reader(Request(os.fspath(data), split, folder, download, labels))
+    with progress_bar(None, f"opening {printable(os.fspath(data))}", shown=progress):
+        reader = _reader(Request(os.fspath(data), split, folder, download, labels, progress))
     dataset = assemble(
-        reader, image_size=image_size, channels=channels, convert=convert, on_error=on_error
+        reader,
+        image_size=image_size,
+        channels=channels,
+        convert=convert,
+        on_error=on_error,
+        progress=progress,
     )
     if per_class is not None:
         dataset, _ = split_per_class(dataset, per_class, seed)

@@ -127,6 +127,7 @@ class Request:
     data_dir: str | None = None
     download: bool = False
     labels: bool = True
+    progress: bool = True
 
     @property
     def path(self) -> Path:

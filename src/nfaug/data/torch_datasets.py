@@ -50,6 +50,7 @@ def wrap_dataset(
     convert: bool = True,
     mean: Sequence[float] | float | None = None,
     std: Sequence[float] | float | None = None,
+    progress: bool = True,
 ) -> LabelledImages:
     """Convert a dataset, or a list, of (image, label) to what `open_dataset` returns.
 
@@ -70,6 +71,7 @@ def wrap_dataset(
         image_size, channels, convert: As in `open_dataset`; any number of `channels`.
         mean: Mean that floating-point images are normalized by, a number or one per channel.
         std: Standard deviation that they are normalized by, like `mean`.
+        progress: Show bars of what takes more than a second.
 
     Returns:
         A dataset: item i is a uint8 tensor (C, H, W) and a label, an int in [0, K).
@@ -103,8 +105,10 @@ def wrap_dataset(
     moments: tuple[Any, Any] | None = (mean, std)
     if mean is None:
         moments = normalization_of(dataset)
-    reader = DatasetReader(dataset, classes, moments=moments)
-    return assemble(reader, image_size=image_size, channels=channels, convert=convert)
+    reader = DatasetReader(dataset, classes, moments=moments, progress=progress)
+    return assemble(
+        reader, image_size=image_size, channels=channels, convert=convert, progress=progress
+    )
 
 
 class DatasetReader(Reader):
@@ -115,6 +119,7 @@ class DatasetReader(Reader):
         classes: Class names; None for those of the dataset, or else the numbers of the labels.
         targets: The labels, int64 (N,), if they are known.
         moments: Mean and standard deviation that floating-point images are normalized by.
+        progress: Whether to show a bar while labels are read.
     """
 
     def __init__(
@@ -123,6 +128,7 @@ class DatasetReader(Reader):
         classes: Sequence[str] | None = None,
         targets: Tensor | None = None,
         moments: tuple[Any, Any] | None = None,
+        progress: bool = True,
     ) -> None:
         self.dataset: Any = dataset
         self.moments: Tensor | None = None  # mean and std, (2, C or 1, 1, 1)
@@ -142,7 +148,10 @@ class DatasetReader(Reader):
             labels: Any = stored_labels(dataset)
             changed = labels is not None and not self._agrees(labels)
             if labels is None or changed:
-                labels = list(run_over(self._label, len(dataset), "reading labels", threads=False))
+                read = run_over(
+                    self._label, len(dataset), "reading labels", threads=False, progress=progress
+                )
+                labels = list(read)
             targets = torch.as_tensor(labels, dtype=torch.int64)
         names = classes
         if not names and not changed:

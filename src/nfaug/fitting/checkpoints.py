@@ -19,7 +19,7 @@ from ..classes.gaussians import ClassGaussians
 from ..classes.priors import choose_prior
 from ..data.batches import PassBatches
 from ..data.classes import check_class_sizes
-from ..data.images import LabelledImages
+from ..data.images import LabelledImages, progress_bar, to_tensors
 from ..data.preprocess import as_size
 from ..flows.autoencoder import AutoencoderSource
 from ..flows.flow import Flow
@@ -119,7 +119,13 @@ def fit(
     with torch.device("cpu"), group as ranks:  # not torch's default device, which may be "meta"
         base = load_base(checkpoint, autoencoder)
         images = open_images(
-            base.flow, data, image_size=image_size, grayscale=grayscale, mean=mean, std=std
+            base.flow,
+            data,
+            image_size=image_size,
+            grayscale=grayscale,
+            mean=mean,
+            std=std,
+            progress=progress and ranks.main,
         )
         fitted = fit_images(
             base,
@@ -173,13 +179,14 @@ def fit_images(
             f"rank={rank}, batch_size={batch_size}, per_class={per_class}"
         )
     ranks = ranks or Ranks()
+    shown = progress and ranks.main
     prior = choose_prior(gaussians)
     check_class_sizes(images.targets, images.classes)
     least = prior.entry.min_classes
     if len(images.classes) < least:
         raise ValueError(f"gaussians {prior.kind!r} need {least} classes; 'data' needs one")
     with torch.device("cpu"):
-        base = _shaped(base, images, autoencoder, seed)
+        base = _shaped(base, images, autoencoder, seed, shown)
         if ranks.main:
             _warn_of_memory(base.flow.config.dim, images, min(rank, per_class - 1))
         kept = None
@@ -198,13 +205,14 @@ def fit_images(
             ranks=ranks,
             everywhere=folder is None,
             kept=kept,
-            progress=progress and ranks.main,
+            progress=shown,
         )
         if fitted is None:
             return None
         assert fitted.statistics is not None
         counts, means, variances = fitted.statistics.finalize()
-        means, variances, solution = prior.entry.solve(means, variances, prior.settings, None)
+        with progress_bar(None, "solving for the Gaussians", shown=shown):
+            means, variances, solution = prior.entry.solve(means, variances, prior.settings, None)
         record: dict[str, Any] = {"kind": prior.kind}
         record.update(solution)
         record["fitted"] = True
@@ -253,7 +261,9 @@ def open_fitted(
     any_size = base.flow.shape_free
     images = open_images(base.flow, data, image_size=image_size if any_size else None, **reading)
     if image_size is None:
-        height, width = images.image_size if any_size else common_size(images, _DRAWN)
+        height, width = (
+            images.image_size if any_size else common_size(images, _DRAWN, progress=True)
+        )
         scale = min(1.0, _DRAWN / max(height, width))
         image_size = (round(height * scale), round(width * scale))
     if base.pca is None or tuple(images.classes) != base.config.classes:
@@ -264,7 +274,11 @@ def open_fitted(
 
 
 def _shaped(
-    base: Checkpoint, images: LabelledImages, autoencoder: AutoencoderSource | None, seed: int
+    base: Checkpoint,
+    images: LabelledImages,
+    autoencoder: AutoencoderSource | None,
+    seed: int,
+    progress: bool,
 ) -> Checkpoint:
     """The checkpoint with a flow for the images' shape, if its flow serves every shape.
 
@@ -285,8 +299,8 @@ def _shaped(
         )
     choice = torch.Generator().manual_seed(seed)
     rows = torch.randperm(len(images), generator=choice)[:_MEASURED]
-    measured = torch.stack([images[row][0] for row in rows.tolist()])
-    codec = measure_codec(autoencoder, measured, device=flow.device)
+    measured, _ = to_tensors(images.subset(rows), progress)
+    codec = measure_codec(autoencoder, measured, device=flow.device, progress=progress)
     channels, height, width = codec.latent_shape
     flow = flow.with_shape(channels, (height, width))
     flow = Flow(flow.config, codec=codec.for_flow(flow.config)).to(flow.device).eval()

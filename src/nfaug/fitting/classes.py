@@ -156,26 +156,30 @@ def fit_classes(
     orders: dict[int, Tensor] = {}
     generators: dict[int, torch.Generator] = {}
     finished = 0
-    for label in own_classes:
-        class_seed = (seed * num_classes + label) % 2**63
-        generator = torch.Generator("cpu").manual_seed(class_seed)
-        rows = (data.labels == label).nonzero().flatten()
-        chosen = torch.randperm(len(rows), generator=generator)[:per_class]
-        order = rows[chosen.sort().values]
-        if kept is not None and kept.find(label, order):
-            finished += len(order)
-        else:
-            orders[label] = order
-            generators[label] = generator
+    looks = progress and kept is not None
+    with progress_bar(len(own_classes), "finished classes", "class", shown=looks) as bar:
+        for label in own_classes:
+            class_seed = (seed * num_classes + label) % 2**63
+            generator = torch.Generator("cpu").manual_seed(class_seed)
+            rows = (data.labels == label).nonzero().flatten()
+            chosen = torch.randperm(len(rows), generator=generator)[:per_class]
+            order = rows[chosen.sort().values]
+            if kept is not None and kept.find(label, order):
+                finished += len(order)
+            else:
+                orders[label] = order
+                generators[label] = generator
+            bar.update()
     with progress_bar(own_images, "fit", "image", shown=progress, initial=finished) as bar:
         passes = data.passes(list(orders.values()), batch_size)
         for label, batches in zip(orders, passes, strict=True):
             moments = ClassStatistics(1, flow.config.dim, float64_device(flow.device))
-            latents = _encoded(flow, batches, generators[label], moments if statistics else None)
+            latents = _encoded(
+                flow, batches, generators[label], moments if statistics else None, bar
+            )
             fit = fit_class(latents, rank, label=label, generator=generators[label])
             for name in _MOMENTS if statistics else ():
                 fit[f"latents.{name}"] = getattr(moments, name).cpu()
-            bar.update(len(latents))
             fits[label] = fit
     items = _collected(fits, num_classes, ranks, everywhere)
     if not everywhere and not ranks.main:
@@ -198,8 +202,12 @@ def _encoded(
     batches: Iterator[tuple[Tensor, Tensor]],
     generator: torch.Generator,
     moments: ClassStatistics | None,
+    bar: Any,
 ) -> Tensor:
-    """The latents (N, d) of the images of a class; those with noise are added to `moments`."""
+    """The latents (N, d) of the images of a class; those with noise are added to `moments`.
+
+    The progress bar counts the images.
+    """
     noise_generator = torch.Generator(flow.device).manual_seed(generator.initial_seed())
     latents: list[Tensor] = []
     for images, labels in batches:
@@ -213,6 +221,7 @@ def _encoded(
             except ValueError as error:
                 raise ValueError(f"class {int(labels[0])}: {error}") from error
         latents.append(flow.encode(batch)[0].flatten(1))
+        bar.update(len(batch))
     return torch.cat(latents)
 
 

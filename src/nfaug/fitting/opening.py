@@ -10,7 +10,7 @@ from typing import Any
 from ..checkpoint.checkpoint import Checkpoint, CheckpointConfig, load
 from ..checkpoint.manifest import read_manifest
 from ..checkpoint.resolve import read_resolved
-from ..data.images import LabelledImages, spread
+from ..data.images import LabelledImages, progress_bar, spread
 from ..data.open import open_dataset, wrap_dataset
 from ..data.preprocess import as_size, size_of
 from ..flows.autoencoder import AutoencoderSource
@@ -51,6 +51,7 @@ def open_images(
     grayscale: bool = True,
     mean: Sequence[float] | float | None = None,
     std: Sequence[float] | float | None = None,
+    progress: bool = True,
     **reading: Any,
 ) -> LabelledImages:
     """Open a dataset at the size and with the channels that a flow takes.
@@ -79,24 +80,40 @@ def open_images(
     first_size = size or 1  # a size that follows from the images is set below
     if isinstance(data, str | os.PathLike):
         images = open_dataset(
-            data, image_size=first_size, channels=channels, convert=grayscale, **reading
+            data,
+            image_size=first_size,
+            channels=channels,
+            convert=grayscale,
+            progress=progress,
+            **reading,
         )
     else:
         images = wrap_dataset(
-            data, image_size=first_size, channels=channels, convert=grayscale, mean=mean, std=std
+            data,
+            image_size=first_size,
+            channels=channels,
+            convert=grayscale,
+            mean=mean,
+            std=std,
+            progress=progress,
         )
     if size is None:
-        images = images.resized(common_size(images, _SIDE))
+        images = images.resized(common_size(images, _SIDE, progress=progress))
     return images
 
 
-def common_size(images: LabelledImages, most: int) -> tuple[int, int]:
+def common_size(images: LabelledImages, most: int, *, progress: bool = False) -> tuple[int, int]:
     """The stored size of the images; if they differ, a square, with a warning.
 
-    The side of the square is `most` or, if that is smaller, the median shorter side.
+    The side of the square is `most` or, if that is smaller, the median shorter side. `progress`
+    shows a bar.
     """
     rows = images.indices[spread(len(images), _PEEKS)].tolist()
-    sizes = [size_of(images.reader.read(row)) for row in rows]
+    sizes = []
+    with progress_bar(len(rows), "sizes of images", "image", shown=progress) as bar:
+        for row in rows:
+            sizes.append(size_of(images.reader.read(row)))
+            bar.update()
     if len(set(sizes)) == 1:
         return sizes[0]
     shorter_sides = sorted(min(size) for size in sizes)

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from ..io.progress import progress_bar
 from .codec import Codec, PixelCodec
 from .config import FlowConfig
 from .layers import Layer, Squeeze
@@ -299,11 +300,12 @@ class Flow(Layer):
         return self._restore(z, lambda step, z: step.map_back(z))
 
     @torch.no_grad()
-    def initialize(self, x: Tensor) -> Tensor:
+    def initialize(self, x: Tensor, *, progress: bool = False) -> Tensor:
         """Set the parameters that depend on data, those of ActNorm, from one batch.
 
         Args:
             x: (B, C, H, W) in flow space.
+            progress: Show a bar.
 
         Returns:
             The latents of the batch, (B, C, H, W): mean 0 and variance 1 in each channel of a step.
@@ -314,7 +316,15 @@ class Flow(Layer):
             torch.Size([64, 1, 8, 8])
         """
         self._check(x)
-        return self._normalize(x, lambda step, x: step.initialize(x))
+        steps = sum(map(len, self._levels()))
+        with progress_bar(steps, "initialisation", "step", shown=progress) as bar:
+
+            def run(step: Layer, x: Tensor) -> Tensor:
+                x = step.initialize(x)
+                bar.update()
+                return x
+
+            return self._normalize(x, run)
 
     def encode(self, images: Tensor, noise: Tensor | float | None = None) -> tuple[Tensor, Tensor]:
         """The latents of 8-bit images, z = f((u + e)/128 - 1), and log|det df/dv|.

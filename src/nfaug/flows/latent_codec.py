@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from ..io.progress import progress_bar
 from .autoencoder import (
     AutoencoderConfig,
     AutoencoderSource,
@@ -146,15 +147,19 @@ class LatentCodec(Codec):
         # NaN becomes grey.
         return (torch.nan_to_num(unit, 0.5) * 255).round().to(torch.uint8)
 
+    def images_at_once(self, device: torch.device | str) -> int:
+        """The images that the autoencoder processes at a time."""
+        pixels = _PIXELS_AT_ONCE
+        if torch.device(device).type == "cpu":
+            pixels = _PIXELS_AT_ONCE_ON_CPU
+        return max(1, pixels // math.prod(self.image_size))
+
     def _in_parts(
         self, function: Callable[[Tensor], Tensor], batch: Tensor, shape: tuple[int, int, int]
     ) -> Tensor:
         """Apply a function to a few images at a time; `shape` is that of one result."""
         results = torch.empty(len(batch), *shape, device=batch.device, dtype=torch.float32)
-        pixels = _PIXELS_AT_ONCE
-        if batch.device.type == "cpu":
-            pixels = _PIXELS_AT_ONCE_ON_CPU
-        images = max(1, pixels // math.prod(self.image_size))
+        images = self.images_at_once(batch.device)
         for start in range(0, len(batch), images):
             part = batch[start : start + images]
             result = results[start : start + images]
@@ -180,6 +185,7 @@ def measure_codec(
     *,
     noise: float = 1 / 64,
     device: torch.device | str = "cpu",
+    progress: bool = False,
 ) -> LatentCodec:
     """Open an autoencoder and measure the mean and standard deviation of its latent channels.
 
@@ -188,6 +194,7 @@ def measure_codec(
         images: uint8 of shape (N, C, H, W), a few hundred from the training set.
         noise: The width w of the dequantisation noise, in standard deviations.
         device: Where to run the autoencoder.
+        progress: Show a bar.
 
     Raises:
         ValueError: If the autoencoder takes other images, or a latent channel is constant.
@@ -206,7 +213,13 @@ def measure_codec(
         noise=noise,
     )
     codec = LatentCodec(autoencoder, config)
-    latents = codec.prepare(images.to(device))
+    parts = images.to(device).split(codec.images_at_once(device))
+    encoded = []
+    with progress_bar(len(images), "scale of latents", "image", shown=progress) as bar:
+        for part in parts:
+            encoded.append(codec.prepare(part))
+            bar.update(len(part))
+    latents = torch.cat(encoded)
     codec.to_images(latents[:1])  # raises if the decoder makes images of another shape
     latents = latents.cpu().double()  # an Apple GPU has no float64
     mean = latents.mean((0, 2, 3)).tolist()

@@ -17,6 +17,7 @@ from ..augment.transform import NFAugment
 from ..checkpoint.checkpoint import Checkpoint, sample_images
 from ..classes.gaussians import ClassGaussians
 from ..flows.flow import Flow
+from ..io.progress import progress_bar
 from ..io.text import printable
 
 __all__ = ["picture_grid", "preview_grid", "sample_grid"]
@@ -35,6 +36,7 @@ def preview_grid(
     seed: int = 0,
     cell: int = 64,
     config: MixConfig | None = None,
+    progress: bool = False,
     **changes: Any,
 ) -> Image.Image:
     """A row per class: an image, its reconstruction, and variants of it, as in training.
@@ -48,6 +50,7 @@ def preview_grid(
         seed: Seed of the choice of images, partners and weights.
         cell: Size in pixels up to which images are enlarged, by an integer factor.
         config: Settings of `NFAugment`; `p` is always 1.
+        progress: Show a bar.
         changes: Single settings, if `config` is not given.
 
     Returns:
@@ -87,11 +90,14 @@ def preview_grid(
     flow, _ = nfa.engine.on(nfa.engine.device)
     batch = torch.stack([data[index][0] for index in order.tolist()]).to(flow.device)
     shown = batch[: len(names)]
-    decoded = flow.decode(flow.latents(resize_levels(shown, flow.codec.image_size)))
-    columns = [shown, resize_levels(decoded, (shown.shape[-2], shown.shape[-1]))]
-    labels = data.targets[order].to(flow.device)
-    made = nfa.variants(batch, labels, itertools.repeat(generator, variants))
-    columns += [images[: len(names)] for images in made]
+    with progress_bar(1 + variants, "picture", "column", shown=progress) as bar:
+        decoded = flow.decode(flow.latents(resize_levels(shown, flow.codec.image_size)))
+        columns = [shown, resize_levels(decoded, (shown.shape[-2], shown.shape[-1]))]
+        bar.update()
+        labels = data.targets[order].to(flow.device)
+        for images in nfa.variants(batch, labels, itertools.repeat(generator, variants)):
+            columns.append(images[: len(names)])
+            bar.update()
     table = torch.stack([column.cpu() for column in columns], 1)
     titles = ["image", "decoded", *(f"variant {i}" for i in range(1, variants + 1))]
     return picture_grid(table, titles, names, cell=cell)
@@ -105,11 +111,19 @@ def sample_grid(
     *,
     temperature: float = 1.0,
     seed: int = 0,
+    progress: bool = False,
 ) -> Image.Image:
     """A row of samples (`sample_images`) for each of the first classes, whose names are given."""
     labels = torch.arange(len(names)).repeat_interleave(columns)
     generator = torch.Generator().manual_seed(seed)
-    images = sample_images(flow, gaussians, labels, temperature=temperature, generator=generator)
+    images = sample_images(
+        flow,
+        gaussians,
+        labels,
+        temperature=temperature,
+        generator=generator,
+        progress=progress,
+    )
     titles = [f"sample {i}" for i in range(1, columns + 1)]
     return picture_grid(images.cpu().unflatten(0, (-1, columns)), titles, names)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -16,7 +17,7 @@ from nfaug.checkpoint.checkpoint import Checkpoint, CheckpointConfig
 from nfaug.classes.gaussians import ClassGaussians
 from nfaug.data.batches import Batches, MemoryBatches, open_batches, progress_bar
 from nfaug.data.classes import check_class_sizes, check_same_classes
-from nfaug.data.images import LabelledImages
+from nfaug.data.images import LabelledImages, to_tensors
 from nfaug.data.open import wrap_dataset
 from nfaug.flows.codec import Codec
 from nfaug.flows.flow import Flow, FlowConfig
@@ -32,7 +33,7 @@ from .snapshots import RunState, Snapshot
 __all__ = ["RunContext", "TrainResult", "hold_out", "open_context"]
 
 _INIT_IMAGES = 512  # images for the data-dependent initialisation, or the scale of latents
-_ENCODED = 64  # images that an autoencoder encodes at a time
+_ENCODED = 64  # the most images that an autoencoder encodes at a time
 _MIN_SPLIT = 20  # smaller classes hold nothing out
 
 
@@ -93,6 +94,11 @@ class RunContext:
         """Batches per epoch, the last and possibly smaller one included."""
         return math.ceil(len(self.data.labels) / self.config.batch_size)
 
+    @functools.cached_property
+    def fingerprint(self) -> str:
+        """The fingerprint of the images."""
+        return self.dataset.fingerprint(progress=self.shown)
+
     def shape(self) -> tuple[FlowConfig, Codec | None]:
         """The flow's configuration and codec for these settings and images."""
         backbone = self.config.flow
@@ -114,7 +120,7 @@ class RunContext:
         flow, _ = self.shape()
         fixed |= flat({"flow": flow.to_dict()})
         fixed["images to train on"] = len(self.data.labels)
-        fixed["--data"] = self.dataset.fingerprint()
+        fixed["--data"] = self.fingerprint
         fixed["device"] = self.processes.device.type  # generators of GPUs have other states
         return fixed
 
@@ -132,11 +138,15 @@ class RunContext:
         draws = augmentation.draw(len(order), self.noise)
         noise = draw_noise(flow, len(order), self.noise, augmentation.noise)
         if self.processes.main:
-            images = torch.cat([batch for batch, _ in self.data.iterate(order, _INIT_IMAGES)])
-            images = images.to(self.processes.device)
+            batches = []
+            with progress_bar(len(order), "images to start from", "image", shown=self.shown) as bar:
+                for batch, _ in self.data.iterate(order, self.config.batch_size):
+                    batches.append(batch)
+                    bar.update(len(batch))
+            images = torch.cat(batches).to(self.processes.device)
             # Without augmentation, pixels that vary only by shifts would get huge scales.
             prepared = flow.codec.prepare(augmentation.apply(images, draws))
-            flow.initialize(flow.codec.dequantize(prepared, noise))
+            flow.initialize(flow.codec.dequantize(prepared, noise), progress=self.shown)
             # New scalars may exceed the bound of the settings; a flow that is loaded with such
             # scalars would raise its bound to them.
             flow.clip_()
@@ -148,15 +158,21 @@ class RunContext:
         """Solve the Gaussians on a flow and return the state of a new run."""
         flow = self._trainable(flow)
         gaussians, prior = self.solve(flow, self.noise, self.choice)
-        return RunState(FlowOptimizer(flow, self.config), gaussians, prior, self.noise, self.choice)
+        optimizer = self._optimizer(flow)
+        return RunState(optimizer, gaussians, prior, self.noise, self.choice)
 
     def resume(self, flow: Flow, snapshot: Snapshot) -> RunState:
         """Return the state of a resumed run; `flow` gives the shape."""
-        optimizer = FlowOptimizer(self._trainable(flow), self.config)
+        optimizer = self._optimizer(self._trainable(flow))
         gaussians = ClassGaussians(torch.zeros(1, 1), torch.ones(1, 1))  # for those of the snapshot
         state = RunState(optimizer, gaussians, {}, self.noise, self.choice)
         state.restore(snapshot)
         return state
+
+    def _optimizer(self, flow: Flow) -> FlowOptimizer:
+        # The first optimiser of a process takes seconds, in which torch imports its compiler.
+        with progress_bar(None, "making the optimiser", shown=self.shown):
+            return FlowOptimizer(flow, self.config)
 
     def _trainable(self, flow: Flow) -> Flow:
         # Rebuilt from its weights, as in a resumed run: while they are loaded, couplings set the
@@ -201,7 +217,8 @@ class RunContext:
                 progress=self.shown,
             )
             _, means, variances = statistics.finalize()
-        means, variances, outcome = prior.solve(means, variances, config.settings, choice)
+        with progress_bar(None, "solving for the Gaussians", shown=self.shown):
+            means, variances, outcome = prior.solve(means, variances, config.settings, choice)
         gaussians = ClassGaussians(means, variances, counts).to(self.processes.device)
         self.processes.broadcast(gaussians.buffers())  # machines may round differently
         return gaussians, {"kind": config.kind, **outcome}
@@ -246,15 +263,20 @@ def open_context(
     classes: Sequence[str] = images.classes if prior.labelled else ()
     if classes:
         check_class_sizes(images.targets, classes)
+    shown = progress and processes.main
     codec: Codec | None = None
     if start is not None:
         codec = start.codec
     elif config.autoencoder is not None:
         generator = torch.Generator().manual_seed(config.seed)
         order = torch.randperm(len(images), generator=generator)[:_INIT_IMAGES]
-        sample = torch.stack([images.image(row) for row in order.tolist()])
+        sample, _ = to_tensors(images.subset(order), shown)
         codec = measure_codec(
-            config.autoencoder, sample, noise=config.latent_noise, device=processes.device
+            config.autoencoder,
+            sample,
+            noise=config.latent_noise,
+            device=processes.device,
+            progress=shown,
         )
     context = RunContext(
         config,
@@ -264,11 +286,11 @@ def open_context(
         noise=torch.Generator(processes.device).manual_seed(config.seed),
         choice=torch.Generator().manual_seed(config.seed),
         codec=codec if isinstance(codec, LatentCodec) else None,
-        shown=progress and processes.main,
+        shown=shown,
     )
     context.shape()  # settings that do not fit fail before the images are read
     if test_data is not None:
-        held = wrap_dataset(test_data, classes=images.classes)
+        held = wrap_dataset(test_data, classes=images.classes, progress=shown)
         check_same_classes(held.classes, images.classes)
         shape = (images.channels, *images.image_size)
         test_shape = (held.channels, *held.image_size)
@@ -350,13 +372,14 @@ def _read(images: LabelledImages, context: RunContext, *, mirrored: bool = True)
     count = len(data.labels)
     views = 2 if mirrored and config.augmentation.hflip else 1
     shape = (count, views, *codec.latent_shape)
-    latents, rows = shared_tensor(shape, torch.float16, context.processes, step=_ENCODED)
+    at_once = min(_ENCODED, codec.images_at_once(context.processes.device))
+    latents, rows = shared_tensor(shape, torch.float16, context.processes, step=at_once)
     error: Exception | None = None
     try:
         with progress_bar(len(rows), "latents", "image", shown=context.shown) as bar:
             order = torch.arange(rows.start, rows.stop)
             start = rows.start
-            for batch, _ in data.iterate(order, _ENCODED):
+            for batch, _ in data.iterate(order, at_once):
                 batch = batch.to(context.processes.device)
                 end = start + len(batch)
                 latents[start:end, 0] = codec.prepare(batch).to("cpu", torch.float16)

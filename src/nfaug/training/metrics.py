@@ -79,8 +79,8 @@ def evaluate(
     with progress_bar(total, "eval", "image", shown=progress) as bar:
         for shard in shared_batches(data, torch.arange(total), batch_size, processes):
             noise = draw_noise(frozen, shard.total, generator)[shard.part]
-            bar.update(shard.total)
             if not shard.weight:
+                bar.update(shard.total)
                 continue
             images = shard.images.to(device)
             labels = shard.labels.to(device)
@@ -101,6 +101,7 @@ def evaluate(
                 sums.exact += float((errors == 0).all(1).sum())
                 sums.wrong_levels += int(errors.count_nonzero())
                 sums.level_error += float(errors.mean(1).sum())
+            bar.update(shard.total)
     if processes is not None:
         shared = torch.tensor(astuple(sums), dtype=torch.float64, device=processes.float64)
         sums = _Sums(*processes.sum(shared).tolist())

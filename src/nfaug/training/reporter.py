@@ -26,9 +26,10 @@ __all__ = ["Reporter"]
 class Reporter:
     """Reports progress, on the main process only.
 
-    A terminal gets a bar; a redirected standard error gets a line every 30 seconds and at each row
-    of the log. Files are written only if there is a folder, and are replaced whole, so that a
-    reader never sees half of one. A resumed run drops the rows of the log that it will write again.
+    A terminal gets a bar; a redirected standard error gets a line at the start, every 30 seconds
+    and at each row of the log. Files are written only if there is a folder, and are replaced whole,
+    so that a reader never sees half of one. A resumed run drops the rows of the log that it will
+    write again.
     """
 
     def __init__(self, context: RunContext, folder: Path | None) -> None:
@@ -92,7 +93,14 @@ class Reporter:
         classes = list(self.context.classes)[:10] or ["all"]
         flow = state.optimizer.average
         step = state.optimizer.steps
-        picture = sample_grid(flow, state.gaussians, classes, 6, seed=self.context.config.seed)
+        picture = sample_grid(
+            flow,
+            state.gaussians,
+            classes,
+            6,
+            seed=self.context.config.seed,
+            progress=self.context.shown,
+        )
         name = "progress_samples"
         (self.folder / "pictures").mkdir(parents=True, exist_ok=True)
         write_picture(self.folder / "pictures" / f"{name}.png", picture)

@@ -12,7 +12,7 @@ from typing import Any
 from torch.utils.data import Dataset
 
 from nfaug.checkpoint.checkpoint import Checkpoint
-from nfaug.data.images import LabelledImages
+from nfaug.data.images import LabelledImages, progress_bar
 from nfaug.data.open import wrap_dataset
 from nfaug.fitting import fit_classes
 from nfaug.flows.codec import check_levels
@@ -97,7 +97,7 @@ def train(
         10
     """
     require("ema_pytorch")  # of `FlowOptimizer`, which is made after the data are read
-    images = wrap_dataset(data)
+    images = wrap_dataset(data, progress=progress)
     config = (config or TrainConfig()).for_images(len(images))
     path = None if out is None else Path(out).expanduser()
     if path is not None:
@@ -129,8 +129,9 @@ def train(
                 state = context.resume(flow, snapshot)
             else:
                 state = context.start(flow or context.new_flow())
-                snapshots.save_initial(context.checkpoint(state.optimizer.average, state))
-                snapshots.save(state.snapshot())
+                with progress_bar(None, "saving the state", shown=context.shown):
+                    snapshots.save_initial(context.checkpoint(state.optimizer.average, state))
+                    snapshots.save(state.snapshot())
             reporter = Reporter(context, path)
             try:
                 reporter.start(state)
@@ -172,7 +173,7 @@ def _finish(context: RunContext, state: RunState) -> TrainResult:
     flow = optimizer.average.eval()
     training = {
         "images": len(context.data.labels),
-        "images_sha256": context.dataset.fingerprint(),
+        "images_sha256": context.fingerprint,
         "epochs": state.history[-1]["epoch"],
         "steps": optimizer.steps,
         "seconds": round(state.elapsed, 1),

@@ -50,4 +50,4 @@ def open_torchvision(request: Request) -> Reader:
             f"timm could not open {request.data!r} (split={request.split!r}, data_dir={root!r}, "
             f"download={request.download}): {type(error).__name__}: {error}"
         ) from error
-    return DatasetReader(dataset)
+    return DatasetReader(dataset, progress=request.progress)
