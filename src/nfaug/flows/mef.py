@@ -154,6 +154,9 @@ class MefConfig(Backbone):
         Returns:
             A list of steps for each level.
 
+        Raises:
+            ValueError: If `attention_heads` does not divide 2C.
+
         Example:
             >>> [len(steps) for steps in mef.build((1, 8, 8))]
             [2, 2]

@@ -261,10 +261,11 @@ class CouplingNet(nn.Module):
         attention = None
         if isinstance(self.attention_block_after, SelfAttention):
             attention = FrozenAttention(self.attention_block_after, out_scale, out_shift)
-        else:
-            weight = weight * out_scale[:, None, None, None]
-            bias = bias * out_scale + out_shift
-        return CouplingNet(layers, FoldedConv(weight / _LOG2_E, bias), attention, _elu)
+            out_scale = torch.ones_like(out_scale)
+            out_shift = torch.zeros_like(out_shift)
+        weight = weight * (out_scale / _LOG2_E)[:, None, None, None]
+        out_layer = FoldedConv(weight, bias * out_scale + out_shift)
+        return CouplingNet(layers, out_layer, attention, _elu)
 
 
 def _channels_last(x: Tensor) -> Tensor:
