@@ -3,6 +3,7 @@
     python benchmarks/flow.py --size cifar --batch 64
     python benchmarks/flow.py --size small --batch 128
     python benchmarks/flow.py --load
+    python benchmarks/flow.py --attention 6 --batch 64
 
 Images/s of the flow as it trains and of the frozen one, beside
 
@@ -22,6 +23,9 @@ The contestants take turns in every round; rates are medians, and ratios are med
 rounds' ratios, so that a disturbance hits all of them. The aim on two CPU cores, float32: at
 the paper's CIFAR size and batch 64, frozen at least 1.6 times plain and 0.85 of the limit,
 training 1.5 times plain; small at batch 128, 3 times plain.
+
+`--attention 6` compares the frozen flow with one that has self-attention of 6 heads, and nothing
+else.
 """
 
 from __future__ import annotations
@@ -32,6 +36,7 @@ import statistics
 import tempfile
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -215,6 +220,32 @@ def load_time(config: FlowConfig, repeat: int) -> str:
     )
 
 
+def attention_cost(
+    config: FlowConfig, heads: int, batch: int, repeat: int, device: str
+) -> list[str]:
+    """A table: images/s of the frozen flow without and with self-attention."""
+    backbone = replace(config.backbone, attention_heads=heads)
+    frozen = {
+        "without": example_flow(config, device).freeze(),
+        "with": example_flow(replace(config, backbone=backbone), device).freeze(),
+    }
+    shape = (batch, config.channels, *config.image_size)
+    images = torch.randint(256, shape, dtype=torch.uint8).to(device)
+    z = torch.randn(batch, *config.shape, device=device)
+    jobs: dict[str, dict[str, Callable[[], object]]] = {
+        "encode": {name: lambda flow=flow: flow.encode(images) for name, flow in frozen.items()},
+        "decode": {name: lambda flow=flow: flow.decode(z) for name, flow in frozen.items()},
+    }
+    lines = ["| images/s | batch | without | with | with/without |", "|---|---|---|---|---|"]
+    with torch.no_grad():
+        for direction, both in jobs.items():
+            times = race(both, repeat, device)
+            speeds = [batch / statistics.median(seconds) for seconds in times.values()]
+            cells = [direction, str(batch), *(f"{speed:.1f}" for speed in speeds)]
+            lines.append(f"| {' | '.join(cells)} | {ratio(times, 'without', 'with'):.2f} |")
+    return lines
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--size", choices=SIZES, default="cifar")
@@ -235,6 +266,9 @@ def main() -> None:
     )
     parser.add_argument("--no-train", action="store_true", help="leave out the training step")
     parser.add_argument("--compile", action="store_true", help="add torch.compile")
+    parser.add_argument(
+        "--attention", type=int, metavar="HEADS", help="time self-attention, and nothing else"
+    )
     parser.add_argument("--load", action="store_true", help="time loading, and nothing else")
     options = parser.parse_args()
     global clock
@@ -244,6 +278,12 @@ def main() -> None:
     torch.manual_seed(0)
     if options.load:
         print(load_time(SIZES[options.size], options.repeat))
+        return
+    if options.attention:
+        config = SIZES[options.size]
+        for batch in options.batch:
+            table = attention_cost(config, options.attention, batch, options.repeat, options.device)
+            print("\n".join(table), flush=True)
         return
     extras = {"compile"} if options.compile else set()
     extras |= set() if options.no_train else {"train"}

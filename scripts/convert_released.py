@@ -8,12 +8,13 @@ released code and Lightning are installed:
     import torch
     from safetensors.torch import save_file
 
-    # A pickle runs what it holds: load only a file that you trust.
-    state = torch.load("released.ckpt", map_location="cpu", weights_only=False)["state_dict"]
+    # If torch refuses the file and you trust it, weights_only=False runs what the pickle holds.
+    state = torch.load("released.ckpt", map_location="cpu", weights_only=True)["state_dict"]
     copies = {name: value.clone().contiguous() for name, value in state.items()}
     save_file(copies, "released.safetensors")
 
-Then fit the flow to your images with `nfaug fit`, since released files hold no PCA axes.
+Then fit the flow to your images with `nfaug fit`, since released files hold no PCA axes. See
+docs/how-to/papers-flows.md.
 """
 
 from __future__ import annotations
@@ -30,24 +31,30 @@ from nfaug import Checkpoint, ClassGaussians, Flow, FlowConfig, MefConfig
 from nfaug.checkpoint.checkpoint import CheckpointConfig
 from nfaug.io.tensors import read_tensors
 
+ATTENTION_HEADS = 6  # of the released flows with attention; no tensor of theirs tells it
 PREFIXES = ("ema.ema_model.flow.", "ema.ema_model.", "flow.", "")  # the first match wins
 
 
-def convert_state(state: Mapping[str, Tensor]) -> tuple[Flow, ClassGaussians | None]:
-    """Return the flow, of the moving average if there is one, and its class gaussians."""
+def convert_state(
+    state: Mapping[str, Tensor], attention_heads: int = ATTENTION_HEADS
+) -> tuple[Flow, ClassGaussians | None]:
+    """Return the flow, of the moving average if there is one, and its class gaussians.
+
+    Weights with self-attention are read as those of `attention_heads` heads.
+    """
     found = [p for p in PREFIXES if any(key.startswith(f"{p}blocks.") for key in state)]
     if not found:
         raise ValueError(f"no flow found among {len(state)} tensors, such as {[*state][:3]}")
     own = {k.removeprefix(found[0]): v for k, v in state.items() if k.startswith(found[0])}
     weights = {key: value for key, value in own.items() if key.startswith("blocks.")}
-    flow = Flow.from_tensors(infer_config(weights), weights).eval()
+    flow = Flow.from_tensors(infer_config(weights, attention_heads), weights).eval()
     for prefix in (found[0], "flow.", ""):  # the average of the weights may lack the gaussians
         if f"{prefix}mu_arr.0" in state:
             return flow, read_gaussians(state, prefix, flow.config.dim)
     return flow, None
 
 
-def infer_config(weights: Mapping[str, Tensor]) -> FlowConfig:
+def infer_config(weights: Mapping[str, Tensor], attention_heads: int) -> FlowConfig:
     """Infer the shape of a flow from the shapes of its weights (names as in `Flow.state_dict`)."""
     steps = Counter(level for level, _ in {tuple(name.split(".")[1:3]) for name in weights})
     blocks, width, low = [], [], {}
@@ -61,11 +68,13 @@ def infer_config(weights: Mapping[str, Tensor]) -> FlowConfig:
         if out != n * (n + 1):  # low rank: (2k + 1)n output channels
             low[n] = (out // n - 1) // 2
     channels, height, broad = weights["blocks.0.0.actnorm.scale"].shape
+    attention = any("net.attention_block_after." in name for name in weights)
     low_rank = {"low_rank_above": min(low) - 1, "rank": min(low.values())} if low else {}
     backbone = MefConfig(
         steps=tuple(steps[str(level)] for level in range(len(steps))),
         blocks=tuple(blocks),
         width=tuple(width),
+        attention_heads=attention_heads if attention else 0,
         **low_rank,
     )
     return FlowConfig(channels // 4, (2 * height, 2 * broad), backbone)
@@ -90,8 +99,15 @@ def main() -> None:
     parser.add_argument("file", type=Path, help="the exported .safetensors file")
     parser.add_argument("out", type=Path, help="the checkpoint directory to write")
     parser.add_argument("--classes", nargs="*", help="names in label order")
+    parser.add_argument(
+        "--attention-heads",
+        type=int,
+        default=ATTENTION_HEADS,
+        help="heads of the self-attention, if the flow has it (default: %(default)s); another "
+        "number of heads gives another flow, without an error",
+    )
     args = parser.parse_args()
-    flow, gaussians = convert_state(read_tensors(args.file))
+    flow, gaussians = convert_state(read_tensors(args.file), args.attention_heads)
     names = args.classes or [str(y) for y in range(gaussians.num_classes if gaussians else 0)]
     made = {"kind": "released"} if gaussians else {}
     config = CheckpointConfig(flow.config, tuple(names), gaussians=made)

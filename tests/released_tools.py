@@ -10,7 +10,7 @@ from torch import Tensor
 __all__ = ["DIM", "NAMES", "golden", "released"]
 
 FOLDER = Path(__file__).parent / "golden"
-NAMES = ("rgb16", "gray16", "lowrank16")
+NAMES = ("rgb16", "gray16", "lowrank16", "attention16")
 DIM = 3 * 16 * 16
 
 

@@ -1,13 +1,14 @@
 """Run the examples of the documentation with Sybil, and check its commands and links.
 
 The documents are README.md, CONTRIBUTING.md, benchmarks/README.md and docs/. The blocks of one
-document run in order, in one folder that holds `my-images`, an autoencoder of random weights in
-`my-taesd` if the document names it, and this repository as `path/to/nfaug`:
+document run in order, in one folder that holds `my-images`, this repository as `path/to/nfaug` and,
+if the document names them, an autoencoder of random weights in `my-taesd` and a small flow as the
+paper's code saves it in `released.ckpt`:
 
 - ```python blocks run in one namespace.
 - ```bash blocks are checked: a line that starts with `nfaug` must parse with the real command
   line; a `make` target, a `pip install` extra and the script or module of `python` must exist. A
-  comment before a block also runs its `nfaug` lines, with options that make them small:
+  comment before a block also runs its `nfaug` lines and scripts, with options that make them small:
 
       <!-- run: --epochs 1 -->
 
@@ -19,14 +20,18 @@ from __future__ import annotations
 import importlib
 import importlib.metadata
 import re
+import runpy
 import shlex
+import sys
 from collections.abc import Iterator
 from pathlib import Path
+from unittest import mock
 
 import pytest
 import torch
 from library_tools import OPTIONAL, needs
 from PIL import Image
+from released_tools import DIM, released
 from sybil import Document, Example, Region, Sybil
 from sybil.parsers.abstract.lexers import LexerCollection
 from sybil.parsers.markdown import CodeBlockParser, PythonCodeBlockParser
@@ -63,6 +68,15 @@ def make_autoencoder(path: Path) -> None:
     model(**narrow).save_pretrained(path)
 
 
+def make_released(path: Path) -> None:
+    """A pickle with a flow for 16 x 16 images and Gaussians of two classes."""
+    state = released("attention16")
+    for label in range(2):
+        state[f"flow.mu_arr.{label}"] = torch.full((DIM,), float(label))
+        state[f"flow.scale_tril_arr.{label}"] = torch.ones(DIM)
+    torch.save({"epoch": 500, "state_dict": state}, path)
+
+
 class RunParser:
     """Reads comments such as `<!-- run: --epochs 1 -->`."""
 
@@ -86,8 +100,17 @@ def run_bash(example: Example) -> None:
         check_command(line)
         words = shlex.split(line, comments=True)
         if added is not None and words:
-            assert words[0] == "nfaug", f"only nfaug lines can be run: {line}"
-            assert nfaug.cli.main([*words[1:], *added]) == 0, line
+            run_command([*words, *added], line)
+
+
+def run_command(words: list[str], line: str) -> None:
+    """Run `nfaug` or a script of this repository."""
+    if words[0] == "python":
+        with mock.patch.object(sys, "argv", words[1:]):
+            runpy.run_path(str(ROOT / words[1]), run_name="__main__")
+        return
+    assert words[0] == "nfaug", f"only nfaug lines and scripts can be run: {line}"
+    assert nfaug.cli.main(words[1:]) == 0, line
 
 
 def evaluate(document: Document) -> None:
@@ -174,6 +197,8 @@ def test_examples_run(
     make_images(tmp_path / "my-images")
     if any("my-taesd" in str(example.parsed) for example in document.examples()):
         make_autoencoder(tmp_path / "my-taesd")
+    if "released.ckpt" in text:
+        make_released(tmp_path / "released.ckpt")
     (tmp_path / "path" / "to").mkdir(parents=True)
     (tmp_path / "path" / "to" / "nfaug").symlink_to(ROOT)
     monkeypatch.chdir(tmp_path)

@@ -6,6 +6,7 @@ import importlib
 from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import pytest
 import torch
@@ -36,14 +37,23 @@ def test_the_plain_exponential_is_the_exponential(benchmark: ModuleType) -> None
         assert torch.allclose(exponential, exact, rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize("squeeze", ["pixel", "haar"])
-def test_every_row_of_the_table(benchmark: ModuleType, squeeze: str) -> None:
-    config = replace(TINY, backbone=replace(TINY.backbone, squeeze=squeeze))
+@pytest.mark.parametrize("change", [{}, {"squeeze": "haar"}, {"attention_heads": 2}])
+def test_every_row_of_the_table(benchmark: ModuleType, change: dict[str, Any]) -> None:
+    config = replace(TINY, image_size=(8, 8), backbone=replace(TINY.backbone, **change))
     flow = benchmark.example_flow(config, "cpu")
+    with torch.no_grad():
+        for parameter in flow.parameters():
+            parameter.add_(torch.randn_like(parameter), alpha=0.03)
     rows = benchmark.measure(flow, 2, 1, {"train"}, rate=1e9)
     assert [row.split("|")[1].strip() for row in rows] == ["encode", "decode", "train step"]
     columns = benchmark.HEADER.splitlines()[0].count("|")
     assert all(row.count("|") == columns for row in rows)
+
+
+def test_the_cost_of_attention(benchmark: ModuleType) -> None:
+    lines = benchmark.attention_cost(TINY, 2, batch=2, repeat=1, device="cpu")
+    assert [line.split("|")[1].strip() for line in lines[2:]] == ["encode", "decode"]
+    assert len({line.count("|") for line in lines}) == 1
 
 
 def test_rows_of_a_gpu(benchmark: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:

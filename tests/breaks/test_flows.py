@@ -16,6 +16,7 @@ from safetensors.torch import save_file
 from sklearn.datasets import load_sample_image
 from torch import Tensor
 from torch.autograd import gradgradcheck
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 import nfaug
 from nfaug.flows.autoencoder import AutoencoderConfig, find_autoencoder, open_autoencoder
@@ -124,12 +125,18 @@ def test_second_derivatives_of_a_series(action: Any) -> None:
 
 
 @pytest.mark.parametrize("recompute", ["none", "steps"])
-@pytest.mark.parametrize("low_rank_above", [24, 2])
-def test_second_derivatives_of_a_flow(low_rank_above: int, recompute: Any) -> None:
+@pytest.mark.parametrize(("low_rank_above", "heads"), [(24, 0), (2, 0), (24, 2)])
+@sdpa_kernel(SDPBackend.MATH)  # torch's other kernels of attention have no second derivatives
+def test_second_derivatives_of_a_flow(low_rank_above: int, heads: int, recompute: Any) -> None:
     """Break 49: a Hessian-vector product was wrong by its own size, without an error."""
     torch.manual_seed(0)
     mef = MefConfig(
-        steps=(1, 1), blocks=(1, 1), width=(8, 8), low_rank_above=low_rank_above, rank=1
+        steps=(1, 1),
+        blocks=(1, 1),
+        width=(8, 8),
+        low_rank_above=low_rank_above,
+        rank=1,
+        attention_heads=heads,
     )
     flow = Flow(FlowConfig(1, (4, 4), mef)).double()
     flow.configure_training(recompute=recompute)

@@ -9,10 +9,15 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from nfa_tools import NAMES as CLASS_NAMES
+from nfa_tools import images_of, write_images
 from released_tools import DIM, NAMES, golden, released
 from safetensors.torch import save_file
 
 import nfaug
+import nfaug.cli
+from nfaug.flows.flow import Flow, FlowConfig
+from nfaug.flows.mef import MatrixExpCoupling, MefConfig
 
 SCRIPT = Path(__file__).parents[2] / "scripts" / "convert_released.py"
 convert = SimpleNamespace(**runpy.run_path(str(SCRIPT)))
@@ -32,14 +37,66 @@ def test_the_golden_flow_results(
     assert (z - figures["z"]).abs().max() < 1e-5 * figures["z"].abs().max()
 
 
+@pytest.mark.parametrize("name", ["rgb16", "attention16"])
 @pytest.mark.parametrize("prefix", ["ema.ema_model.flow.", "ema.ema_model."])
-def test_the_moving_average_is_preferred(prefix: str) -> None:
-    state = released()
+def test_the_moving_average_is_preferred(prefix: str, name: str) -> None:
+    state = released(name)
     state |= {prefix + k.removeprefix("flow."): v + 1 for k, v in state.items()}
     flow, gaussians = convert.convert_state({**state, "ema.step": torch.tensor(7)})
-    name = "blocks.0.0.actnorm.shift"
-    assert torch.equal(flow.state_dict()[name], golden("rgb16")[0][name] + 1)
+    weights, _ = golden(name)
+    for key, value in flow.state_dict().items():
+        assert torch.equal(value, weights[key] + 1)
     assert gaussians is None
+
+
+@pytest.mark.parametrize("prefix", ["ema.ema_model.flow.", "flow."])
+@pytest.mark.parametrize("heads", [6, 2])
+def test_attention_and_low_rank(prefix: str, heads: int) -> None:
+    torch.manual_seed(0)
+    mef = MefConfig((8, 8), (1, 2), (1, 0), (4, 5), low_rank_above=6, attention_heads=heads)
+    flow = Flow(FlowConfig(3, (8, 8), mef))
+    with torch.no_grad():
+        for parameter in flow.parameters():
+            parameter.add_(torch.randn_like(parameter), alpha=0.1)
+    state = {prefix + name: value for name, value in flow.state_dict().items()}
+    found, _ = convert.convert_state(state, heads)
+    assert [coupling.rank for coupling in couplings(found)] == [None, 3, 3]
+    assert {coupling.net.attention_block_after.heads for coupling in couplings(found)} == {heads}
+    x = torch.randn(2, 3, 8, 8)
+    with torch.no_grad():
+        assert torch.equal(found(x)[0], flow(x)[0])
+
+
+def couplings(flow: Flow) -> list[MatrixExpCoupling]:
+    return [module for module in flow.modules() if isinstance(module, MatrixExpCoupling)]
+
+
+def test_the_number_of_heads_is_given(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No tensor tells it. Another one gives another flow, if it divides the channels."""
+    save_file(released("attention16"), tmp_path / "released.safetensors")
+    command = ["", str(tmp_path / "released.safetensors"), str(tmp_path / "flow")]
+    monkeypatch.setattr(sys, "argv", [*command, "--attention-heads", "3"])
+    convert.main()
+    assert nfaug.load(tmp_path / "flow").config.flow.backbone.attention_heads == 3
+    with pytest.raises(ValueError, match="attention_heads must divide 6"):
+        convert.convert_state(released("attention16"), 4)
+
+
+def test_fit_takes_a_converted_checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    save_file(released("attention16"), tmp_path / "released.safetensors")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", ["", "released.safetensors", "papers-flow"])
+    convert.main()
+    write_images(tmp_path / "images", 20, train=12)
+    fit = ["fit", "--checkpoint", "papers-flow", "--data", "images", "--out", "my-nfa"]
+    assert nfaug.cli.main([*fit, "--rank", "4"]) == 0
+    fitted = nfaug.load("my-nfa")
+    assert fitted.config.classes == CLASS_NAMES
+    assert fitted.config.flow.backbone.attention_heads == 6
+    nfa = nfaug.NFAugment(fitted, p=1.0, gate=None)
+    images, labels = images_of(torch.arange(3).repeat(4), size=(16, 16)), torch.arange(3).repeat(4)
+    assert not torch.equal(nfa(images, labels)[0], images)
+    assert nfa.stats()["applied"] == 12
 
 
 @pytest.mark.parametrize("dense", [True, False])

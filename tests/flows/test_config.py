@@ -44,6 +44,14 @@ def test_parameter_count_and_the_released_names(low_rank_above: int) -> None:
         ),
         *(f"{net}out_layer.{name}" for name in ("weight", "bias")),
     }
+    attentive = replace(config, backbone=replace(config.backbone, attention_heads=2))
+    more = Flow(attentive).state_dict()
+    assert sum(value.numel() for value in more.values()) == attentive.parameter_count
+    assert {name for name in set(more) - set(state) if name.startswith("blocks.1.0.")} == {
+        f"{net}attention_block_after.{layer}.{name}"
+        for layer in ("norm", "qkv", "proj_out")
+        for name in ("weight", "bias")
+    }
 
 
 def test_the_papers_size() -> None:
@@ -107,12 +115,21 @@ def test_a_record_of_the_first_version_lacks_new_settings() -> None:
         ({"bound": "2"}, "'2'"),
         ({"max_scale": 1.0}, "max_scale"),
         ({"squeeze": "wavelet"}, "wavelet"),
+        ({"attention_heads": -1}, "attention_heads"),
+        ({"attention_heads": True}, "attention_heads"),
         ({"steps": (10**6, 1)}, "large"),  # would take hours to build
     ],
 )
 def test_wrong_configurations(change: dict[str, Any], token: str) -> None:
     with pytest.raises((ValueError, TypeError), match=token):
         FlowConfig.from_dict({**TINY.to_dict(), **change})
+
+
+def test_heads_must_divide_the_channels() -> None:
+    backbone = replace(MEF, attention_heads=3)
+    with pytest.raises(ValueError, match="attention_heads must divide 4"):
+        Flow(replace(TINY, backbone=backbone))
+    Flow(FlowConfig(3, (7, 8), backbone))
 
 
 class Doubling(Layer):

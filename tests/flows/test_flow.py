@@ -22,6 +22,7 @@ from nfaug.flows.networks import DisableTF32
 MEF = MefConfig(steps=(2, 1), blocks=(1, 1), width=(6, 6))
 TINY = FlowConfig(2, (7, 8), MEF)
 LOW_RANK = replace(TINY, backbone=replace(MEF, low_rank_above=4))
+ATTENTION = replace(TINY, backbone=replace(MEF, attention_heads=2))
 HAAR = replace(TINY, backbone=replace(MEF, squeeze="haar", max_scale=20.0))
 
 
@@ -55,9 +56,9 @@ def extremes(config: FlowConfig) -> Tensor:
     return torch.cat([black, 255 - black, bright, 255 - bright])
 
 
-@pytest.fixture(scope="module")
-def flow() -> Flow:
-    return perturbed()
+@pytest.fixture(scope="module", params=[TINY, ATTENTION], ids=["plain", "attention"])
+def flow(request: pytest.FixtureRequest) -> Flow:
+    return perturbed(request.param)
 
 
 @pytest.fixture(scope="module")
@@ -65,7 +66,9 @@ def frozen(flow: Flow) -> Flow:
     return flow.freeze()
 
 
-@pytest.mark.parametrize("config", [TINY, LOW_RANK, HAAR], ids=["full", "low rank", "haar"])
+@pytest.mark.parametrize(
+    "config", [TINY, LOW_RANK, HAAR, ATTENTION], ids=["full", "low rank", "haar", "attention"]
+)
 def test_round_trip_is_exact_in_8_bits(config: FlowConfig) -> None:
     flow = perturbed(config)
     batch = torch.cat([images(60), extremes(config)])
@@ -126,7 +129,7 @@ def test_wrong_input(flow: Flow, call: Callable[[Flow], object], token: str) -> 
 
 def test_from_tensors_takes_weights_over(flow: Flow) -> None:
     state = {name: value.clone() for name, value in flow.state_dict().items()}
-    loaded = Flow.from_tensors(TINY, state)
+    loaded = Flow.from_tensors(flow.config, state)
     batch = images(2)
     with torch.no_grad():
         assert torch.equal(loaded.encode(batch)[0], flow.encode(batch)[0])
@@ -134,10 +137,10 @@ def test_from_tensors_takes_weights_over(flow: Flow) -> None:
     name, parameter = next(iter(loaded.named_parameters()))
     assert parameter.data_ptr() == state[name].data_ptr()
     assert (loaded.device, loaded.dtype) == (torch.device("cpu"), torch.float32)
-    half = Flow.from_tensors(TINY, {k: v.half() for k, v in state.items()})
+    half = Flow.from_tensors(flow.config, {k: v.half() for k, v in state.items()})
     assert half.dtype == torch.float32
     state["blocks.0.1.actnorm.shift"].fill_(3e38)  # finite, and their sum overflows
-    Flow.from_tensors(TINY, state)
+    Flow.from_tensors(flow.config, state)
 
 
 def test_from_tensors_lists_all_that_is_wrong_at_once(flow: Flow) -> None:
@@ -146,7 +149,7 @@ def test_from_tensors_lists_all_that_is_wrong_at_once(flow: Flow) -> None:
     state["blocks.9.0.actnorm.scale"] = torch.zeros(1)
     state["blocks.0.1.conv1x1.weight"] = torch.zeros(3, 3)
     with pytest.raises(ValueError, match="Missing") as error:
-        Flow.from_tensors(TINY, state)
+        Flow.from_tensors(flow.config, state)
     for part in ("0.0.actnorm.scale", "1.0.actnorm.shift", "9.0.actnorm.scale", "0.1.conv1x1"):
         assert part in str(error.value)
 
@@ -156,7 +159,7 @@ def test_from_tensors_refuses_weights_that_are_not_finite(flow: Flow, value: flo
     state = copy.deepcopy(flow.state_dict())
     state["blocks.0.1.actnorm.shift"][0, 0, 0] = value
     with pytest.raises(ValueError, match=r"blocks\.0\.1\.actnorm\.shift"):
-        Flow.from_tensors(TINY, state)
+        Flow.from_tensors(flow.config, state)
 
 
 @pytest.mark.parametrize("inside", [False, True])
@@ -198,9 +201,9 @@ def test_freezing_leaves_the_flow_alone(flow: Flow) -> None:
         assert torch.equal(value, before[name])
 
 
-def test_freezing_shares_no_memory() -> None:
+def test_freezing_shares_no_memory(flow: Flow) -> None:
     """Not even in float64 on the CPU, in which the folded weights are computed."""
-    flow = perturbed().double()
+    flow = copy.deepcopy(flow).double()
     frozen = flow.freeze()
     again = frozen.freeze()
 
@@ -317,8 +320,10 @@ def test_autocast_does_not_reach_encode_and_decode(frozen: Flow) -> None:
             assert torch.is_autocast_enabled("cpu")
 
 
-def test_compiles_to_one_graph() -> None:
-    config = FlowConfig(1, (4, 4), MefConfig(steps=(1,), blocks=(0,), width=(3,)))
+@pytest.mark.parametrize("heads", [0, 2])
+def test_compiles_to_one_graph(heads: int) -> None:
+    mef = MefConfig(steps=(1,), blocks=(0,), width=(3,), attention_heads=heads)
+    config = FlowConfig(1, (4, 4), mef)
     flow, batch = perturbed(config), images(3, config)
     frozen = flow.freeze()
     with torch.no_grad():

@@ -1,4 +1,4 @@
-"""Results of the released implementation, from its weights, at three small sizes."""
+"""Results of the released implementation, from its weights, at four small sizes."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from torch import Tensor
 from nfaug.flows.flow import Flow, FlowConfig
 from nfaug.flows.mef import MatrixExpCoupling, MefConfig
 
-NAMES = ("rgb16", "gray16", "lowrank16")
+NAMES = ("rgb16", "gray16", "lowrank16", "attention16")
 FOLDER = Path(__file__).parents[1] / "golden"
 
 
@@ -39,7 +39,10 @@ def read(name: str) -> Golden:
         channels=shape["channels"],
         image_size=(shape["size"], shape["size"]),
         backbone=MefConfig(
-            steps=tuple(shape["flows"]), blocks=tuple(shape["blocks"]), width=tuple(shape["hidden"])
+            steps=tuple(shape["flows"]),
+            blocks=tuple(shape["blocks"]),
+            width=tuple(shape["hidden"]),
+            attention_heads=shape.get("attention_heads", 0),
         ),
     )
     prefix = "state_dict."
@@ -91,8 +94,10 @@ def assert_same_levels(images: Tensor, expected: Tensor, edge: Tensor) -> None:
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_files_cover_low_rank_and_both_depths(name: str) -> None:
+def test_files_cover_low_rank_attention_and_both_depths(name: str) -> None:
     flow = read(name).flow("trained")
     couplings = [m for m in flow.modules() if isinstance(m, MatrixExpCoupling)]
     assert any(coupling.rank for coupling in couplings) == (name == "lowrank16")
-    assert flow.config.levels == (2 if name == "rgb16" else 3)
+    assert flow.config.levels == (2 if name in ("rgb16", "attention16") else 3)
+    heads = {coupling.net.attention_block_after is not None for coupling in couplings}
+    assert heads == {name == "attention16"}

@@ -11,6 +11,7 @@ import torch
 from device_tools import pretended_gpu
 from torch import Tensor
 
+from nfaug.flows.attention import SelfAttention
 from nfaug.flows.flow import Flow, FlowConfig
 from nfaug.flows.layers import (
     ActNorm,
@@ -25,8 +26,9 @@ from nfaug.flows.mef import MatrixExpCoupling, MefConfig
 from nfaug.flows.networks import _LOG2_E, _SCRATCH, _elu
 
 
-def coupling(channels: int = 4, low_rank_above: int = 24) -> MatrixExpCoupling:
-    return MatrixExpCoupling(channels, 5, 1, 3 if channels // 2 > low_rank_above else None)
+def coupling(channels: int = 4, low_rank_above: int = 24, heads: int = 0) -> MatrixExpCoupling:
+    rank = 3 if channels // 2 > low_rank_above else None
+    return MatrixExpCoupling(channels, 5, 1, rank, attention_heads=heads)
 
 
 def step(channels: int = 4) -> Step:
@@ -40,6 +42,7 @@ def step(channels: int = 4) -> Step:
 MEF = MefConfig(steps=(2, 1), blocks=(1, 0), width=(4, 4), low_rank_above=4)
 CONFIG = FlowConfig(2, (4, 4), MEF)
 HAAR = FlowConfig(2, (4, 4), replace(MEF, squeeze="haar", max_scale=4.0))
+ATTENTION = FlowConfig(2, (4, 4), replace(MEF, attention_heads=2))
 LAYERS: dict[str, tuple[Callable[[], Layer], tuple[int, int, int]]] = {
     "Squeeze": (Squeeze, (3, 4, 2)),
     "HaarSqueeze": (HaarSqueeze, (3, 4, 2)),
@@ -49,9 +52,13 @@ LAYERS: dict[str, tuple[Callable[[], Layer], tuple[int, int, int]]] = {
     "MatrixExpCoupling": (coupling, (4, 2, 3)),
     "MatrixExpCoupling, odd": (lambda: coupling(5), (5, 2, 3)),
     "MatrixExpCoupling, low rank": (lambda: coupling(10, low_rank_above=4), (10, 2, 1)),
+    "MatrixExpCoupling, attention": (lambda: coupling(4, heads=3), (4, 2, 3)),
+    "MatrixExpCoupling, low rank, attention": (lambda: coupling(10, 4, heads=5), (10, 2, 1)),
+    "MatrixExpCoupling, attention at one position": (lambda: coupling(4, heads=2), (4, 1, 1)),
     "Step": (step, (4, 2, 4)),
     "Flow": (lambda: Flow(CONFIG), CONFIG.shape),
     "Flow, haar": (lambda: Flow(HAAR), CONFIG.shape),
+    "Flow, attention": (lambda: Flow(ATTENTION), CONFIG.shape),
 }
 
 
@@ -243,6 +250,29 @@ def test_coupling_starts_as_the_identity_and_keeps_the_first_half() -> None:
     z, logdet = layer(x)
     assert torch.equal(z, x)
     assert torch.equal(logdet, torch.zeros(4))
+
+
+def test_attention_follows_its_formula() -> None:
+    """Position by position and head by head, with torch's group normalization."""
+    torch.manual_seed(0)
+    layer = SelfAttention(6, 3).double()
+    x = torch.randn(2, 6, 2, 4, dtype=torch.float64) * 3 + 1
+    assert torch.equal(layer(x), x), "the projection starts at zero"
+    with torch.no_grad():
+        for parameter in layer.parameters():
+            parameter.add_(torch.randn_like(parameter))
+    expected = x.clone()
+    for b, normal in enumerate(layer.norm(x).flatten(2)):
+        columns = layer.qkv(normal)
+        attended = torch.empty(6, 8, dtype=torch.float64)
+        for head in range(3):
+            q, k, v = columns[6 * head : 6 * head + 6].split(2)
+            for at in range(8):
+                scores = torch.stack([(q[:, at] * k[:, to]).sum() for to in range(8)])
+                share = (scores / 2**0.5).exp()
+                attended[2 * head : 2 * head + 2, at] = v @ (share / share.sum())
+        expected[b] += layer.proj_out(attended).view(6, 2, 4)
+    assert torch.allclose(layer(x), expected, atol=1e-12)
 
 
 def test_network_initialisation_standardises_every_convolution() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 
 import pytest
 import torch
@@ -40,6 +41,20 @@ def test_convolutions_are_counted(config: FlowConfig) -> None:
             for level, steps in enumerate(config.backbone.steps)
         )
     )
+
+
+def test_the_convolutions_of_attention_are_counted() -> None:
+    """They are matrix products; attention itself is not counted."""
+    config = FlowConfig(3, (16, 16), MefConfig(attention_heads=6))
+    counts = []
+    for shape in (config, replace(config, backbone=MefConfig())):
+        flow = Flow(shape)
+        with FlopCounterMode(display=False) as counter, torch.no_grad():
+            flow(torch.zeros(1, *shape.shape))
+        counted = counter.get_flop_counts()["Global"]
+        counts.append(sum(n for name, n in counted.items() if "mm" in str(name)))
+        counts[-1] -= shape.flop
+    assert counts[0] == counts[1]
 
 
 def test_the_papers_size() -> None:

@@ -54,6 +54,10 @@ class MefConfig(Backbone):
             block, "haar" for their orthonormal Haar coefficients.
         max_scale: ActNorm scales stay in [1/max_scale, max_scale]; None for no limit. The limit
             bounds the condition number of the map where pixels hardly vary.
+        attention_heads: Heads of the self-attention after the last convolution of each coupling
+            network; 0 for none. Each position attends to all positions of its level, as in some of
+            the paper's released flows (6 heads). The number must divide twice the number of input
+            channels, so that heads are equally wide at every level.
 
     Raises:
         ValueError: If a value is out of range.
@@ -75,6 +79,7 @@ class MefConfig(Backbone):
     bound: float = 2.0
     squeeze: str = "pixel"
     max_scale: float | None = None
+    attention_heads: int = 0
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -89,6 +94,10 @@ class MefConfig(Backbone):
                 )
         if type(self.rank) is not int or self.rank < 1:
             raise ValueError(f"rank must be an integer of at least 1; got {self.rank!r}")
+        if type(self.attention_heads) is not int or self.attention_heads < 0:
+            raise ValueError(
+                f"attention_heads must be an integer of at least 0; got {self.attention_heads!r}"
+            )
         check_number("bound", self.bound, 0, MAX_BOUND, open_low=True)
         if self.max_scale is not None:
             check_number("max_scale", self.max_scale, 1, 1e6, open_low=True)
@@ -100,7 +109,7 @@ class MefConfig(Backbone):
         # Settings may come from the Hub: a large number must not keep `build` busy for hours.
         tensors = 0
         for steps, blocks in zip(self.steps, self.blocks, strict=True):
-            tensors += steps * (12 + 9 * blocks)
+            tensors += steps * (12 + 9 * blocks + 6 * (self.attention_heads > 0))
         if tensors > _MOST_TENSORS:
             raise ValueError(f"the flow is too large: {tensors} tensors, at most {_MOST_TENSORS}")
 
@@ -145,11 +154,19 @@ class MefConfig(Backbone):
         Returns:
             A list of steps for each level.
 
+        Raises:
+            ValueError: If `attention_heads` does not divide 2C.
+
         Example:
             >>> [len(steps) for steps in mef.build((1, 8, 8))]
             [2, 2]
         """
         channels, height, width = shape
+        if self.attention_heads > 0 and 2 * channels % self.attention_heads != 0:
+            raise ValueError(
+                f"attention_heads must divide {2 * channels}, twice the number of input channels; "
+                f"got {self.attention_heads}"
+            )
         levels = nn.ModuleList()
         for steps, blocks, net_width in zip(self.steps, self.blocks, self.width, strict=True):
             channels *= 4
@@ -162,7 +179,9 @@ class MefConfig(Backbone):
             for _ in range(steps):
                 actnorm = ActNorm((channels, height, width), self.max_scale)
                 conv1x1 = InvertibleConv1x1(channels)
-                coupling = MatrixExpCoupling(channels, net_width, blocks, rank, self.bound)
+                coupling = MatrixExpCoupling(
+                    channels, net_width, blocks, rank, self.bound, self.attention_heads
+                )
                 level.append(Step(actnorm=actnorm, conv1x1=conv1x1, couplinglayer=coupling))
             levels.append(level)
             channels //= 2
@@ -291,6 +310,7 @@ class MatrixExpCoupling(Coupling):
         blocks: Residual blocks of the network.
         rank: Rank of M; None for full rank.
         bound: Largest norm of the exponent in training.
+        attention_heads: Heads of the network's self-attention; 0 for none.
     """
 
     net: CouplingNet
@@ -306,6 +326,7 @@ class MatrixExpCoupling(Coupling):
         blocks: int,
         rank: int | None = None,
         bound: float = 2.0,
+        attention_heads: int = 0,
     ) -> None:
         n = channels // 2
         super().__init__(n, rank, bound)
@@ -316,7 +337,8 @@ class MatrixExpCoupling(Coupling):
         self.shift = nn.Parameter(torch.zeros(1))
         self.rescale = nn.Parameter(torch.full((1,), 1 / n))
         self.reshift = nn.Parameter(torch.zeros(1))
-        self.net = CouplingNet.new(channels - n, n * (rows + 1), width, blocks)
+        outputs = n * (rows + 1)
+        self.net = CouplingNet.new(channels - n, outputs, width, blocks, attention_heads)
         self.register_load_state_dict_post_hook(MatrixExpCoupling.fit_terms)
 
     def use_bf16(self, on: bool) -> None:

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ..io.device import is_read_at_once
+from .attention import FrozenAttention, SelfAttention
 from .layers import standardising_affine
 
 __all__ = ["CouplingNet", "DisableTF32"]
@@ -154,7 +155,7 @@ class ResidualBlock(nn.Module):
 
 
 class CouplingNet(nn.Module):
-    """A convolution, residual blocks, and a last convolution.
+    """A convolution, residual blocks, a last convolution, and perhaps self-attention.
 
     Sub-modules have the names of the released weights: `layers.0` is the first convolution,
     `layers.i` the i-th block. Activations are in channels-last order on CPUs, in bfloat16, and in
@@ -164,6 +165,7 @@ class CouplingNet(nn.Module):
     Args:
         layers: The first convolution and the blocks.
         out_layer: The last convolution.
+        attention: What follows it; None for nothing.
         elu: The activation.
 
     Attributes:
@@ -172,19 +174,27 @@ class CouplingNet(nn.Module):
 
     layers: nn.ModuleList
     out_layer: nn.Module
+    attention_block_after: nn.Module | None
     bf16: bool
 
     def __init__(
-        self, layers: Iterable[nn.Module], out_layer: nn.Module, elu: _Map = F.elu_
+        self,
+        layers: Iterable[nn.Module],
+        out_layer: nn.Module,
+        attention: nn.Module | None = None,
+        elu: _Map = F.elu_,
     ) -> None:
         super().__init__()
         self.layers = nn.ModuleList(layers)
         self.out_layer = out_layer
+        self.attention_block_after = attention
         self.elu = elu
         self.bf16 = False
 
     @classmethod
-    def new(cls, inputs: int, outputs: int, width: int, blocks: int) -> CouplingNet:
+    def new(
+        cls, inputs: int, outputs: int, width: int, blocks: int, attention_heads: int = 0
+    ) -> CouplingNet:
         """A network to train; the last convolution of each block and of the whole starts at 0."""
         layers: list[nn.Module] = [NormedConv(inputs, width, 3)]
         for _ in range(blocks):
@@ -192,7 +202,10 @@ class CouplingNet(nn.Module):
             conv2 = NormedConv(width, width, 1)
             conv3 = NormedConv(width, width, 3, zero=True)
             layers.append(ResidualBlock(conv1, conv2, conv3))
-        net = cls(layers, nn.Conv2d(width, outputs, 3, padding=1))
+        attention = None
+        if attention_heads > 0:
+            attention = SelfAttention(outputs, attention_heads)
+        net = cls(layers, nn.Conv2d(width, outputs, 3, padding=1), attention)
         for parameter in net.out_layer.parameters():
             nn.init.zeros_(parameter)
         return net
@@ -210,7 +223,13 @@ class CouplingNet(nn.Module):
         x = self.elu(first(x))
         for block in blocks:
             x = block(x)
-        return self.out_layer(x)
+        return self._end(x)
+
+    def _end(self, x: Tensor) -> Tensor:
+        x = self.out_layer(x)
+        if self.attention_block_after is None:
+            return x
+        return self.attention_block_after(x)
 
     @torch.no_grad()
     def initialize(self, x: Tensor) -> Tensor:
@@ -218,15 +237,15 @@ class CouplingNet(nn.Module):
         x = F.elu(first.initialize(x))
         for block in blocks:
             x = block.initialize(x)
-        return self.out_layer(x)
+        return self._end(x)
 
     @torch.no_grad()
     def folded(self, out_scale: Tensor, out_shift: Tensor) -> CouplingNet:
         """The network out_scale*net(x) + out_shift for inference, without parameters.
 
         Affine norms are folded into the convolutions, and so are `out_scale` and `out_shift`, which
-        have one value per output channel. Activations inside are scaled by log2(e), which makes the
-        exponential of ELU a power of two.
+        have one value per output channel, or into the attention after them. Activations inside are
+        scaled by log2(e), which makes the exponential of ELU a power of two.
         """
         first, *blocks = self.layers
         weight, bias = cast("NormedConv", first).folded()
@@ -239,9 +258,14 @@ class CouplingNet(nn.Module):
             conv1, conv2, conv3 = convs
             layers.append(ResidualBlock(conv1, conv2, conv3, _elu))
         weight, bias = self.out_layer.parameters()
+        attention = None
+        if isinstance(self.attention_block_after, SelfAttention):
+            attention = FrozenAttention(self.attention_block_after, out_scale, out_shift)
+            out_scale = torch.ones_like(out_scale)
+            out_shift = torch.zeros_like(out_shift)
         weight = weight * (out_scale / _LOG2_E)[:, None, None, None]
         out_layer = FoldedConv(weight, bias * out_scale + out_shift)
-        return CouplingNet(layers, out_layer, _elu)
+        return CouplingNet(layers, out_layer, attention, _elu)
 
 
 def _channels_last(x: Tensor) -> Tensor:
