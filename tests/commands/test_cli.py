@@ -18,11 +18,12 @@ import torch
 import yaml
 from command_tools import Ran, run_main
 from hub_tools import FakeHub
-from nfa_tools import TensorImages, images_of, write_images
+from nfa_tools import TensorImages, batch_of, images_of, write_images
 from PIL import Image
 
 import nfaug
 from nfaug.cli import COMMANDS
+from nfaug.hub.card import make_card
 from nfaug.training import RunStopped, TrainingDiverged
 from nfaug.training.config import recipes
 
@@ -302,7 +303,7 @@ def test_fit(tiny_path: Path, tiny_folder: Path, tmp_path: Path, nfaug_command: 
     assert "27 images of 3 classes" in ran.err.splitlines()[0], "said before the work begins"
     assert (out / "samples.png").is_file()
     fitted = nfaug.load(out)
-    assert fitted.config.gaussians["kind"] == "data"
+    assert fitted.gaussians is None
     assert fitted.pca is not None
     assert fitted.pca.has_memory
 
@@ -435,16 +436,50 @@ def test_a_flow_without_classes(
     config = nfaug.checkpoint.checkpoint.CheckpointConfig(whole.flow.config)
     flow = nfaug.Checkpoint(whole.flow, config).save(tmp_path / "bare")
     words = ["--checkpoint", flow, "--data", tiny_folder]
-    ran = nfaug_command("eval", *words)
-    assert ran.code == 2
-    assert "nfaug fit" in ran.err
+    for command, more in (("eval", words), ("sample", [*words[:2], "--out", tmp_path / "s.png"])):
+        ran = nfaug_command(command, *more)
+        assert ran.code == 2
+        assert "nfaug fit --gaussians data" in ran.err
     ran = nfaug_command("preview", *words, "--out", tmp_path / "x.png")
     assert ran.code == 0, ran.err
     assert "nfaug fit" in ran.err
-    ran = nfaug_command("fit", *words, "--rank", "4", "--out", tmp_path / "fitted")
+    words += ["--rank", "4", "--gaussians", "data"]
+    ran = nfaug_command("fit", *words, "--out", tmp_path / "fitted")
     assert ran.code == 0, ran.err
     words = ["--checkpoint", tmp_path / "fitted", "--data", tiny_folder, "--split", "train"]
     assert nfaug_command("eval", *words).code == 0
+    words = ["--checkpoint", tmp_path / "fitted", "--out", tmp_path / "s.png"]
+    assert nfaug_command("sample", *words).code == 0
+
+
+@pytest.mark.filterwarnings("always")
+def test_a_fit_without_gaussians_serves_every_other_command(
+    tiny_path: Path, tiny_folder: Path, tmp_path: Path, hub: FakeHub, nfaug_command: Any
+) -> None:
+    flow = tmp_path / "flow"
+    data = ["--data", tiny_folder, "--split", "train"]
+    words = ["--checkpoint", tiny_path, *data, "--rank", "4", "--out", flow]
+    assert nfaug_command("fit", *words).code == 0
+    assert not (flow / "gaussians.safetensors").exists()
+    told = nfaug_command("info", flow, "--json")
+    assert told.code == 0, told.err
+    assert told.json["gaussians"]["images"] == 36
+    for command in ("preview", "bank"):
+        words = ["--checkpoint", flow, *data, "--out", tmp_path / f"{command}.png"]
+        ran = nfaug_command(command, *words, "--variants", "2")
+        assert ran.code == 0, ran.err
+    (flow / "samples.png").unlink()  # a push would draw samples in its place
+    ran = nfaug_command("push", flow, "owner/flow")
+    assert ran.code == 0, ran.err
+    pulled = nfaug.load("owner/flow")
+    assert pulled.gaussians is None
+    images, labels = batch_of(12, channels=1)
+    variants, _ = nfaug.NFAugment(pulled, p=1.0, gate=False)(images, labels)
+    assert not torch.equal(variants, images)
+    copy = nfaug.load(pulled.save(tmp_path / "copy"))
+    card = make_card(copy.config, copy.pca, "owner/flow")
+    assert "Its axes were fitted to 36 images" in card
+    assert "nfaug eval" not in card
 
 
 def test_info(tiny_path: Path, nfaug_command: Any) -> None:

@@ -59,7 +59,8 @@ class CheckpointConfig:
         flow: Shape of the flow.
         classes: Names in label order; empty for a flow without classes.
         preprocessing: What was done to images before the flow saw them.
-        gaussians: Settings with which the class gaussians were fitted.
+        gaussians: The last fit to classes, and the settings of the class Gaussians if it found
+            any.
         training: Summary of the training run.
         metrics: Figures measured on held-out data.
         autoencoder: The autoencoder in whose latent space the flow works; None for pixels.
@@ -124,7 +125,8 @@ class Checkpoint:
     Args:
         flow: The flow; for the modes pixels and autoencoder it has no weights.
         config: Its shape, class names, training summary and figures.
-        gaussians: A Gaussian per class, in latent space.
+        gaussians: A Gaussian per class, in latent space: from a training, or from a fit with
+            `gaussians=True`.
         pca: The axes of each class in latent space, with the memory if there is one.
 
     Example:
@@ -258,7 +260,9 @@ class Checkpoint:
             torch.Size([2, 3, 32, 32])
         """
         if self.gaussians is None:
-            raise ValueError("this checkpoint has no class Gaussians; fit them with nfaug.fit")
+            raise ValueError(
+                "this checkpoint has no class Gaussians; nfaug.fit(..., gaussians=True) finds them"
+            )
         if n is None and isinstance(label_or_n, str):
             n = 1
         count = label_or_n if n is None else n

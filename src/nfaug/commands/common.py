@@ -32,6 +32,7 @@ __all__ = [
     "new_parser",
     "picture_file",
     "reading",
+    "without_gaussians",
 ]
 
 READING = ("data_dir", "download", "on_error")
@@ -122,6 +123,14 @@ def load_on(arguments: Namespace, process: int | None = None) -> Checkpoint:
     """Load the checkpoint --checkpoint onto --device; for `process` see `pick_device`."""
     checkpoint = load(arguments.checkpoint, autoencoder=arguments.autoencoder)
     return checkpoint.to(pick_device(arguments.device, process))
+
+
+def without_gaussians(checkpoint: str) -> str:
+    """The error of a command that needs the class Gaussians of a checkpoint that has none."""
+    return (
+        f"{checkpoint} has no class Gaussians. This finds them: nfaug fit --gaussians data "
+        f"--checkpoint {checkpoint} --data DATA --out OUT"
+    )
 
 
 def reading(arguments: Namespace) -> dict[str, Any]:

@@ -32,10 +32,10 @@ def parser() -> ArgumentParser:
     parser = new_parser(
         "fit",
         "Fit a checkpoint to your classes, in one pass over your images and without training: the "
-        "axes along which each class varies, class Gaussians, and the memory of partners. At most "
-        "1,000 images of a class are used, or --per-class. The mode is pixels with "
-        "builtin:pixels, autoencoder with builtin:pixels and --autoencoder, and flow with another "
-        "checkpoint. An autoencoder's file of up to 64 MiB is copied into the checkpoint.",
+        "axes along which each class varies, and the memory of partners. At most 1,000 "
+        "images of a class are used, or --per-class. The mode is pixels with builtin:pixels, "
+        "autoencoder with builtin:pixels and --autoencoder, and flow with another checkpoint. An "
+        "autoencoder's file of up to 64 MiB is copied into the checkpoint.",
         usage="--checkpoint CHECKPOINT --data DATA --out OUT [options]",
         example="nfaug fit --checkpoint builtin:pixels --data my-images --out my-nfa",
     )
@@ -60,9 +60,9 @@ def parser() -> ArgumentParser:
     parser.add_argument(
         "--gaussians",
         choices=fitted_priors(),
-        default="data",
-        help="class Gaussians: the means and variances of the images (data), or those of the fixed "
-        "point, which separates classes (fpi). NFA does not use them",
+        help="also find class Gaussians, for nfaug eval and nfaug sample; NFA does not use them: "
+        "the means and variances of the images (data), or those of the fixed point, which "
+        "separates classes (fpi). Every image is then encoded twice",
     )
     return parser
 
@@ -122,7 +122,7 @@ def _fit(
         per_class=arguments.per_class or 1000,
         memory=not arguments.no_memory,
         seed=arguments.seed,
-        gaussians=arguments.gaussians,
+        gaussians=arguments.gaussians or False,
         ranks=ranks,
         folder=folder,
     )

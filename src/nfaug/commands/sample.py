@@ -10,7 +10,7 @@ from jsonargparse.typing import PositiveInt
 
 from ..io.atomic import write_picture
 from ..pictures.preview import sample_grid
-from .common import add_checkpoint, add_out, load_on, new_parser, picture_file
+from .common import add_checkpoint, add_out, load_on, new_parser, picture_file, without_gaussians
 
 __all__ = ["parser", "run"]
 
@@ -47,7 +47,7 @@ def run(arguments: Namespace) -> dict[str, Any]:
     file = picture_file(arguments)
     checkpoint = load_on(arguments)
     if checkpoint.gaussians is None:
-        raise ValueError(f"{arguments.checkpoint} has no class Gaussians; fit it with: nfaug fit")
+        raise ValueError(without_gaussians(arguments.checkpoint))
     nf_acc = checkpoint.config.metrics.get("nf_acc", 1.0)
     if nf_acc < _BLURRED:
         warnings.warn(

@@ -42,7 +42,7 @@ def fit(
     data: Dataset[Any] | Sequence[tuple[Any, int]] | str | os.PathLike[str],
     *,
     image_size: int | tuple[int, int] | None = None,
-    gaussians: str | FixedPointConfig = "data",
+    gaussians: bool | str | FixedPointConfig = False,
     rank: int = 64,
     per_class: int = 1000,
     memory: bool = True,
@@ -58,9 +58,9 @@ def fit(
     """Fit a checkpoint to the classes of a dataset, in one pass over the images.
 
     For each class it computes the axes along which its latents vary (by a randomized SVD,
-    arXiv:0909.4061), a Gaussian, and the memory of partners. Nothing is trained. Images of another
-    size are resized until their shorter side fits, and their centre is cropped. A class of one
-    image gets no axes and no partner, with a warning: `NFAugment` leaves its images unchanged.
+    arXiv:0909.4061) and the memory of partners. Nothing is trained. Images of another size are
+    resized until their shorter side fits, and their centre is cropped. A class of one image gets
+    no axes and no partner, with a warning: `NFAugment` leaves its images unchanged.
 
     The mode is pixels with "builtin:pixels", autoencoder with "builtin:pixels" and `autoencoder`,
     and flow with another checkpoint.
@@ -76,9 +76,11 @@ def fit(
             (height, width) to resize and crop to. By default the images' own size or, if they
             differ, a square of 128 pixels or of their median shorter side if that is smaller, with
             a warning.
-        gaussians: "data" for the mean and variance of each class's latents (the maximum-likelihood
-            solution), "fpi" for the fixed point, the settings of the fixed point, or a prior of
-            your own in `nfaug.classes.priors.PRIORS`.
+        gaussians: Whether to find a Gaussian for each class, which `NFAugment` does not use;
+            `Checkpoint.sample`, `nfaug sample` and `nfaug eval` do. They take a second encoding of
+            every image. True or "data" for the mean and variance of each class's latents (the
+            maximum-likelihood solution), "fpi" for the fixed point, the settings of the fixed
+            point, or a prior of your own in `nfaug.classes.priors.PRIORS`.
         rank: Axes per class. A class of N images has at most N - 1.
         per_class: The largest number of images of a class that are encoded, chosen by `seed`.
         memory: Whether to keep the coefficients of every encoded image, from which `NFAugment`
@@ -100,7 +102,7 @@ def fit(
         progress: Whether to show progress bars.
 
     Returns:
-        A checkpoint with the same flow, and the Gaussians, axes and memory of these classes.
+        A checkpoint with the same flow, and the axes and memory of these classes.
 
     Raises:
         ValueError: If the images cannot be converted to the flow's channels, a class has none, or
@@ -147,7 +149,7 @@ def fit_images(
     images: LabelledImages,
     *,
     autoencoder: AutoencoderSource | None = None,
-    gaussians: str | FixedPointConfig = "data",
+    gaussians: bool | str | FixedPointConfig = False,
     rank: int = 64,
     per_class: int = 1000,
     memory: bool = True,
@@ -175,16 +177,22 @@ def fit_images(
     ranks = ranks or Ranks()
     prior = choose_prior(gaussians)
     check_class_sizes(images.targets, images.classes)
-    least = prior.entry.min_classes
-    if len(images.classes) < least:
-        raise ValueError(f"gaussians {prior.kind!r} need {least} classes; 'data' needs one")
+    if prior is not None and len(images.classes) < prior.entry.min_classes:
+        raise ValueError(
+            f"gaussians {prior.kind!r} need {prior.entry.min_classes} classes; 'data' needs one"
+        )
     with torch.device("cpu"):
         base = _shaped(base, images, autoencoder, seed)
         if ranks.main:
             _warn_of_memory(base.flow.config.dim, images, min(rank, per_class - 1))
         kept = None
         if folder is not None:
-            settings = {"rank": rank, "batch_size": batch_size, "seed": seed}
+            settings = {
+                "rank": rank,
+                "batch_size": batch_size,
+                "seed": seed,
+                "statistics": prior is not None,
+            }
             kept = KeptClasses(folder, base.flow, images, settings)
         fitted = fit_classes(
             base.flow,
@@ -195,6 +203,7 @@ def fit_images(
             memory=memory,
             batch_size=batch_size,
             seed=seed,
+            statistics=prior is not None,
             ranks=ranks,
             everywhere=folder is None,
             kept=kept,
@@ -202,13 +211,17 @@ def fit_images(
         )
         if fitted is None:
             return None
-        assert fitted.statistics is not None
-        counts, means, variances = fitted.statistics.finalize()
-        means, variances, solution = prior.entry.solve(means, variances, prior.settings, None)
-        record: dict[str, Any] = {"kind": prior.kind}
-        record.update(solution)
+        record: dict[str, Any] = {}
+        gaussian = None
+        if prior is not None:
+            assert fitted.statistics is not None
+            counts, means, variances = fitted.statistics.finalize()
+            means, variances, solution = prior.entry.solve(means, variances, prior.settings, None)
+            gaussian = ClassGaussians(means, variances, counts)
+            record["kind"] = prior.kind
+            record.update(solution)
         record["fitted"] = True
-        record["images"] = int(counts.sum())
+        record["images"] = int(fitted.pca.counts.sum())
         config = replace(
             base.config,
             classes=tuple(images.classes),
@@ -216,7 +229,6 @@ def fit_images(
             gaussians=record,
             metrics={},
         )
-        gaussian = ClassGaussians(means, variances, counts)
         return Checkpoint(base.flow, config, gaussian, fitted.pca).to(base.flow.device)
 
 

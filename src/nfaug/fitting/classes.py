@@ -1,4 +1,4 @@
-"""Fit statistics and axes to every class: what a fit and a training end with."""
+"""Fit axes, and statistics if asked for, to every class: what a fit and a training end with."""
 
 from __future__ import annotations
 
@@ -116,13 +116,13 @@ def fit_classes(
     memory: bool,
     batch_size: int = 256,
     seed: int = 0,
-    statistics: bool = True,
+    statistics: bool = False,
     ranks: Ranks | None = None,
     everywhere: bool = True,
     kept: KeptClasses | None = None,
     progress: bool = True,
 ) -> FittedClasses | None:
-    """Class statistics, under dequantisation noise, and PCA, with images encoded as at run time.
+    """PCA of images encoded as at run time, and class statistics under dequantisation noise.
 
     Every class must have an image. The latents of one class at a time are in memory. Each process
     fits every k-th class, where k is their number. Random numbers depend on the class alone, so the
@@ -137,14 +137,14 @@ def fit_classes(
         memory: Whether to keep the coefficients of every encoded image.
         batch_size: Images per encoding step.
         seed: Seed of the choice of images and of the dequantisation noise.
-        statistics: Whether statistics are needed; they take a second encoding of every image.
+        statistics: Whether to find the statistics, which take a second encoding of every image.
         ranks: The processes that share the classes.
         everywhere: Whether every process gets the result, or only the main one.
         kept: Where finished classes are kept.
         progress: Whether to show a progress bar.
 
     Returns:
-        Statistics and PCA; None on a process that does not get them.
+        PCA and statistics; None on a process that does not get them.
     """
     flow = flow.freeze()
     ranks = ranks or Ranks()
@@ -170,13 +170,9 @@ def fit_classes(
     with progress_bar(own_images, "fit", "image", shown=progress, initial=finished) as bar:
         passes = data.passes(list(orders.values()), batch_size)
         for label, batches in zip(orders, passes, strict=True):
-            moments = ClassStatistics(1, flow.config.dim, float64_device(flow.device))
-            latents = _encoded(flow, batches, generators[label], moments if statistics else None)
-            fit = fit_class(latents, rank, label=label, generator=generators[label])
-            for name in _MOMENTS if statistics else ():
-                fit[f"latents.{name}"] = getattr(moments, name).cpu()
-            bar.update(len(latents))
-            fits[label] = fit
+            generator = generators[label]
+            fits[label] = _fit(flow, batches, label, generator, rank=rank, statistics=statistics)
+            bar.update(len(orders[label]))
     items = _collected(fits, num_classes, ranks, everywhere)
     if not everywhere and not ranks.main:
         for _ in items:  # none: it takes part in the collectives
@@ -185,12 +181,34 @@ def fit_classes(
     most_axes = min(rank, int(sizes.max()) - 1, flow.config.dim)
     rows_of_memory = int(sizes.sum()) if memory else 0
     parts = PCAParts(num_classes, most_axes, flow.config.dim, rows_of_memory)
-    found = ClassStatistics(num_classes, flow.config.dim)
+    found = ClassStatistics(num_classes, flow.config.dim) if statistics else None
     for label, fit in enumerate(items):
         parts.add(fit)
-        for name in _MOMENTS if statistics else ():
-            getattr(found, name)[label] = fit[f"latents.{name}"][0]
-    return FittedClasses(found if statistics else None, parts.joined())
+        if found is not None:
+            for name in _MOMENTS:
+                getattr(found, name)[label] = fit[f"latents.{name}"][0]
+    return FittedClasses(found, parts.joined())
+
+
+def _fit(
+    flow: Flow,
+    batches: Iterator[tuple[Tensor, Tensor]],
+    label: int,
+    generator: torch.Generator,
+    *,
+    rank: int,
+    statistics: bool,
+) -> ClassFit:
+    """The PCA of a class and, with `statistics`, the moments of its latents with noise."""
+    moments = None
+    if statistics:
+        moments = ClassStatistics(1, flow.config.dim, float64_device(flow.device))
+    latents = _encoded(flow, batches, generator, moments)
+    fit = fit_class(latents, rank, label=label, generator=generator)
+    if moments is not None:
+        for name in _MOMENTS:
+            fit[f"latents.{name}"] = getattr(moments, name).cpu()
+    return fit
 
 
 def _encoded(
@@ -212,7 +230,7 @@ def _encoded(
                 moments.update(z, torch.zeros_like(labels))
             except ValueError as error:
                 raise ValueError(f"class {int(labels[0])}: {error}") from error
-        latents.append(flow.encode(batch)[0].flatten(1))
+        latents.append(flow.latents(batch).flatten(1))
     return torch.cat(latents)
 
 
