@@ -307,6 +307,9 @@ def test_fit(tiny_path: Path, tiny_folder: Path, tmp_path: Path, nfaug_command: 
     assert fitted.pca is not None
     assert fitted.pca.has_memory
 
+    ran = nfaug_command("fit", *words, "--per-class", "1000", "--overwrite", "--json")
+    assert ran.json["images"] == 36, "all of classes that have fewer"
+
     assert nfaug_command("fit", *words).code == 2
     more = ["--overwrite", "--no-memory", "--gaussians", "fpi"]
     ran = nfaug_command("fit", *words, *more)

@@ -55,8 +55,7 @@ def add_data_options(parser: ArgumentParser, split: str) -> None:
     parser.add_argument(
         "--per-class",
         type=PositiveInt | None,
-        help="use exactly this many random images of each class (default: none, for all); a class "
-        "with fewer is an error",
+        help="use at most this many random images of each class (default: none, for all)",
     )
     parser.add_argument("--seed", type=int, default=0, help="seed of all random numbers")
 

@@ -32,8 +32,8 @@ def parser() -> ArgumentParser:
     parser = new_parser(
         "fit",
         "Fit a checkpoint to your classes, in one pass over your images and without training: the "
-        "axes along which each class varies, and the memory of partners. At most 1,000 "
-        "images of a class are used, or --per-class. The mode is pixels with builtin:pixels, "
+        "axes along which each class varies, and the memory of partners. At most --per-class "
+        "images of a class are used, by default 1,000. The mode is pixels with builtin:pixels, "
         "autoencoder with builtin:pixels and --autoencoder, and flow with another checkpoint. An "
         "autoencoder's file of up to 64 MiB is copied into the checkpoint.",
         usage="--checkpoint CHECKPOINT --data DATA --out OUT [options]",

@@ -82,7 +82,7 @@ def fit(
             maximum-likelihood solution), "fpi" for the fixed point, the settings of the fixed
             point, or a prior of your own in `nfaug.classes.priors.PRIORS`.
         rank: Axes per class. A class of N images has at most N - 1.
-        per_class: The largest number of images of a class that are encoded, chosen by `seed`.
+        per_class: Encode at most this many images of each class, chosen by `seed`.
         memory: Whether to keep the coefficients of every encoded image, from which `NFAugment`
             draws partners. Training images can nearly be rebuilt from them.
         grayscale: Whether colour images are converted for a one-channel flow; if not, they are an

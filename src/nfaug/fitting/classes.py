@@ -133,7 +133,7 @@ def fit_classes(
         data: The images and their labels.
         classes: The names of the classes.
         rank: PCA axes per class.
-        per_class: The largest number of images of a class that are encoded.
+        per_class: Encode at most this many images of each class.
         memory: Whether to keep the coefficients of every encoded image.
         batch_size: Images per encoding step.
         seed: Seed of the choice of images and of the dequantisation noise.

@@ -39,7 +39,7 @@ class DataConfig:
         image_size: Size to resize to: [height, width], or the side of a square; None for the size
             of the data.
         channels: 1 for grayscale, 3 for RGB; None for the channels of the data.
-        per_class: Use this many random images of each class; None for all.
+        per_class: Use at most this many random images of each class; None for all.
         test_fraction: Share of each class that is held out for evaluation; classes of fewer than 20
             images hold none out.
         on_error: Whether a file that cannot be decoded stops the run or is skipped and counted.
@@ -140,7 +140,7 @@ class PCAConfig:
 
     Args:
         rank: Axes per class; fewer if the class has fewer images.
-        per_class: Largest number of images to encode per class.
+        per_class: Encode at most this many images of each class.
         memory: Keep a memory: the coefficients of the training images, used as partners.
     """
 
