@@ -290,6 +290,25 @@ def test_colour_images_and_a_grayscale_flow(pictures: Path, tiny_checkpoint: Che
     assert quiet_fit(tiny_checkpoint, colours, rank=2, grayscale=True).pca is not None
 
 
+def test_a_number_of_channels(pictures: Path, tiny_images: TensorImages) -> None:
+    """Colour images become grayscale if that is asked for, and grayscale ones colour."""
+    for data in (pictures, ImageFolder(str(pictures))):
+        fitted = quiet_fit("builtin:pixels", data, rank=2, image_size=8, channels=1)
+        assert fitted.flow.config.shape == (1, 8, 8)
+    fitted = quiet_fit("builtin:pixels", tiny_images, channels=3)
+    assert fitted.flow.config.shape == (3, 8, 8)
+    images = tiny_images.images.expand(-1, 3, -1, -1)
+    mean = std = (0.485, 0.456, 0.406)
+    nfaug.NFAugment(fitted, mean=mean, std=std)(images / 255, tiny_images.targets)
+    gray = quiet_fit("builtin:pixels", tiny_images)
+    with pytest.raises(ValueError, match=r"3 channels.*of 1;.*--channels 3"):
+        nfaug.NFAugment(gray, mean=mean, std=std)
+    with pytest.raises(ValueError, match=r"channels=1.*of 3"):
+        quiet_fit("builtin:rgb32", pictures, channels=1)
+    with pytest.raises(ValueError, match="channels"):
+        quiet_fit("builtin:pixels", pictures, channels=2)
+
+
 # Bad input.
 
 

@@ -297,10 +297,12 @@ def test_fit(tiny_path: Path, tiny_folder: Path, tmp_path: Path, nfaug_command: 
         "classes": 3,
         "images": 27,
         "image_size": [8, 8],
+        "channels": 1,
         "axes": 4,
         "skipped_files": [],
     }
-    assert "27 images of 3 classes" in ran.err.splitlines()[0], "said before the work begins"
+    said = "27 images of 3 classes, grayscale (1 channel)"
+    assert said in ran.err.splitlines()[0], "before the work begins"
     assert (out / "samples.png").is_file()
     fitted = nfaug.load(out)
     assert fitted.gaussians is None
@@ -318,6 +320,34 @@ def test_fit(tiny_path: Path, tiny_folder: Path, tmp_path: Path, nfaug_command: 
     assert fitted.config.gaussians["kind"] == "fpi"
     assert fitted.pca is not None
     assert not fitted.pca.has_memory
+
+
+def test_the_channels_of_grayscale_images(
+    tiny_path: Path, tiny_folder: Path, tmp_path: Path, settings: str, nfaug_command: Any
+) -> None:
+    """A network with three input channels needs a checkpoint of three."""
+    made = tmp_path / "pixels"
+    words = ["--data", tiny_folder, "--split", "train", "--json", "--overwrite"]
+    fit = ["fit", "--checkpoint", "builtin:pixels", *words, "--out", made]
+    bank = ["bank", "--checkpoint", made, *words, "--out", tmp_path / "bank", "--variants", "2"]
+    for channels, options in ((1, []), (3, ["--channels", "3"]), (1, ["--channels", "1"])):
+        for command in (fit, bank):
+            ran = nfaug_command(*command, *options)
+            assert ran.code == 0, ran.err
+            assert ran.json["channels"] == channels
+        assert nfaug.load(made).flow.codec.channels == channels
+    for command in (bank, ["fit", "--checkpoint", tiny_path, *words, "--out", tmp_path / "no"]):
+        ran = nfaug_command(*command, "--channels", "3")
+        assert ran.code == 2
+        assert "takes images of 1" in ran.err
+    train = ["train", "-c", settings, *words, "--out", tmp_path / "flow"]
+    ran = nfaug_command(*train, "--channels", "3")
+    assert ran.code == 0, ran.err
+    assert ran.json["channels"] == 3
+    assert nfaug.load(tmp_path / "flow").flow.codec.channels == 3
+    ran = nfaug_command(*fit, "--channels", "2")
+    assert ran.code == 2
+    assert "--channels" in ran.err
 
 
 def test_fit_of_photographs_of_many_sizes(tmp_path: Path, nfaug_command: Any) -> None:

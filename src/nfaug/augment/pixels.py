@@ -90,11 +90,17 @@ def as_unit(images: Tensor) -> Tensor:
 def _per_channel(name: str, value: Any, channels: int) -> tuple[float, ...]:
     listed = value.tolist() if hasattr(value, "tolist") else value
     values = tuple(np.asarray(listed, np.float64).flatten().tolist())
-    good = all(0 <= each <= 1 and (each or name == "mean") for each in values)
-    if len(values) not in (1, channels) or not good:
+    if len(values) not in (1, channels):
         raise ValueError(
-            f"{name} must be 1 or {channels} numbers in {'[' if name == 'mean' else '('}0, 1]; got "
-            f"{value}. Divide by 255 what is in grey levels"
+            f"{name} has a number for each of {len(values)} channels, but the checkpoint is for "
+            f"images of {channels}; got {value}. For images of {len(values)} channels, fit it with "
+            f"channels={len(values)} (nfaug fit --channels {len(values)})"
+        )
+    good = all(0 <= each <= 1 and (each or name == "mean") for each in values)
+    if not good:
+        raise ValueError(
+            f"{name} must be numbers in {'[' if name == 'mean' else '('}0, 1]; got {value}. Divide "
+            "by 255 what is in grey levels"
         )
     return values * (channels // len(values))
 
@@ -108,8 +114,8 @@ def check_images(images: Tensor, channels: int) -> None:
     if images.ndim != 4 or images.shape[1] != channels or 0 in images.shape[2:]:
         raise ValueError(
             f"images must have shape (B, {channels}, H, W) for this flow; got "
-            f"{tuple(images.shape)}. Pass images.permute(0, 3, 1, 2) if channels come last, or use "
-            "a flow of the images' channels"
+            f"{tuple(images.shape)}. Pass images.permute(0, 3, 1, 2) if channels come last, or fit "
+            "a checkpoint to images of these channels (nfaug fit --channels)"
         )
 
 

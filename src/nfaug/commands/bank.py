@@ -15,7 +15,9 @@ from ..bank.shards import parse_shard, shard_manifests
 from ..data.batches import default_workers
 from ..data.open import open_dataset
 from ..data.preprocess import size_of
+from ..fitting import check_channels
 from .common import (
+    add_channels,
     add_checkpoint,
     add_data_options,
     add_image_size,
@@ -60,6 +62,7 @@ def parser() -> ArgumentParser:
         parser,
         "that of the flow, if images have it; choose the size to which your script resizes images",
     )
+    add_channels(parser, "those of the checkpoint, which the bank must have")
     parser.add_argument("--batch-size", type=PositiveInt, default=64, help="images at a time")
     parser.add_argument(
         "--workers",
@@ -80,6 +83,7 @@ def run(arguments: Namespace) -> dict[str, Any]:
     out = Path(arguments.out).expanduser()
     size = None if arguments.residual else arguments.image_size
     codec = checkpoint.flow.codec
+    check_channels(checkpoint.flow, arguments.channels)
     data = open_dataset(
         arguments.data,
         split=arguments.split or "train",
@@ -123,6 +127,7 @@ def run(arguments: Namespace) -> dict[str, Any]:
     result: dict[str, Any] = {
         "out": arguments.out,
         "images": len(bank),
+        "channels": codec.channels,
         "variants": bank.manifest.variants,
         "bytes": bank.manifest.nbytes,
         "applied": int(bank.applied.sum()),

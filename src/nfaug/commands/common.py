@@ -21,6 +21,7 @@ __all__ = [
     "CHECKPOINT",
     "READING",
     "add_autoencoder",
+    "add_channels",
     "add_checkpoint",
     "add_data_options",
     "add_image_size",
@@ -80,6 +81,17 @@ def add_image_size(parser: ArgumentParser, default: str) -> None:
         metavar="SIZE",
         help="pixels that images are resized and cropped to: the side of a square, such as 128, or "
         f"height,width, such as 128,96 (default: {default})",
+    )
+
+
+def add_channels(parser: ArgumentParser, default: str) -> None:
+    """Add --channels, whose help describes its default."""
+    parser.add_argument(
+        "--channels",
+        type=int,
+        choices=[1, 3],
+        help=f"1 for grayscale images, 3 for colour, which a network with three input channels "
+        f"needs (default: {default})",
     )
 
 

@@ -22,7 +22,15 @@ from ..io.lock import lock_output
 from ..io.ranks import Ranks, joined
 from ..io.text import printable, public_name
 from ..pictures.preview import preview_grid
-from .common import add_checkpoint, add_data_options, add_image_size, add_out, new_parser, reading
+from .common import (
+    add_channels,
+    add_checkpoint,
+    add_data_options,
+    add_image_size,
+    add_out,
+    new_parser,
+    reading,
+)
 
 __all__ = ["parser", "run"]
 
@@ -44,6 +52,9 @@ def parser() -> ArgumentParser:
     add_image_size(
         parser,
         "that of the flow; with builtin:pixels that of the images, or at most 128 if they differ",
+    )
+    add_channels(
+        parser, "those of the flow; with builtin:pixels 1 if all images are grayscale, otherwise 3"
     )
     parser.add_argument(
         "--grayscale",
@@ -91,6 +102,7 @@ def run(arguments: Namespace) -> dict[str, Any] | None:
         "classes": len(checkpoint.config.classes),
         "images": checkpoint.config.gaussians["images"],
         "image_size": list(dataset.image_size),
+        "channels": dataset.channels,
         "axes": int(checkpoint.pca.rank),
         "skipped_files": dataset.skipped,
     }
@@ -105,12 +117,14 @@ def _fit(
         base.flow,
         arguments.data,
         image_size=arguments.image_size,
+        channels=arguments.channels,
         grayscale=arguments.grayscale,
         split=arguments.split or "train",
         **reading(arguments),
     )
     if ranks.main:  # before the first progress bar, which may come late
-        content = f"{len(dataset)} images of {len(dataset.classes)} classes"
+        kind = "grayscale (1 channel)" if dataset.channels == 1 else f"{dataset.channels} channels"
+        content = f"{len(dataset)} images of {len(dataset.classes)} classes, {kind}"
         print(
             f"fitting {printable(arguments.checkpoint)} to {content}", file=sys.stderr, flush=True
         )

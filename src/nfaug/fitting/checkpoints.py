@@ -42,6 +42,7 @@ def fit(
     data: Dataset[Any] | Sequence[tuple[Any, int]] | str | os.PathLike[str],
     *,
     image_size: int | tuple[int, int] | None = None,
+    channels: int | None = None,
     gaussians: bool | str | FixedPointConfig = False,
     rank: int = 64,
     per_class: int = 1000,
@@ -76,6 +77,9 @@ def fit(
             (height, width) to resize and crop to. By default the images' own size or, if they
             differ, a square of 128 pixels or of their median shorter side if that is smaller, with
             a warning.
+        channels: For a flow of any shape, such as "builtin:pixels": 1 for grayscale or 3 for
+            colour. By default 1 if all of 64 images are grayscale, and 3 otherwise. For a network
+            that takes colour images, fit grayscale ones with 3.
         gaussians: Whether to find a Gaussian for each class, which `NFAugment` does not use;
             `Checkpoint.sample`, `nfaug sample` and `nfaug eval` do. They take a second encoding of
             every image. True or "data" for the mean and variance of each class's latents (the
@@ -121,7 +125,13 @@ def fit(
     with torch.device("cpu"), group as ranks:  # not torch's default device, which may be "meta"
         base = load_base(checkpoint, autoencoder)
         images = open_images(
-            base.flow, data, image_size=image_size, grayscale=grayscale, mean=mean, std=std
+            base.flow,
+            data,
+            image_size=image_size,
+            channels=channels,
+            grayscale=grayscale,
+            mean=mean,
+            std=std,
         )
         fitted = fit_images(
             base,
