@@ -310,7 +310,8 @@ def load(
 
     Args:
         checkpoint: "builtin:NAME", an existing folder, or "owner/name", which is downloaded into
-            the cache of the Hub. "owner/name@v1" is the revision v1.
+            the cache of the Hub. "owner/name@v1" is the revision v1. timm's "hf_hub:owner/name"
+            and the address of the page on the Hub are understood.
         revision: Branch, tag or commit of the repository.
         token: Access token of the Hub; None for the one that is logged in, False for none.
         cache_dir: Folder of the cache; None for that of huggingface_hub (HF_HUB_CACHE).

@@ -13,6 +13,7 @@ from jsonargparse.typing import PositiveInt
 from ..checkpoint.autoencoder_file import copy_autoencoder
 from ..checkpoint.checkpoint import Checkpoint
 from ..checkpoint.manifest import PICTURE
+from ..checkpoint.resolve import repository_name
 from ..classes.priors import fitted_priors
 from ..data.images import LabelledImages
 from ..fitting import fit_images, load_base, open_images
@@ -141,6 +142,6 @@ def _fit(
         folder=folder,
     )
     if checkpoint is not None:
-        checkpoint.config.gaussians["flow"] = public_name(arguments.checkpoint)
+        checkpoint.config.gaussians["flow"] = public_name(repository_name(arguments.checkpoint))
         checkpoint.config.gaussians["data"] = public_name(arguments.data)
     return checkpoint, dataset

@@ -14,6 +14,7 @@ import torch
 from torch.utils.data import Dataset
 
 from ..checkpoint.checkpoint import Checkpoint
+from ..checkpoint.resolve import repository_name
 from ..classes.fixed_point.config import FixedPointConfig
 from ..classes.gaussians import ClassGaussians
 from ..classes.priors import choose_prior
@@ -148,7 +149,7 @@ def fit(
         )
     assert fitted is not None
     if isinstance(checkpoint, str | os.PathLike):
-        fitted.config.gaussians["flow"] = public_name(checkpoint)
+        fitted.config.gaussians["flow"] = public_name(repository_name(os.fspath(checkpoint)))
     if isinstance(data, str | os.PathLike):
         fitted.config.gaussians["data"] = public_name(data)
     return fitted
