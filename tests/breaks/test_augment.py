@@ -11,9 +11,12 @@ from typing import Any
 
 import pytest
 import torch
-from nfa_tools import CLASSES, NAMES, TensorImages, batch_of, checkpoint
+from nfa_tools import CLASSES, NAMES, TensorImages, batch_of, checkpoint, images_of
+from PIL import Image
 from torch import Tensor, nn
+from torch.utils.data import TensorDataset
 
+import nfaug
 from nfaug.augment.config import MixConfig
 from nfaug.augment.transform import NFAugment
 from nfaug.bank import make_bank
@@ -117,3 +120,27 @@ def test_copies_of_two_that_share_a_generator(copied: Callable[[Any], Any]) -> N
     both = nn.ModuleList(NFAugment(checkpoint(), p=1.0, generator=shared) for _ in range(2))
     one, other = (nfa(images, labels)[0] for nfa in copied(both))
     assert not torch.equal(one, other)
+
+
+def test_a_loaded_checkpoint_warns_of_its_classes_as_its_name_does(tmp_path: Path) -> None:
+    """Break 92: NFAugment("builtin:rgb32") warned, and a checkpoint that was loaded did not."""
+    images, labels = batch_of(6)
+    loaded = nfaug.load("builtin:rgb32")
+    for given in ("builtin:rgb32", loaded, NFAugment(loaded).engine):
+        nfa = NFAugment(given)
+        with pytest.warns(UserWarning, match="0 airplane"):
+            nfa(images, labels)
+        nfa(images, labels)
+    order = torch.arange(24) % 12
+    for label, image in zip(order.tolist(), images_of(order), strict=True):
+        folder = tmp_path / "data" / str(label)
+        folder.mkdir(parents=True, exist_ok=True)
+        name = f"{len(list(folder.iterdir()))}.png"
+        Image.fromarray(image.permute(1, 2, 0).numpy()).save(folder / name)
+    fitted = nfaug.fit("builtin:pixels", tmp_path / "data", rank=1, progress=False)
+    saved = fitted.save(tmp_path / "flow")
+    for natural in (fitted, nfaug.load(saved), str(saved)):
+        with pytest.warns(UserWarning, match="natural order"):
+            NFAugment(natural)(images, labels)
+    ours = TensorDataset(images_of(order), order)  # whose labels are those of the checkpoint
+    NFAugment(nfaug.fit("builtin:pixels", ours, rank=1, progress=False))(images, labels)

@@ -71,7 +71,13 @@ class Engine:
     is immutable, and copies of that module share it. A pickle leaves out copies for other devices.
     """
 
-    def __init__(self, flow: Flow, pca: ClasswisePCA | None, classes: Sequence[str] = ()) -> None:
+    def __init__(
+        self,
+        flow: Flow,
+        pca: ClasswisePCA | None,
+        classes: Sequence[str] = (),
+        source: str = "",
+    ) -> None:
         if pca is None:
             raise not_fitted("this checkpoint", "checkpoint")
         if pca.dim != flow.config.dim:
@@ -82,6 +88,7 @@ class Engine:
         self.config = flow.config
         self.codec = flow.codec
         self.classes = tuple(classes)
+        self.source = source  # of the order of classes; see `Checkpoint`
         self.num_classes = pca.num_classes
         self.rank = pca.rank
         self.has_memory = pca.has_memory
@@ -108,7 +115,8 @@ class Engine:
         if not hasattr(checkpoint, "pca"):
             wanted = "a Checkpoint, its name or its path"
             raise TypeError(f"checkpoint must be {wanted}; got {type(checkpoint).__name__}")
-        return cls(checkpoint.flow, checkpoint.pca, checkpoint.config.classes or ())
+        source = getattr(checkpoint, "source", "")
+        return cls(checkpoint.flow, checkpoint.pca, checkpoint.config.classes or (), source)
 
     def with_cuda_graphs(self) -> Engine:
         """An engine that shares the flow and the PCA, and replays CUDA graphs of the flow."""

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple, ParamSpec, TypeVar, 
 import torch
 from torch import Tensor, nn
 
-from ..checkpoint.resolve import BUILTIN
+from ..checkpoint.resolve import builtin_names
 from ..data.classes import check_same_classes, dataset_classes
 from ..data.sources.layout import natural_key
 from ..flows.autoencoder import AutoencoderSource
@@ -169,7 +169,7 @@ class NFAugment(nn.Module):
         self._switch = SharedValue()
         self._enabled = True  # the same, for compilers, which cannot read shared memory
         self._batches = 0
-        self._unchecked = str(checkpoint) if isinstance(checkpoint, (str, Path)) else ""
+        self._unchecked = self.engine.source
         self._counters = Counters()
 
     @classmethod
@@ -218,9 +218,7 @@ class NFAugment(nn.Module):
         )
         if loaded.pca is None:
             raise not_fitted(str(checkpoint), repr(str(checkpoint)))
-        nfa = cls(loaded, **options)
-        nfa._unchecked = str(checkpoint)
-        return nfa
+        return cls(loaded, **options)
 
     @property
     def enabled(self) -> bool:
@@ -355,20 +353,20 @@ class NFAugment(nn.Module):
         """Warn once of classes that are likely others, unless something compared them."""
         if not self._unchecked or are_names(labels):  # names of classes need no order
             return
-        flow = self._unchecked
+        source = self._unchecked
         self._unchecked = ""
         names = [*self.classes]
-        if flow.startswith(BUILTIN):
+        if source in builtin_names():
             shown = ", ".join(f"{label} {name}" for label, name in enumerate(names[:3]))
             warnings.warn(
-                f"{flow} has classes of its own ({shown}, ...), and mixes images along their axes. "
-                f"For other classes pass nfaug.fit({flow!r}, dataset) in its place; for these, "
-                "call nfa.check_classes(dataset) first",
+                f"{source} has classes of its own ({shown}, ...), and mixes images along their "
+                f"axes. For other classes pass nfaug.fit({source!r}, dataset) in its place; for "
+                "these, call nfa.check_classes(dataset) first",
                 stacklevel=2,
             )
         elif names != sorted(names) and names == sorted(names, key=natural_key):
             warnings.warn(
-                f"the classes of {flow} are in natural order, as timm has them; torchvision's "
+                f"the classes of {source} are in natural order, as timm has them; torchvision's "
                 "ImageFolder has 10 before 9, and B before a: pass nfa.check_classes your names",
                 stacklevel=2,
             )

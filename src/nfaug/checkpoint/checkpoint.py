@@ -128,6 +128,8 @@ class Checkpoint:
         gaussians: A Gaussian per class, in latent space: from a training, or from a fit with
             `gaussians=True`.
         pca: The axes of each class in latent space, with the memory if there is one.
+        source: Where the order of the classes comes from, if not from a dataset in memory: the name
+            of what was loaded, or of the data that were fitted. `NFAugment` warns of other orders.
 
     Example:
         >>> import nfaug
@@ -142,6 +144,7 @@ class Checkpoint:
     config: CheckpointConfig = field(repr=False)
     gaussians: ClassGaussians | None = None
     pca: ClasswisePCA | None = None
+    source: str = field(default="", repr=False)
 
     def save(self, out: str | Path, *, overwrite: bool = False) -> Path:
         """Write the checkpoint atomically into a folder.
@@ -342,7 +345,9 @@ def load(
     """
     options = HubOptions(revision, token, cache_dir, local_files_only, force_download)
     read = partial(read_checkpoint, autoencoder=autoencoder, hub=options)
-    return read_resolved(read, checkpoint, options)
+    loaded = read_resolved(read, checkpoint, options)
+    loaded.source = str(checkpoint)
+    return loaded
 
 
 def read_checkpoint(

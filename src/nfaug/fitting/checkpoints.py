@@ -152,6 +152,7 @@ def fit(
         fitted.config.gaussians["flow"] = public_name(repository_name(os.fspath(checkpoint)))
     if isinstance(data, str | os.PathLike):
         fitted.config.gaussians["data"] = public_name(data)
+        fitted.source = os.fspath(data)
     return fitted
 
 
