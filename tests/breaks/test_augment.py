@@ -144,3 +144,22 @@ def test_a_loaded_checkpoint_warns_of_its_classes_as_its_name_does(tmp_path: Pat
             NFAugment(natural)(images, labels)
     ours = TensorDataset(images_of(order), order)  # whose labels are those of the checkpoint
     NFAugment(nfaug.fit("builtin:pixels", ours, rank=1, progress=False))(images, labels)
+
+
+@pytest.mark.parametrize("size", [(8, 8), (12, 10)])
+def test_an_image_with_a_pixel_that_is_no_number_stays_as_it_is(size: tuple[int, int]) -> None:
+    """Break 94: its pixel became grey, though the documentation says that it stays unchanged."""
+    images, labels = batch_of(12, size=size)
+    unit = images / 255
+    whole = NFAugment(checkpoint(), p=1.0, gate=False, partners="memory")
+    params = whole.make_params(labels, generator=torch.Generator().manual_seed(0))
+    expected = whole(unit, labels, params=params)[0]
+    unit[3, 1, 2, 4] = torch.nan
+    nfa = NFAugment(checkpoint(), p=1.0, gate=False, partners="memory")
+    with pytest.warns(UserWarning, match="NaN"):
+        new = nfa(unit, labels, params=params)[0]
+    nfa(unit, labels)  # which does not warn again
+    assert torch.allclose(new[3], unit[3], rtol=0, atol=0, equal_nan=True)
+    others = torch.arange(12) != 3
+    assert torch.equal(new[others], expected[others])
+    assert nfa.stats()["not_finite"] == 2

@@ -45,7 +45,7 @@ class Encoded:
     """Images and their latents, which several calls of `Engine.mix` can share.
 
     Attributes:
-        images: (B, C, H, W), with finite pixels.
+        images: (B, C, H, W).
         index: (n,) positions of the images that are encoded.
         latents: Their latents.
         far: (n,) bool, max|z| > 32: the round trip of these images is not exact.
@@ -147,10 +147,11 @@ class Engine:
         """Encode images once, for one or more calls of `mix`.
 
         Args:
-            images: (B, C, H, W) images with finite pixels.
+            images: (B, C, H, W) images.
             index: (n,) positions of the images to encode.
             labels: (n,) their class indices in range.
-            usable: (n,) bool; others of them are not augmented and are not partners.
+            usable: (n,) bool; others of them, such as those with pixels that are not finite, are
+                not augmented and are not partners.
             normalization: Normalization of `images`.
             gate: Radius of the class's range; None for no gate.
             chosen: (n,) bool, the images that `mix` augments, if it is one call: the CPU then
@@ -276,7 +277,8 @@ class Engine:
         """Grey levels at the flow's size, uint8 if its round trip is exact."""
         if self._is_replaced(images):
             return images
-        levels = resize(normalization.unit(images), self.codec.image_size).clamp(0, 1).mul_(255)
+        levels = resize(normalization.unit(images), self.codec.image_size)
+        levels = levels.clamp(0, 1).nan_to_num_(0.0).mul_(255)  # of images that stay unchanged
         if not self.codec.exact:
             return levels
         # Flows amplify changes below a grey level a hundredfold. The class statistics, axes and

@@ -20,7 +20,6 @@ __all__ = [
     "as_unit",
     "check_images",
     "check_range",
-    "replace_non_finite",
     "resize",
     "resize_levels",
     "to_pil",
@@ -122,9 +121,8 @@ def check_images(images: Tensor, channels: int) -> None:
 def check_range(images: Tensor, normalization: Normalization) -> None:
     """Raise ValueError unless images lie in [0, 1], once normalization is undone. Reads values.
 
-    Non-finite values pass (see `replace_non_finite`). The tolerance is 0.01 without normalization,
-    for the overshoot of interpolation, and max(1, 7 std) with it, for random erasing, which fills
-    with normal noise.
+    Values that are not finite pass. The tolerance is 0.01 without normalization, for the overshoot
+    of interpolation, and max(1, 7 std) with it, for random erasing, which fills with normal noise.
     """
     if not images.is_floating_point() or not images.numel():
         return
@@ -170,18 +168,6 @@ def all_finite(images: Tensor) -> Tensor:
     lowest = images.amin((1, 2, 3))
     highest = images.amax((1, 2, 3))
     return (lowest - lowest) == (highest - highest)
-
-
-def replace_non_finite(images: Tensor, normalization: Normalization) -> Tensor:
-    """New images with white for infinity, black for -infinity and mid-grey for NaN, in one pass."""
-    if normalization.mean is None or normalization.std is None:
-        return images.nan_to_num(0.5, 1.0, 0.0)
-    new = torch.empty_like(images)
-    # The values differ by channel, and the operation takes numbers alone.
-    for channel, (mean, std) in enumerate(zip(normalization.mean, normalization.std, strict=True)):
-        grey, white, black = ((level - mean) / std for level in (0.5, 1.0, 0.0))
-        torch.nan_to_num(images[:, channel], grey, white, black, out=new[:, channel])
-    return new
 
 
 def to_pil(pixels: np.ndarray) -> Any:

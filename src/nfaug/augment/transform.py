@@ -22,7 +22,7 @@ from .config import Mix, MixConfig, Partners, check_given_once
 from .counters import Counters, Outcome, SharedValue
 from .engine import Encoded, Engine, not_fitted
 from .params import NFAParams
-from .pixels import Normalization, all_finite, check_images, check_range, replace_non_finite
+from .pixels import Normalization, all_finite, check_images, check_range
 from .samples import (
     GivenLabels,
     Labels,
@@ -92,8 +92,8 @@ class NFAugment(nn.Module):
     Shape:
         Images (B, C, H, W) of any size: uint8, floating point in [0, 1], or normalized by `mean`
         and `std`. Labels (B,), integers or names of classes. The result has the images' shape,
-        type, device and memory format, and is a new tensor. NaN and infinite pixels become
-        mid-grey, white or black.
+        type, device and memory format, and is a new tensor. Images with NaN or infinite pixels
+        stay unchanged, with a warning.
 
     Args:
         checkpoint: A fitted `Checkpoint`, its folder, "owner/name" on the Hub, "builtin:NAME", or
@@ -170,6 +170,7 @@ class NFAugment(nn.Module):
         self._enabled = True  # the same, for compilers, which cannot read shared memory
         self._batches = 0
         self._unchecked = self.engine.source
+        self._warned_of_pixels = False
         self._counters = Counters()
 
     @classmethod
@@ -543,7 +544,7 @@ class NFAugment(nn.Module):
         return self.config.draw(labels.index, labels.usable, pca, source)
 
     def _prepare(self, images: Tensor, labels: Labels) -> _Batch:
-        """Check a batch, copy its images, and replace their non-finite pixels."""
+        """Check a batch and copy its images."""
         check_images(images, self.engine.codec.channels)
         if len(labels.index) != len(images):
             raise ValueError(f"there are {len(images)} images and {len(labels.index)} labels")
@@ -553,11 +554,14 @@ class NFAugment(nn.Module):
             check_range(images, self.normalization)
         self._batches += 1
         finite = all_finite(images)
-        if images.is_floating_point() and not (reads and bool(finite.all())):
-            new = replace_non_finite(images, self.normalization)
-        else:
-            new = images.clone()
-        return _Batch(new, labels.index, labels.usable & finite, finite)
+        if reads and not self._warned_of_pixels and not bool(finite.all()):
+            self._warned_of_pixels = True
+            warnings.warn(
+                "images hold NaN or infinite pixels: they stay unchanged, and are counted in "
+                "stats() as not_finite",
+                stacklevel=2,
+            )
+        return _Batch(images.clone(), labels.index, labels.usable & finite, finite)
 
     def _encode(self, batch: _Batch, index: Tensor, chosen: Tensor | None = None) -> Encoded:
         gate: Any = self.config.gate  # a number, or None
@@ -630,7 +634,7 @@ class NFAugment(nn.Module):
 
 
 class _Batch(NamedTuple):
-    """A batch with checked values, finite pixels and class indices."""
+    """A batch with checked values and class indices, and whether the pixels are finite."""
 
     images: Tensor
     labels: Tensor
