@@ -163,3 +163,15 @@ def test_an_image_with_a_pixel_that_is_no_number_stays_as_it_is(size: tuple[int,
     others = torch.arange(12) != 3
     assert torch.equal(new[others], expected[others])
     assert nfa.stats()["not_finite"] == 2
+
+
+@pytest.mark.parametrize("key", ["seg", "depth", "heatmap", "landmarks", "boundaries", "extra"])
+def test_tensors_with_positions_under_any_key(key: str) -> None:
+    """Break 90: only a few words in keys were known, and others passed beside mixed images."""
+    images, labels = batch_of(6)
+    nfa = NFAugment(checkpoint(), p=1.0)
+    for beside in (torch.zeros(6, 8, 8), torch.zeros(6, 68, 2), torch.zeros(6, 8, 8).numpy()):
+        with pytest.raises(ValueError, match=f"{key}.*{beside.shape[1]}"):
+            nfa({"image": images, "label": labels, key: beside})
+    flat = torch.zeros(6, 512)  # an embedding has no positions
+    assert nfa({"image": images, "label": labels, key: flat})[key] is flat
