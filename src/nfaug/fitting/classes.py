@@ -17,7 +17,7 @@ from ..classes.pca_fit import ClassFit, ClasswisePCA, fit_class
 from ..classes.pca_parts import PCAParts
 from ..classes.statistics import ClassStatistics
 from ..data.batches import Batches, progress_bar
-from ..data.images import HASHED, LabelledImages
+from ..data.images import LabelledImages
 from ..flows.flow import Flow
 from ..io.atomic import write_bytes
 from ..io.device import float64_device
@@ -27,7 +27,6 @@ from ..io.version import __version__
 
 __all__ = ["FittedClasses", "KeptClasses", "fit_classes"]
 
-_LEAST_HASHED = 16  # images of a class whose contents identify it
 _MOMENTS = ("counts", "means", "m2")  # of a class's latents, beside the tensors of its PCA
 
 
@@ -47,8 +46,8 @@ class KeptClasses(MutableMapping[int, ClassFit]):
     """The finished classes of a fit in a folder, so that a fit that was killed continues.
 
     A class is a file, whose name has a hash of all that the class follows from: the flow, the
-    settings, the paths and labels of its images, and the contents of some of them. A class of
-    another flow or of other images is therefore not found, and is fitted again.
+    settings, and the paths, labels and contents of its images. A class of another flow or of other
+    images is therefore not found, and is fitted again.
 
     Args:
         folder: The folder.
@@ -76,12 +75,11 @@ class KeptClasses(MutableMapping[int, ClassFit]):
 
     def find(self, label: int, rows: Tensor) -> bool:
         """Name the file of a class, whose images have these indices; return whether it exists."""
-        most = max(_LEAST_HASHED, HASHED // len(self.images.classes))
         facts = {
             **self.facts,
             "label": label,
             "of": int((self.images.targets == label).sum()),
-            "images": self.images.subset(rows).fingerprint(most),
+            "images": self.images.subset(rows).fingerprint(len(rows)),
         }
         text = json.dumps(facts, sort_keys=True)
         key = hashlib.sha256(text.encode()).hexdigest()
