@@ -106,7 +106,7 @@ TRAIN = ["train", "--data", "d", "--out", "o"]
         ([*TRAIN, "--recipe"], ["recipe ''"]),
         ([*TRAIN, "-c", "no-such.yaml"], ["no-such.yaml"]),
         ([*FIT, "--per-class", "x"], ["--per-class", "x"]),
-        ([*FIT, "--seed", "x\x1b[31m"], ["seed", "x\N{REPLACEMENT CHARACTER}"]),
+        ([*FIT, "--seed", "x\x1b[31m"], ["seed", r"x\x1b[31m"]),
         ([*FIT, "--image-size", "0"], ["--image-size", "'0'", "128,96"]),
         ([*FIT, "--on-error", "maybe"], ["--on-error", "'maybe'", "skip"]),
         (["fit", "--checkpoint", "f", "--data", ".", "--out", "o"], ["--out o", "--data ."]),
@@ -114,7 +114,7 @@ TRAIN = ["train", "--data", "d", "--out", "o"]
         (["info"], ["CHECKPOINT"]),
         (
             ["eval", "--checkpoint", "f", "--data", "d", "--batch-size", "0"],
-            ["--batch-size", "above 0", "'0'"],
+            ["--batch-size", "from 1", "'0'"],
         ),
         (
             ["bank", "--checkpoint", "builtin:rgb32", "--data", "digits", "--out", "o"],

@@ -8,18 +8,21 @@ from pathlib import Path
 from typing import Any
 
 from jsonargparse import ArgumentParser, Namespace
-from jsonargparse.typing import PositiveInt
 
 from ..augment.config import MixConfig
 from ..checkpoint.checkpoint import Checkpoint, load
 from ..data.open import DATA_SOURCES
 from ..data.preprocess import as_size
 from ..io.device import pick_device
-from .parser import lies_in, new_parser
+from ..io.numbers import check_side
+from .parser import Count, Natural, Seed, lies_in, new_parser
 
 __all__ = [
     "CHECKPOINT",
     "READING",
+    "Count",
+    "Natural",
+    "Seed",
     "add_autoencoder",
     "add_channels",
     "add_checkpoint",
@@ -55,10 +58,10 @@ def add_data_options(parser: ArgumentParser, split: str) -> None:
     add_reading(parser)
     parser.add_argument(
         "--per-class",
-        type=PositiveInt | None,
+        type=Count | None,
         help="use at most this many random images of each class (default: none, for all)",
     )
-    parser.add_argument("--seed", type=int, default=0, help="seed of all random numbers")
+    parser.add_argument("--seed", type=Seed, default=0, help="seed of all random numbers")
 
 
 def add_reading(parser: ArgumentParser) -> None:
@@ -97,7 +100,7 @@ def add_channels(parser: ArgumentParser, default: str) -> None:
 
 def _image_size(value: Any) -> tuple[int, int]:
     try:
-        return as_size(value)
+        return check_side(as_size(value))
     except ValueError as error:  # for which argparse would show the name of the type only
         raise argparse.ArgumentTypeError(str(error)) from None
 

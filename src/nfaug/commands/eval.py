@@ -7,12 +7,12 @@ import warnings
 from typing import Any
 
 from jsonargparse import ArgumentParser, Namespace
-from jsonargparse.typing import PositiveInt
 
 from ..data.batches import open_batches
 from ..data.classes import check_same_classes
 from ..data.open import MissingSplitError, open_dataset
 from .common import (
+    Count,
     add_checkpoint,
     add_data_options,
     load_on,
@@ -36,7 +36,7 @@ def parser() -> ArgumentParser:
     )
     add_checkpoint(parser)
     add_data_options(parser, "test")
-    parser.add_argument("--batch-size", type=PositiveInt, default=256, help="images per batch")
+    parser.add_argument("--batch-size", type=Count, default=256, help="images per batch")
     return parser
 
 

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 from jsonargparse import ArgumentParser, Namespace
-from jsonargparse.typing import PositiveInt
 
 from ..checkpoint.autoencoder_file import copy_autoencoder
 from ..checkpoint.checkpoint import Checkpoint
@@ -24,6 +23,7 @@ from ..io.ranks import Ranks, joined
 from ..io.text import printable, public_name
 from ..pictures.preview import preview_grid
 from .common import (
+    Count,
     add_channels,
     add_checkpoint,
     add_data_options,
@@ -63,7 +63,7 @@ def parser() -> ArgumentParser:
         help="convert colour images for a flow of grayscale images",
     )
     add_out(parser, "the checkpoint's folder")
-    parser.add_argument("--rank", type=PositiveInt, default=64, help="axes per class")
+    parser.add_argument("--rank", type=Count, default=64, help="axes per class")
     parser.add_argument(
         "--no-memory",
         action="store_true",

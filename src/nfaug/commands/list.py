@@ -6,10 +6,9 @@ import warnings
 from typing import Any
 
 from jsonargparse import ArgumentParser, Namespace
-from jsonargparse.typing import PositiveInt
 
 from ..checkpoint.resolve import builtin_names
-from .common import new_parser
+from .common import Count, new_parser
 
 __all__ = ["parser", "run"]
 
@@ -24,7 +23,7 @@ def parser() -> ArgumentParser:
     )
     parser.add_argument("--author", help="only those of this account or organisation")
     parser.add_argument("--search", help="only those whose name contains this text")
-    parser.add_argument("--limit", type=PositiveInt, default=100, help="the most that are listed")
+    parser.add_argument("--limit", type=Count, default=100, help="the most that are listed")
     return parser
 
 

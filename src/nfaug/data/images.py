@@ -15,6 +15,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 from tqdm import tqdm
 
+from ..io.numbers import check_seed, check_whole
 from ..io.ranks import own_cores
 from .decode import ImageDecodeError
 from .preprocess import Preprocess, as_size, channels_of, size_of
@@ -220,11 +221,10 @@ def split_per_class(
     larger n includes the images of a smaller n.
 
     Raises:
-        ValueError: If n is below 1.
+        ValueError: If n is below 1, or the seed is not a whole number that torch takes.
     """
-    if n < 1:
-        raise ValueError(f"the number of images per class must be at least 1; got {n}")
-    generator = torch.Generator().manual_seed(seed)
+    n = check_whole("per_class", n)
+    generator = torch.Generator().manual_seed(check_seed(seed))
     chosen = torch.zeros(len(dataset), dtype=torch.bool)
     for label in range(len(dataset.classes)):
         rows = (dataset.targets == label).nonzero().flatten()

@@ -25,6 +25,7 @@ from ..data.preprocess import as_size
 from ..flows.autoencoder import AutoencoderSource
 from ..flows.flow import Flow
 from ..flows.latent_codec import measure_codec
+from ..io.numbers import check_seed, check_whole
 from ..io.ranks import Ranks, joined
 from ..io.text import public_name
 from .classes import KeptClasses, fit_classes
@@ -181,11 +182,10 @@ def fit_images(
             continues a fit that was killed. Only the main process then gets the result, and the
             others None.
     """
-    if rank < 1 or batch_size < 1 or per_class < 2:
-        raise ValueError(
-            "rank and batch_size must be 1 or more, and per_class 2 or more; got "
-            f"rank={rank}, batch_size={batch_size}, per_class={per_class}"
-        )
+    rank = check_whole("rank", rank)
+    batch_size = check_whole("batch_size", batch_size)
+    per_class = check_whole("per_class", per_class, 2)
+    seed = check_seed(seed)
     ranks = ranks or Ranks()
     prior = choose_prior(gaussians)
     check_class_sizes(images.targets, images.classes)

@@ -15,6 +15,7 @@ from ..data.open import open_dataset, wrap_dataset
 from ..data.preprocess import as_size, size_of
 from ..flows.autoencoder import AutoencoderSource
 from ..flows.flow import Flow
+from ..io.numbers import check_side
 
 __all__ = ["check_channels", "common_size", "load_base", "open_images"]
 
@@ -63,7 +64,7 @@ def open_images(
         ValueError: `image_size` or `channels` is given for a flow of others, or see
             `open_dataset`.
     """
-    size = None if image_size is None else as_size(image_size)
+    size = None if image_size is None else check_side(as_size(image_size))
     convert = grayscale or channels == 1
     if not flow.shape_free:
         check_channels(flow, channels)
