@@ -9,9 +9,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
-from nfa_tools import CLASSES, NAMES, TensorImages, batch_of, checkpoint, images_of
+from nfa_tools import CLASSES, NAMES, TensorImages, batch_of, checkpoint, fit_pca, images_of
 from PIL import Image
 from torch import Tensor, nn
 from torch.utils.data import TensorDataset
@@ -175,3 +176,56 @@ def test_tensors_with_positions_under_any_key(key: str) -> None:
             nfa({"image": images, "label": labels, key: beside})
     flat = torch.zeros(6, 512)  # an embedding has no positions
     assert nfa({"image": images, "label": labels, key: flat})[key] is flat
+
+
+def unusable(kind: str, tensor: Tensor) -> Tensor:
+    return tensor.to("meta") if kind == "meta" else tensor.to_sparse()
+
+
+@pytest.mark.parametrize("kind", ["meta", "sparse"])
+def test_tensors_that_are_not_dense_or_have_no_values(kind: str) -> None:
+    """Break 104: torch's errors said nothing of the images or the labels."""
+    images, labels = batch_of(6)
+    nfa = NFAugment(checkpoint(), p=1.0)
+    hot = nn.functional.one_hot(labels, CLASSES)
+    with pytest.raises(ValueError, match=f"images must be a dense tensor.*{kind}"):
+        nfa(unusable(kind, images / 255), labels)
+    for given in (labels, hot):
+        with pytest.raises(ValueError, match=f"labels must be a dense tensor.*{kind}"):
+            nfa(images, unusable(kind, given))
+
+
+@pytest.mark.parametrize("kind", [">i2", ">i8", ">u8", "<u8", "<u2"])
+def test_arrays_of_labels_of_any_order_of_bytes(kind: str) -> None:
+    """Break 104: labels in another machine's order of bytes, or of uint64, were torch's errors."""
+    images, labels = batch_of(6)
+    nfa = NFAugment(checkpoint(), p=1.0)
+    params = nfa.make_params(labels)
+    expected = nfa(images, labels, params=params)[0]
+    hot = nn.functional.one_hot(labels, CLASSES)
+    for given in (labels, hot):
+        assert torch.equal(nfa(images, given.numpy().astype(kind), params=params)[0], expected)
+    with pytest.raises(ValueError, match="got 9223372036854775809"):
+        nfa(images, np.full(6, 2**63 + 1, np.uint64))
+
+
+def test_draws_of_a_larger_checkpoint() -> None:
+    """Break 104: replayed on a smaller one, they were an IndexError, or gave other partners."""
+    images, labels = batch_of(6)
+    large = NFAugment(checkpoint(), p=1.0, noise=0.1, partners="memory")
+    flow = checkpoint().flow
+    few = [flow.encode(images_of(torch.full((5,), label)))[0].detach() for label in range(CLASSES)]
+    parts: Any = checkpoint(pca=fit_pca(few, rank=3))
+    small = NFAugment(parts, p=1.0)
+    with pytest.raises(ValueError, match="of 120 images in the memory; this one has 15"):
+        small(images, labels, params=large.make_params(labels))
+    large.partners = "batch"
+    with pytest.raises(ValueError, match="of 8 axes; this one has 3"):
+        small(images, labels, params=large.make_params(labels))
+    large.mix = "pair"
+    small(images, labels, params=large.make_params(labels))
+    order = torch.arange(12) % CLASSES
+    pixels = TensorDataset(images_of(order)[..., :4, :4], order)
+    smaller = NFAugment(nfaug.fit("builtin:pixels", pixels, rank=3, progress=False))
+    with pytest.raises(ValueError, match="of 192 dimensions of latents; this one has 48"):
+        smaller(images, labels, params=large.make_params(labels))

@@ -177,9 +177,11 @@ class MixConfig:
         # `count` is rounded up; choosing with probability p * B / count makes the share exactly p.
         chosen = coin * count < share * batch
         partner, paired = pick_in_batch(number, own, usable[index])
-        if not pca.has_memory or self.partners == "batch":
+        memory = 0
+        if pca.memory is None or self.partners == "batch":
             from_memory, fallback = torch.zeros_like(paired), torch.zeros_like(partner)
         else:
+            memory = len(pca.memory)
             row, fallback, stored = pick_in_memory(number, second, own, pca.offsets)
             from_memory = stored
             if self.partners == "auto" and self.mix == "regions":
@@ -198,6 +200,7 @@ class MixConfig:
             paired=paired,
             weights=weights,
             noise=noise,
+            memory=memory,
         )
 
 

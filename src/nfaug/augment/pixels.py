@@ -18,6 +18,7 @@ __all__ = [
     "Normalization",
     "all_finite",
     "as_unit",
+    "check_dense",
     "check_images",
     "check_range",
     "resize",
@@ -104,8 +105,18 @@ def _per_channel(name: str, value: Any, channels: int) -> tuple[float, ...]:
     return values * (channels // len(values))
 
 
+def check_dense(name: str, tensor: Tensor) -> None:
+    """Raise ValueError for a tensor without values, or one that is not stored as an array."""
+    if tensor.is_meta or tensor.layout != torch.strided:
+        raise ValueError(
+            f"{name} must be a dense tensor with values; got {tensor.layout} on "
+            f"{tensor.device.type!r}. Pass what to_dense() makes of a sparse tensor"
+        )
+
+
 def check_images(images: Tensor, channels: int) -> None:
     """Raise ValueError unless images are a batch for a flow of these channels. Reads no value."""
+    check_dense("images", images)
     if images.dtype != torch.uint8 and images.dtype not in _FLOATS:
         raise ValueError(
             f"images must be uint8, or floating point in [0, 1] or normalized; got {images.dtype}"

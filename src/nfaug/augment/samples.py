@@ -11,6 +11,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from .pixels import check_dense
+
 __all__ = [
     "GivenLabels",
     "Labels",
@@ -152,9 +154,11 @@ def are_names(labels: Any) -> bool:
 def as_labels(labels: Any, classes: Sequence[str]) -> Tensor:
     """Labels as a tensor: class names as indices, and lists and arrays of numbers or of rows."""
     if isinstance(labels, Tensor):
+        check_dense("labels", labels)
         return labels
     if isinstance(labels, np.ndarray) and labels.dtype.kind in "iufb":
-        return torch.as_tensor(labels, device="cpu")
+        native = labels.astype(labels.dtype.newbyteorder("="), copy=False)
+        return torch.as_tensor(native, device="cpu")
     if isinstance(labels, np.ndarray):
         labels = labels.tolist()
     if isinstance(labels, (list, tuple)) and labels and isinstance(labels[0], Tensor):
@@ -215,8 +219,9 @@ def check_usable(labels: Labels, num_classes: int) -> None:
     value = labels.given[bad[0]]
     where = f"at position {bad[0]}, and {len(bad) - 1} more of {len(labels.given)}"
     if value.ndim == 0:
+        number = value.cpu().numpy().item()  # torch's own refuses the largest of uint64
         raise ValueError(
-            f"labels must lie in [0, {num_classes}), the checkpoint's classes; got {int(value)} "
+            f"labels must lie in [0, {num_classes}), the checkpoint's classes; got {number} "
             f"{where}. Labels start at 0. Leave out images without a label, or fit the flow to "
             "your classes (nfaug fit)"
         )

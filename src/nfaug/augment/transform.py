@@ -21,7 +21,7 @@ from ..io.device import is_read_at_once, to_device
 from .config import Mix, MixConfig, Partners, check_given_once
 from .counters import Counters, Outcome, SharedValue
 from .engine import Encoded, Engine, not_fitted
-from .params import NFAParams
+from .params import NFAParams, check_params
 from .pixels import Normalization, all_finite, check_images, check_range
 from .samples import (
     GivenLabels,
@@ -432,8 +432,9 @@ class NFAugment(nn.Module):
         Args:
             inputs: Images (B, C, H, W) and labels (B,), or one sample: a tuple, a list or a mapping
                 such as {"image": images, "label": labels}.
-            params: Draws of an earlier call to replay. If the labels differ, a partner of another
-                class counts as no partner.
+            params: Draws of an earlier call to replay, with this checkpoint or one with as many
+                axes and as large a memory. If the labels differ, a partner of another class counts
+                as no partner.
             return_params: Also return the draws, or None while augmentation is off.
 
         Returns:
@@ -443,7 +444,7 @@ class NFAugment(nn.Module):
         Raises:
             ValueError: The images have another form or range, the labels are no classes of the
                 checkpoint, their numbers differ, or `params` were drawn for another number of
-                images.
+                images or another checkpoint.
 
         Example:
             >>> sample = nfa({"image": images, "label": labels})
@@ -477,13 +478,12 @@ class NFAugment(nn.Module):
         images, given = images_and_labels(sample, self.labels_getter)
         self._warn_of_classes(given)
         labels = self._parse(given, images.device)
-        batch = self._prepare(images.as_subclass(Tensor), labels)
+        batch = self._prepare(images, labels)
         if params is None:
             params = self._draw(labels)
         else:
             params = params.to(images.device)
-        if params.batch != len(images):
-            raise ValueError(f"params were drawn for {params.batch} images; got {len(images)}")
+        check_params(params, len(images), self.engine.on(images.device)[1])
         return replace_images(sample, images, self._mix(batch, params)), params
 
     @torch.no_grad()
@@ -546,6 +546,7 @@ class NFAugment(nn.Module):
     def _prepare(self, images: Tensor, labels: Labels) -> _Batch:
         """Check a batch and copy its images."""
         check_images(images, self.engine.codec.channels)
+        images = images.as_subclass(Tensor)
         if len(labels.index) != len(images):
             raise ValueError(f"there are {len(images)} images and {len(labels.index)} labels")
         reads = checks_values(images.device, self._batches)
