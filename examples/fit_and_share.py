@@ -3,8 +3,8 @@
     python examples/fit_and_share.py IMAGES --out my-nfa
     python examples/fit_and_share.py IMAGES --out my-nfa --push me/my-nfa
 
-IMAGES has one sub-folder per class. The flow is not trained: one pass over the images gives class
-gaussians, axes and a memory of partners. The script prints NFA's counters for one batch,
+IMAGES has one sub-folder per class. The flow is not trained: one pass over the images gives axes
+and a memory of partners. The script prints NFA's counters for one batch,
 {'seen': ..., 'applied': ..., ...}. --push uploads the checkpoint to the Hugging Face Hub without
 the memory, whose coefficients reproduce the images closely.
 """

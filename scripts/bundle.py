@@ -36,8 +36,10 @@ def bundled(
     name: str | None = None,
 ) -> Checkpoint:
     """Return the flow of the run with statistics of the data, without any single image."""
-    fitted = nfaug.fit(run.flow, dataset, rank=rank, per_class=per_class, memory=False)
     keeps = run.gaussians is not None and run.config.classes == tuple(dataset.classes)
+    fitted = nfaug.fit(
+        run.flow, dataset, gaussians=not keeps, rank=rank, per_class=per_class, memory=False
+    )
     training = dict(run.config.training)
     if name is not None:
         training["data"] = name

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 from library_tools import needs
-from nfa_tools import NAMES, TensorImages, images_of
+from nfa_tools import NAMES, Counted, TensorImages, images_of
 from PIL import Image
 from torch.utils.data import TensorDataset
 from torchvision.datasets import ImageFolder
@@ -33,8 +33,8 @@ def quiet_fit(flow: Flow | Checkpoint | str | Path, dataset: Any, **settings: An
 
 
 def means(fitted: Checkpoint) -> torch.Tensor:
-    assert fitted.gaussians is not None
-    return fitted.gaussians.means
+    assert fitted.pca is not None
+    return fitted.pca.mean
 
 
 def test_new_classes(tiny_checkpoint: Checkpoint) -> None:
@@ -44,13 +44,12 @@ def test_new_classes(tiny_checkpoint: Checkpoint) -> None:
     fitted = quiet_fit(tiny_checkpoint, dataset)
     assert fitted.flow is tiny_checkpoint.flow
     assert fitted.config.classes == ("0", "1", "2", "3")
-    assert fitted.config.gaussians == {"kind": "data", "fitted": True, "images": 40}
+    assert fitted.config.gaussians == {"fitted": True, "images": 40}
     assert fitted.config.metrics == {}, "the old figures are not of these classes"
     assert fitted.config.training == tiny_checkpoint.config.training
-    gaussians, pca = fitted.gaussians, fitted.pca
-    assert gaussians is not None
+    pca = fitted.pca
     assert pca is not None
-    assert gaussians.counts.tolist() == [10] * 4
+    assert pca.counts.tolist() == [10] * 4
     assert (pca.num_classes, pca.rank) == (4, 4)
     assert pca.memory is not None
     assert pca.memory.shape == (40, 4)
@@ -73,7 +72,7 @@ def test_a_hugging_face_dataset() -> None:
 def test_the_figures_are_those_of_the_latents(
     tiny_checkpoint: Checkpoint, tiny_images: TensorImages
 ) -> None:
-    fitted = quiet_fit(tiny_checkpoint.flow, tiny_images)
+    fitted = quiet_fit(tiny_checkpoint.flow, tiny_images, gaussians=True)
     assert fitted.gaussians is not None
     assert fitted.pca is not None
     with torch.no_grad():
@@ -96,11 +95,36 @@ def test_constant_pixels_have_a_variance(tiny_checkpoint: Checkpoint) -> None:
     fitted = quiet_fit(tiny_checkpoint, TensorDataset(images, labels), gaussians=STRICT)
     assert fitted.gaussians is not None
     assert fitted.gaussians.means.isfinite().all()
-    assert quiet_fit(tiny_checkpoint, TensorDataset(images, labels)).gaussians is not None
+    data = quiet_fit(tiny_checkpoint, TensorDataset(images, labels), gaussians="data")
+    assert data.gaussians is not None
+    assert (data.gaussians.variances > 0).all()
+
+
+def test_gaussians_are_found_on_request_alone(
+    tiny_checkpoint: Checkpoint, tiny_images: TensorImages, counted: Counted
+) -> None:
+    """Without them, which NFA does not read, every image is encoded once."""
+    without = quiet_fit(tiny_checkpoint, tiny_images)
+    assert sum(counted.encoded) == 36
+    assert without.gaussians is None
+    assert "kind" not in without.config.gaussians
+    counted.encoded.clear()
+    found = quiet_fit(tiny_checkpoint, tiny_images, gaussians=True)
+    assert sum(counted.encoded) == 2 * 36
+    assert found.gaussians is not None
+    assert found.gaussians.counts.tolist() == [12] * 3
+    assert found.config.gaussians == {"kind": "data", "fitted": True, "images": 36}
+    assert found.pca is not None
+    assert without.pca is not None
+    ours, theirs = found.pca.tensors(), without.pca.tensors()
+    assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
+    for wrong in (None, "none", 1.5):
+        with pytest.raises(ValueError, match="gaussians"):
+            quiet_fit(tiny_checkpoint, tiny_images, gaussians=wrong)
 
 
 def test_the_fixed_point(tiny_checkpoint: Checkpoint, tiny_images: TensorImages) -> None:
-    data = quiet_fit(tiny_checkpoint, tiny_images)
+    data = quiet_fit(tiny_checkpoint, tiny_images, gaussians="data")
     pushed = quiet_fit(tiny_checkpoint, tiny_images, gaussians=STRICT)
     assert data.gaussians is not None
     assert pushed.gaussians is not None
@@ -133,6 +157,7 @@ def test_the_seed_decides(tiny_checkpoint: Checkpoint, tiny_images: TensorImages
 
 def test_images_from_workers(tiny_checkpoint: Checkpoint, tiny_images: TensorImages) -> None:
     settings = {"rank": 4, "per_class": 10, "memory": False, "progress": False}
+    settings["statistics"] = True
     data = {
         "memory": open_batches(tiny_images),
         "workers": open_batches(tiny_images, memory_gib=0, workers=0),
@@ -265,6 +290,25 @@ def test_colour_images_and_a_grayscale_flow(pictures: Path, tiny_checkpoint: Che
     assert quiet_fit(tiny_checkpoint, colours, rank=2, grayscale=True).pca is not None
 
 
+def test_a_number_of_channels(pictures: Path, tiny_images: TensorImages) -> None:
+    """Colour images become grayscale if that is asked for, and grayscale ones colour."""
+    for data in (pictures, ImageFolder(str(pictures))):
+        fitted = quiet_fit("builtin:pixels", data, rank=2, image_size=8, channels=1)
+        assert fitted.flow.config.shape == (1, 8, 8)
+    fitted = quiet_fit("builtin:pixels", tiny_images, channels=3)
+    assert fitted.flow.config.shape == (3, 8, 8)
+    images = tiny_images.images.expand(-1, 3, -1, -1)
+    mean = std = (0.485, 0.456, 0.406)
+    nfaug.NFAugment(fitted, mean=mean, std=std)(images / 255, tiny_images.targets)
+    gray = quiet_fit("builtin:pixels", tiny_images)
+    with pytest.raises(ValueError, match=r"3 channels.*of 1;.*--channels 3"):
+        nfaug.NFAugment(gray, mean=mean, std=std)
+    with pytest.raises(ValueError, match=r"channels=1.*of 3"):
+        quiet_fit("builtin:rgb32", pictures, channels=1)
+    with pytest.raises(ValueError, match="channels"):
+        quiet_fit("builtin:pixels", pictures, channels=2)
+
+
 # Bad input.
 
 
@@ -272,7 +316,7 @@ def test_a_class_of_one_image_has_no_partners(tiny_checkpoint: Checkpoint, tmp_p
     labels = torch.tensor([0] * 5 + [1] + [2] * 5)
     dataset = TensorImages(images_of(labels, channels=1), labels, NAMES)
     with pytest.warns(UserWarning, match="'dog'") as caught:
-        fitted = quiet_fit(tiny_checkpoint, dataset, rank=3)
+        fitted = quiet_fit(tiny_checkpoint, dataset, rank=3, gaussians=True)
     assert len(caught) == 1
     assert fitted.pca is not None
     assert fitted.gaussians is not None
@@ -310,7 +354,7 @@ def test_fewer_images_than_axes(tiny_checkpoint: Checkpoint, tiny_images: Tensor
 @pytest.mark.parametrize("settings", [{"rank": 0}, {"per_class": 1}])
 def test_settings_out_of_range(tiny_checkpoint: Checkpoint, settings: dict[str, int]) -> None:
     labels = torch.arange(6) % 2
-    with pytest.raises(ValueError, match="per_class"):
+    with pytest.raises(ValueError, match=next(iter(settings))):
         quiet_fit(tiny_checkpoint, TensorDataset(images_of(labels, channels=1), labels), **settings)
 
 
@@ -374,7 +418,9 @@ def test_a_fit_that_was_stopped_continues_with_the_finished_classes(
     assert run("flow") == [3, 4]
     assert tensors("flow") == tensors("calm")
     assert not kept.exists()
-    assert run("second", "--seed=1") == [0, 1, 2, 3, 4], "other noise"
+    assert run("second", "--seed=1") == [0, 1, 2, 3, 4], "another choice"
+    shutil.copytree(tmp_path / ".third.fit", tmp_path / ".fourth.fit")
+    assert run("fourth", "--gaussians=data") == [0, 1, 2, 3, 4], "which the kept classes lack"
     shutil.copy(data / "b" / "0.png", data / "b" / "1.png")
     assert run("third") == [1, 3, 4], "an image of one class is another"
     assert tensors("third") != tensors("calm")

@@ -67,7 +67,8 @@ for _ in loader:
 assert nfa.stats()["applied"] > 0
 fitted, use = out + "/fitted", ["--checkpoint", out + "/fitted", "--data", data]
 for words in (
-    ["fit", "--checkpoint", flow, "--data", data, "--rank", "3", "--out", fitted],
+    ["fit", "--checkpoint", flow, "--data", data, "--rank", "3", "--out", fitted,
+     "--gaussians", "data"],
     ["preview", *use, "--out", out + "/grid.png"],
     ["sample", "--checkpoint", fitted, "--out", out + "/samples.png"],
     ["bank", *use, "--out", out + "/bank"],

@@ -1,6 +1,7 @@
 """The explorer as a Space of the Hugging Face Hub: the page of `nfaug explore`.
 
-Add your own flows to FLOWS, as "owner/name". They need class gaussians and axes (nfaug fit).
+Add your own flows to FLOWS, as "owner/name". They need axes and class Gaussians (nfaug fit
+--gaussians data).
 Visitors can choose among these flows only.
 """
 

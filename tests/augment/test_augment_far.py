@@ -47,7 +47,9 @@ def far(images: Tensor) -> Tensor:
 
 
 def unchanged(**settings: Any) -> NFAugment:
-    return NFAugment(steep(), p=1.0, noise=1e-9, strength=0.0, gate=None, **settings)
+    nfa = NFAugment(steep(), p=1.0, noise=1e-9, strength=0.0, gate=None, **settings)
+    nfa.check_classes(nfa.classes)
+    return nfa
 
 
 @pytest.mark.parametrize("batch", [7, 64])

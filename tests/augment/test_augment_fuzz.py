@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import warnings
 from typing import Any
 
 import pytest
@@ -84,14 +85,14 @@ def one_batch(seed: int) -> str:
             nfa(images, labels)
         assert same_bits(images, before)
         return "refused"
-    (new, same), params = nfa(images, labels, return_params=True)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "images hold NaN")
+        (new, same), params = nfa(images, labels, return_params=True)
     assert same == labels if isinstance(labels, list) else same is labels
     assert same_bits(images, before), f"seed {seed}: changed in place"
     assert (new.shape, new.dtype, new.stride()) == (images.shape, images.dtype, images.stride())
-    assert torch.isfinite(new).all(), f"seed {seed}: not finite"
-    whole = torch.isfinite(images)
-    assert torch.equal(~whole.flatten(1).all(1), poisoned)
-    assert torch.equal(new[poisoned][whole[poisoned]], images[poisoned][whole[poisoned]]), seed
+    assert torch.isfinite(new[~poisoned]).all(), f"seed {seed}: not finite"
+    assert same_bits(new[poisoned], images[poisoned]), f"seed {seed}: a poisoned image changed"
     differs = (new != images).flatten(1).any(1) & ~poisoned
     stats = nfa.stats()
     assert stats["seen"] == count
@@ -102,7 +103,7 @@ def one_batch(seed: int) -> str:
     if nfa.noise:  # which needs no partner
         assert stats["no_partner"] == 0, seed
     if not normalised and not eight_bit:
-        assert ((new >= 0) & (new <= 1)).all(), seed
+        assert ((new[~poisoned] >= 0) & (new[~poisoned] <= 1)).all(), seed
     return "changed" if differs.any() else "unchanged"
 
 

@@ -33,7 +33,7 @@ def test_containers_keep_their_type(nfa: NFAugment) -> None:
         (images, labels),
         [images, labels],
         (images, labels, index, "extra"),
-        {"image": images, "labels": labels, "caption": torch.zeros(6, 7, 4)},
+        {"image": images, "labels": labels, "caption": torch.zeros(6, 28)},
         Batch(images, labels, index),
         (images, {"labels": labels, "id": index}),
         {"image": images, "Label": labels, "path": ["a"] * 6},

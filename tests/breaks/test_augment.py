@@ -9,11 +9,15 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
-from nfa_tools import CLASSES, NAMES, TensorImages, batch_of, checkpoint
+from nfa_tools import CLASSES, NAMES, TensorImages, batch_of, checkpoint, fit_pca, images_of
+from PIL import Image
 from torch import Tensor, nn
+from torch.utils.data import TensorDataset
 
+import nfaug
 from nfaug.augment.config import MixConfig
 from nfaug.augment.transform import NFAugment
 from nfaug.bank import make_bank
@@ -117,3 +121,111 @@ def test_copies_of_two_that_share_a_generator(copied: Callable[[Any], Any]) -> N
     both = nn.ModuleList(NFAugment(checkpoint(), p=1.0, generator=shared) for _ in range(2))
     one, other = (nfa(images, labels)[0] for nfa in copied(both))
     assert not torch.equal(one, other)
+
+
+def test_a_loaded_checkpoint_warns_of_its_classes_as_its_name_does(tmp_path: Path) -> None:
+    """Break 92: NFAugment("builtin:rgb32") warned, and a checkpoint that was loaded did not."""
+    images, labels = batch_of(6)
+    loaded = nfaug.load("builtin:rgb32")
+    for given in ("builtin:rgb32", loaded, NFAugment(loaded).engine):
+        nfa = NFAugment(given)
+        with pytest.warns(UserWarning, match="0 airplane"):
+            nfa(images, labels)
+        nfa(images, labels)
+    order = torch.arange(24) % 12
+    for label, image in zip(order.tolist(), images_of(order), strict=True):
+        folder = tmp_path / "data" / str(label)
+        folder.mkdir(parents=True, exist_ok=True)
+        name = f"{len(list(folder.iterdir()))}.png"
+        Image.fromarray(image.permute(1, 2, 0).numpy()).save(folder / name)
+    fitted = nfaug.fit("builtin:pixels", tmp_path / "data", rank=1, progress=False)
+    saved = fitted.save(tmp_path / "flow")
+    for natural in (fitted, nfaug.load(saved), str(saved)):
+        with pytest.warns(UserWarning, match="natural order"):
+            NFAugment(natural)(images, labels)
+    ours = TensorDataset(images_of(order), order)  # whose labels are those of the checkpoint
+    NFAugment(nfaug.fit("builtin:pixels", ours, rank=1, progress=False))(images, labels)
+
+
+@pytest.mark.parametrize("size", [(8, 8), (12, 10)])
+def test_an_image_with_a_pixel_that_is_no_number_stays_as_it_is(size: tuple[int, int]) -> None:
+    """Break 94: its pixel became grey, though the documentation says that it stays unchanged."""
+    images, labels = batch_of(12, size=size)
+    unit = images / 255
+    whole = NFAugment(checkpoint(), p=1.0, gate=False, partners="memory")
+    params = whole.make_params(labels, generator=torch.Generator().manual_seed(0))
+    expected = whole(unit, labels, params=params)[0]
+    unit[3, 1, 2, 4] = torch.nan
+    nfa = NFAugment(checkpoint(), p=1.0, gate=False, partners="memory")
+    with pytest.warns(UserWarning, match="NaN"):
+        new = nfa(unit, labels, params=params)[0]
+    nfa(unit, labels)  # which does not warn again
+    assert torch.allclose(new[3], unit[3], rtol=0, atol=0, equal_nan=True)
+    others = torch.arange(12) != 3
+    assert torch.equal(new[others], expected[others])
+    assert nfa.stats()["not_finite"] == 2
+
+
+@pytest.mark.parametrize("key", ["seg", "depth", "heatmap", "landmarks", "boundaries", "extra"])
+def test_tensors_with_positions_under_any_key(key: str) -> None:
+    """Break 90: only a few words in keys were known, and others passed beside mixed images."""
+    images, labels = batch_of(6)
+    nfa = NFAugment(checkpoint(), p=1.0)
+    for beside in (torch.zeros(6, 8, 8), torch.zeros(6, 68, 2), torch.zeros(6, 8, 8).numpy()):
+        with pytest.raises(ValueError, match=f"{key}.*{beside.shape[1]}"):
+            nfa({"image": images, "label": labels, key: beside})
+    flat = torch.zeros(6, 512)  # an embedding has no positions
+    assert nfa({"image": images, "label": labels, key: flat})[key] is flat
+
+
+def unusable(kind: str, tensor: Tensor) -> Tensor:
+    return tensor.to("meta") if kind == "meta" else tensor.to_sparse()
+
+
+@pytest.mark.parametrize("kind", ["meta", "sparse"])
+def test_tensors_that_are_not_dense_or_have_no_values(kind: str) -> None:
+    """Break 104: torch's errors said nothing of the images or the labels."""
+    images, labels = batch_of(6)
+    nfa = NFAugment(checkpoint(), p=1.0)
+    hot = nn.functional.one_hot(labels, CLASSES)
+    with pytest.raises(ValueError, match=f"images must be a dense tensor.*{kind}"):
+        nfa(unusable(kind, images / 255), labels)
+    for given in (labels, hot):
+        with pytest.raises(ValueError, match=f"labels must be a dense tensor.*{kind}"):
+            nfa(images, unusable(kind, given))
+
+
+@pytest.mark.parametrize("kind", [">i2", ">i8", ">u8", "<u8", "<u2"])
+def test_arrays_of_labels_of_any_order_of_bytes(kind: str) -> None:
+    """Break 104: labels in another machine's order of bytes, or of uint64, were torch's errors."""
+    images, labels = batch_of(6)
+    nfa = NFAugment(checkpoint(), p=1.0)
+    params = nfa.make_params(labels)
+    expected = nfa(images, labels, params=params)[0]
+    hot = nn.functional.one_hot(labels, CLASSES)
+    for given in (labels, hot):
+        assert torch.equal(nfa(images, given.numpy().astype(kind), params=params)[0], expected)
+    with pytest.raises(ValueError, match="got 9223372036854775809"):
+        nfa(images, np.full(6, 2**63 + 1, np.uint64))
+
+
+def test_draws_of_a_larger_checkpoint() -> None:
+    """Break 104: replayed on a smaller one, they were an IndexError, or gave other partners."""
+    images, labels = batch_of(6)
+    large = NFAugment(checkpoint(), p=1.0, noise=0.1, partners="memory")
+    flow = checkpoint().flow
+    few = [flow.encode(images_of(torch.full((5,), label)))[0].detach() for label in range(CLASSES)]
+    parts: Any = checkpoint(pca=fit_pca(few, rank=3))
+    small = NFAugment(parts, p=1.0)
+    with pytest.raises(ValueError, match="of 120 images in the memory; this one has 15"):
+        small(images, labels, params=large.make_params(labels))
+    large.partners = "batch"
+    with pytest.raises(ValueError, match="of 8 axes; this one has 3"):
+        small(images, labels, params=large.make_params(labels))
+    large.mix = "pair"
+    small(images, labels, params=large.make_params(labels))
+    order = torch.arange(12) % CLASSES
+    pixels = TensorDataset(images_of(order)[..., :4, :4], order)
+    smaller = NFAugment(nfaug.fit("builtin:pixels", pixels, rank=3, progress=False))
+    with pytest.raises(ValueError, match="of 192 dimensions of latents; this one has 48"):
+        smaller(images, labels, params=large.make_params(labels))

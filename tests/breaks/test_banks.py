@@ -445,3 +445,24 @@ def test_a_bank_that_continues_reads_a_spread_of_its_images(
     data.images[7] = 255 - data.images[7]  # among those that are done, not in the spread of all
     with pytest.raises(ValueError, match="image 7 "):
         make(tmp_path, data)
+
+
+@pytest.mark.parametrize(
+    "single",
+    [{"seed": 2.5}, {"seed": True}, {"seed": 10**30}, {"variants": 2.5}, {"batch_size": 2.5},
+     {"variants": 10**30}, {"axes": 10**30}, {"workers": -1}],
+)  # fmt: skip
+def test_numbers_that_are_not_written_into_a_manifest(
+    single: dict[str, Any], tmp_path: Path
+) -> None:
+    """Break 103: make_bank(seed=2.5) wrote a manifest that cannot be read."""
+    (name,) = single
+    with pytest.raises(ValueError, match=f"{name} must be a whole number"):
+        make(tmp_path / "b", **single)
+    assert [*tmp_path.iterdir()] == []
+
+
+def test_a_seed_of_numpy(tmp_path: Path) -> None:
+    """Break 103: its type, which JSON lacks, was an error in the middle."""
+    assert make(tmp_path / "b", seed=np.int64(3), variants=np.int32(2)).manifest.seed == 3
+    assert Bank(tmp_path / "b").manifest.variants == 2

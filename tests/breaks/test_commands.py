@@ -8,6 +8,7 @@ import sys
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -164,7 +165,7 @@ def test_terminal_escapes_in_messages_and_reports(
     command: Callable[..., Ran], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Break 13: errors and the report of a comparison repeat names from elsewhere."""
-    ran = command("fit", "--checkpoint", "f", "--data", "d", "--out", "o", "--seed", ESCAPE)
+    ran = command("bank", "--checkpoint", "f", "--data", "d", "--out", "o", "--mix", ESCAPE)
     assert HARMLESS in ran.err
     assert ESCAPE not in ran.err
     monkeypatch.setattr("nfaug.commands.info.run", lambda _: f"first\n{ESCAPE}second")
@@ -208,6 +209,51 @@ def test_values_that_options_cannot_have(
     assert ran.err.count("\n") == 1
     assert "Parser key" not in ran.err
     assert [*tmp_path.iterdir()] == []
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ("fit --image-size 200000", "at most 16,384 pixels; got 200000 x 200000"),
+        (f"fit --seed {10**30}", "--seed must be a whole number from -9,223"),
+        ("fit --seed 2.5", "--seed must be a whole number from -9,223"),
+        (f"fit --rank {10**30}", "--rank must be a whole number from 1 to 2,147,483,647; got '1"),
+        (f"fit --per-class {10**30}", "from 1 to 2,147,483,647 or none; got '1"),
+        (f"bank --axes {10**30}", "axes must be a whole number from 1 to 2,147,483,647; got 1"),
+        (f"bank --variants {10**30}", "--variants must be a whole number from 1 to"),
+        ("bank --workers -1", "--workers must be a whole number from 0 to 2,147,483,647 or none"),
+        (f"preview --seed {10**30}", "--seed must be a whole number from"),
+        ("train --image-size 200000", "at most 16,384 pixels; got 200000 x 200000"),
+        ("train --dataset.image-size 200000", "at most 16,384 pixels; got 200000 x 200000"),
+        (f"train --epochs {10**30}", "epochs must be a whole number from 0 to 2,147,483,647"),
+        ("train --dataset.per-class -1", "per_class must be a whole number from 1 to"),
+    ],
+)
+def test_numbers_that_cannot_be_meant(
+    options: str, said: str, command: Callable[..., Ran], tmp_path: Path
+) -> None:
+    """Break 101: they were found in the middle of the work, by torch, or when memory was full."""
+    name, *more = options.split()
+    words = ["--data", "d", "--out", "o.png"]
+    if name != "train":
+        words += ["--checkpoint", "f"]
+    ran = command(name, *words, *more)
+    assert (ran.code, ran.out) == (2, "")
+    assert said in ran.err
+    assert ran.err.count("\n") == 1
+    assert [*tmp_path.iterdir()] == []
+
+
+@pytest.mark.parametrize(
+    "single", [{"seed": 10**30}, {"seed": 2.5}, {"rank": 2.5}, {"per_class": 2.5}, {"rank": True},
+               {"batch_size": 10**30}, {"image_size": 200000}],
+)  # fmt: skip
+def test_numbers_of_a_fit_that_cannot_be_meant(single: dict[str, Any]) -> None:
+    """Break 101: also in Python, where some of them were errors of torch."""
+    (name,) = single
+    said = "a side of an image" if name == "image_size" else f"{name} must be a whole number"
+    with pytest.raises(ValueError, match=said):
+        nfaug.fit("builtin:pixels", "digits", progress=False, **single)
 
 
 @pytest.mark.skipif(torch.backends.mps.is_available(), reason="this machine has the device")

@@ -41,6 +41,7 @@ from nfaug.data.classes import dataset_classes
 from nfaug.data.images import to_tensors
 from nfaug.data.open import open_dataset, wrap_dataset
 from nfaug.data.sources import tables
+from nfaug.fitting import KeptClasses
 from nfaug.integrations.timm import NFALoader
 
 
@@ -824,3 +825,25 @@ def test_the_part_of_a_subset_is_fitted(tiny_images: TensorImages) -> None:
     part = Subset(tiny_images, [0, 1, 2, 3, 4, 5])
     fitted = nfaug.fit("builtin:pixels", part, rank=1, progress=False)
     assert fitted.config.gaussians["images"] == 6
+
+
+def test_a_finished_class_is_known_by_all_of_its_images(tmp_path: Path) -> None:
+    """Break 91: of a class of many, 16 images were compared, so that others could be replaced."""
+    labels = torch.tensor([0] * 40 + [*range(1, 100)])  # the more classes, the fewer of each
+    pixels = torch.randint(256, (len(labels), 1, 4, 4), dtype=torch.uint8)
+    images = TensorImages(pixels, labels)
+    flow = nfaug.load("builtin:pixels").flow.with_shape(1, (4, 4))
+    rows = torch.arange(40)
+
+    def kept() -> KeptClasses:
+        return KeptClasses(tmp_path, flow, images, {})
+
+    begun = kept()
+    assert not begun.find(0, rows)
+    begun[0] = {"mean": torch.zeros(1)}
+    assert kept().find(0, rows)
+    for row in range(40):
+        pixels[row, 0, 0, 0] += 1
+        assert not kept().find(0, rows), row
+        pixels[row, 0, 0, 0] -= 1
+    assert kept().find(0, rows)

@@ -97,10 +97,10 @@ def test_a_fit_with_the_flow_on_the_gpu() -> None:
     """Break 74: gaussians and axes were returned on the CPU, where the flow was not."""
     images, labels = batch_of(24)
     data = TensorImages(images, labels, NAMES)
-    expected = nfaug.fit(tiny_flow(), data, rank=2, progress=False)
+    expected = nfaug.fit(tiny_flow(), data, rank=2, gaussians=True, progress=False)
     with pretended_gpu() as gpu:
         flow = copy.deepcopy(tiny_flow()).to(gpu)
-        fitted = nfaug.fit(flow, data, rank=2, progress=False)
+        fitted = nfaug.fit(flow, data, rank=2, gaussians=True, progress=False)
         assert fitted.flow is flow
         for part in (fitted.flow, fitted.gaussians, fitted.pca):
             assert part is not None

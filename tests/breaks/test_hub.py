@@ -6,6 +6,7 @@ import io
 import json
 import os
 import tarfile
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ import torch
 from checkpoint_tools import sign
 from hub_tools import REPO, RUNTIME, FakeHub, augmented, httpx
 from huggingface_hub import constants
+from nfa_tools import TensorImages, images_of
 
 import nfaug
 from nfaug.checkpoint.checkpoint import Checkpoint, CheckpointConfig, CheckpointError
@@ -308,3 +310,22 @@ def test_a_list_of_files_has_an_end(page: Any, there: str, hub: FakeHub) -> None
     with pytest.raises(HubError, match=r"no config\.json"):
         nfaug.load("owner/x")
     assert len(pages) <= asked, "a checkpoint needs no list"
+
+
+@pytest.mark.parametrize("number", [1, 7])
+def test_a_class_of_few_images_is_not_pushed_without_its_memory(
+    number: int, tmp_path: Path, hub: FakeHub
+) -> None:
+    """Break 93: of a class of one image in pixels, the mean was the image, bit for bit."""
+    labels = torch.tensor([0] * 9 + [1] * number)
+    data = TensorImages(images_of(labels), labels, ["cat", "dog"])
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", ".*one image")
+        fitted = nfaug.fit("builtin:pixels", data, rank=2, progress=False)
+    for pushed in (fitted, fitted.save(tmp_path / "flow")):
+        for push in (plan_push, push_to_hub):
+            with pytest.raises(ValueError, match=f"'dog' has {number} image"):
+                push(pushed, REPO, memory=False)
+    assert hub.repos == {}
+    push_to_hub(fitted, REPO, private=True)
+    assert hub.repos[REPO].private

@@ -18,11 +18,12 @@ import torch
 import yaml
 from command_tools import Ran, run_main
 from hub_tools import FakeHub
-from nfa_tools import TensorImages, images_of, write_images
+from nfa_tools import TensorImages, batch_of, images_of, write_images
 from PIL import Image
 
 import nfaug
 from nfaug.cli import COMMANDS
+from nfaug.hub.card import make_card
 from nfaug.training import RunStopped, TrainingDiverged
 from nfaug.training.config import recipes
 
@@ -105,7 +106,7 @@ TRAIN = ["train", "--data", "d", "--out", "o"]
         ([*TRAIN, "--recipe"], ["recipe ''"]),
         ([*TRAIN, "-c", "no-such.yaml"], ["no-such.yaml"]),
         ([*FIT, "--per-class", "x"], ["--per-class", "x"]),
-        ([*FIT, "--seed", "x\x1b[31m"], ["seed", "x\N{REPLACEMENT CHARACTER}"]),
+        ([*FIT, "--seed", "x\x1b[31m"], ["seed", r"x\x1b[31m"]),
         ([*FIT, "--image-size", "0"], ["--image-size", "'0'", "128,96"]),
         ([*FIT, "--on-error", "maybe"], ["--on-error", "'maybe'", "skip"]),
         (["fit", "--checkpoint", "f", "--data", ".", "--out", "o"], ["--out o", "--data ."]),
@@ -113,7 +114,7 @@ TRAIN = ["train", "--data", "d", "--out", "o"]
         (["info"], ["CHECKPOINT"]),
         (
             ["eval", "--checkpoint", "f", "--data", "d", "--batch-size", "0"],
-            ["--batch-size", "above 0", "'0'"],
+            ["--batch-size", "from 1", "'0'"],
         ),
         (
             ["bank", "--checkpoint", "builtin:rgb32", "--data", "digits", "--out", "o"],
@@ -296,15 +297,20 @@ def test_fit(tiny_path: Path, tiny_folder: Path, tmp_path: Path, nfaug_command: 
         "classes": 3,
         "images": 27,
         "image_size": [8, 8],
+        "channels": 1,
         "axes": 4,
         "skipped_files": [],
     }
-    assert "27 images of 3 classes" in ran.err.splitlines()[0], "said before the work begins"
+    said = "27 images of 3 classes, grayscale (1 channel)"
+    assert said in ran.err.splitlines()[0], "before the work begins"
     assert (out / "samples.png").is_file()
     fitted = nfaug.load(out)
-    assert fitted.config.gaussians["kind"] == "data"
+    assert fitted.gaussians is None
     assert fitted.pca is not None
     assert fitted.pca.has_memory
+
+    ran = nfaug_command("fit", *words, "--per-class", "1000", "--overwrite", "--json")
+    assert ran.json["images"] == 36, "all of classes that have fewer"
 
     assert nfaug_command("fit", *words).code == 2
     more = ["--overwrite", "--no-memory", "--gaussians", "fpi"]
@@ -314,6 +320,34 @@ def test_fit(tiny_path: Path, tiny_folder: Path, tmp_path: Path, nfaug_command: 
     assert fitted.config.gaussians["kind"] == "fpi"
     assert fitted.pca is not None
     assert not fitted.pca.has_memory
+
+
+def test_the_channels_of_grayscale_images(
+    tiny_path: Path, tiny_folder: Path, tmp_path: Path, settings: str, nfaug_command: Any
+) -> None:
+    """A network with three input channels needs a checkpoint of three."""
+    made = tmp_path / "pixels"
+    words = ["--data", tiny_folder, "--split", "train", "--json", "--overwrite"]
+    fit = ["fit", "--checkpoint", "builtin:pixels", *words, "--out", made]
+    bank = ["bank", "--checkpoint", made, *words, "--out", tmp_path / "bank", "--variants", "2"]
+    for channels, options in ((1, []), (3, ["--channels", "3"]), (1, ["--channels", "1"])):
+        for command in (fit, bank):
+            ran = nfaug_command(*command, *options)
+            assert ran.code == 0, ran.err
+            assert ran.json["channels"] == channels
+        assert nfaug.load(made).flow.codec.channels == channels
+    for command in (bank, ["fit", "--checkpoint", tiny_path, *words, "--out", tmp_path / "no"]):
+        ran = nfaug_command(*command, "--channels", "3")
+        assert ran.code == 2
+        assert "takes images of 1" in ran.err
+    train = ["train", "-c", settings, *words, "--out", tmp_path / "flow"]
+    ran = nfaug_command(*train, "--channels", "3")
+    assert ran.code == 0, ran.err
+    assert ran.json["channels"] == 3
+    assert nfaug.load(tmp_path / "flow").flow.codec.channels == 3
+    ran = nfaug_command(*fit, "--channels", "2")
+    assert ran.code == 2
+    assert "--channels" in ran.err
 
 
 def test_fit_of_photographs_of_many_sizes(tmp_path: Path, nfaug_command: Any) -> None:
@@ -435,16 +469,50 @@ def test_a_flow_without_classes(
     config = nfaug.checkpoint.checkpoint.CheckpointConfig(whole.flow.config)
     flow = nfaug.Checkpoint(whole.flow, config).save(tmp_path / "bare")
     words = ["--checkpoint", flow, "--data", tiny_folder]
-    ran = nfaug_command("eval", *words)
-    assert ran.code == 2
-    assert "nfaug fit" in ran.err
+    for command, more in (("eval", words), ("sample", [*words[:2], "--out", tmp_path / "s.png"])):
+        ran = nfaug_command(command, *more)
+        assert ran.code == 2
+        assert "nfaug fit --gaussians data" in ran.err
     ran = nfaug_command("preview", *words, "--out", tmp_path / "x.png")
     assert ran.code == 0, ran.err
     assert "nfaug fit" in ran.err
-    ran = nfaug_command("fit", *words, "--rank", "4", "--out", tmp_path / "fitted")
+    words += ["--rank", "4", "--gaussians", "data"]
+    ran = nfaug_command("fit", *words, "--out", tmp_path / "fitted")
     assert ran.code == 0, ran.err
     words = ["--checkpoint", tmp_path / "fitted", "--data", tiny_folder, "--split", "train"]
     assert nfaug_command("eval", *words).code == 0
+    words = ["--checkpoint", tmp_path / "fitted", "--out", tmp_path / "s.png"]
+    assert nfaug_command("sample", *words).code == 0
+
+
+@pytest.mark.filterwarnings("always")
+def test_a_fit_without_gaussians_serves_every_other_command(
+    tiny_path: Path, tiny_folder: Path, tmp_path: Path, hub: FakeHub, nfaug_command: Any
+) -> None:
+    flow = tmp_path / "flow"
+    data = ["--data", tiny_folder, "--split", "train"]
+    words = ["--checkpoint", tiny_path, *data, "--rank", "4", "--out", flow]
+    assert nfaug_command("fit", *words).code == 0
+    assert not (flow / "gaussians.safetensors").exists()
+    told = nfaug_command("info", flow, "--json")
+    assert told.code == 0, told.err
+    assert told.json["gaussians"]["images"] == 36
+    for command in ("preview", "bank"):
+        words = ["--checkpoint", flow, *data, "--out", tmp_path / f"{command}.png"]
+        ran = nfaug_command(command, *words, "--variants", "2")
+        assert ran.code == 0, ran.err
+    (flow / "samples.png").unlink()  # a push would draw samples in its place
+    ran = nfaug_command("push", flow, "owner/flow")
+    assert ran.code == 0, ran.err
+    pulled = nfaug.load("owner/flow")
+    assert pulled.gaussians is None
+    images, labels = batch_of(12, channels=1)
+    variants, _ = nfaug.NFAugment(pulled, p=1.0, gate=False)(images, labels)
+    assert not torch.equal(variants, images)
+    copy = nfaug.load(pulled.save(tmp_path / "copy"))
+    card = make_card(copy.config, copy.pca, "owner/flow")
+    assert "Its axes were fitted to 36 images" in card
+    assert "nfaug eval" not in card
 
 
 def test_info(tiny_path: Path, nfaug_command: Any) -> None:

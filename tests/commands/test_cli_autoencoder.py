@@ -61,7 +61,7 @@ def test_a_fit_with_another_file_leaves_no_old_copy(
         assert run_main(capsys, *words, given).code == 0
         (flow / "notes.safetensors").touch()
         names = {path.name for path in flow.glob("*.safetensors")}
-        kept = {"model.safetensors", "gaussians.safetensors", "pca.safetensors"}
+        kept = {"model.safetensors", "pca.safetensors"}
         assert names == {*kept, "notes.safetensors", given.name}
         assert nfaug.load(flow).config.autoencoder.name == given.name
 

@@ -82,7 +82,8 @@ def test_help_of_data(nfaug_command: Any) -> None:
         ("bank --checkpoint f --data d --out o --mix axes", "axis"),
         ("fit --checkpoint f --data d --out o --on-error rise", "raise"),
         ("info builtin:pixel", "builtin:pixels"),
-        ("info rgb23", "rgb32"),
+        ("info rgb23", "builtin:rgb32"),
+        ("info pixels", "builtin:pixels"),
         ("info my-nfaa", "my-nfa"),
         ("compare --data digits --rows nfa,radaugment", "randaugment"),
         ("compare --data digits --augment crops", "crop"),
@@ -128,9 +129,15 @@ def test_no_proposal_for_a_word_like_none(word: str, nfaug_command: Any) -> None
     ("words", "said"),
     [
         ("fit --rank", "--rank needs a value"),
-        ("fit --per-class ten", "--per-class must be a whole number above 0 or none; got 'ten'"),
-        ("fit --per-class 0", "--per-class must be a whole number above 0 or none; got '0'"),
-        ("fit --rank 0", "--rank must be a whole number above 0; got '0'"),
+        (
+            "fit --per-class ten",
+            "--per-class must be a whole number from 1 to 2,147,483,647 or none; got 'ten'",
+        ),
+        (
+            "fit --per-class 0",
+            "--per-class must be a whole number from 1 to 2,147,483,647 or none; got '0'",
+        ),
+        ("fit --rank 0", "--rank must be a whole number from 1 to 2,147,483,647; got '0'"),
         ("fit", "--checkpoint, --data and --out are missing"),
         ("push my-nfa", "REPO is missing"),
         ("train --flow 3", "--flow must be a YAML file"),

@@ -13,7 +13,7 @@ from data_tools import pixels, save
 from torch.utils.data import DataLoader
 
 from nfaug.data.decode import ImageDecodeError
-from nfaug.data.images import to_tensors
+from nfaug.data.images import split_per_class, to_tensors
 from nfaug.data.open import MissingSplitError, open_dataset
 
 
@@ -238,10 +238,19 @@ def test_per_class(folder: Path) -> None:
 
     assert names(3, 0) == names(3, 0) != names(3, 1)
     assert set(names(3, 0)) < set(names(5, 0))
-    with pytest.raises(ValueError, match="'a2'"):
-        open_dataset(folder, per_class=11)
-    with pytest.raises(ValueError, match="got 0"):
-        open_dataset(folder, per_class=0)
+    assert len(open_dataset(folder, per_class=11)) == 30
+    for wrong in (0, -3):
+        with pytest.raises(ValueError, match=f"got {wrong}"):
+            open_dataset(folder, per_class=wrong)
+
+
+def test_a_class_with_fewer_images_gives_all_it_has(folder: Path) -> None:
+    dataset = open_dataset(folder)
+    few = dataset.subset(torch.arange(13))  # ten of the first class, three of the second
+    assert few.targets.bincount().tolist() == [10, 3]
+    chosen, rest = split_per_class(few, 5)
+    assert chosen.targets.bincount(minlength=2).tolist() == [5, 3]
+    assert rest.targets.bincount(minlength=2).tolist() == [5, 0]
 
 
 def test_what_tells_images_apart(folder: Path, tmp_path: Path) -> None:

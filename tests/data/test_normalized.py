@@ -29,9 +29,9 @@ def test_a_data_set_with_normalize_is_read_as_it_was(tmp_path: Path) -> None:
             assert torch.equal(found[index][0], plain[index][0])
     ours = nfaug.fit("builtin:pixels", ImageFolder(root, v2.PILToTensor()), progress=False)
     theirs = nfaug.fit("builtin:pixels", normalized, progress=False)
-    assert ours.gaussians is not None
-    assert theirs.gaussians is not None
-    assert torch.equal(ours.gaussians.means, theirs.gaussians.means)
+    assert ours.pca is not None
+    assert theirs.pca is not None
+    assert torch.equal(ours.pca.mean, theirs.pca.mean)
 
 
 @pytest.mark.parametrize(("mean", "std"), [(MEAN, STD), (0.5, 0.25), ([0.5], [0.5])])
@@ -42,9 +42,9 @@ def test_mean_and_std_of_tensors(mean: list[float] | float, std: list[float] | f
     normalized = TensorDataset((images / 255 - pair[0]) / pair[1], labels)
     found = nfaug.fit("builtin:pixels", normalized, mean=mean, std=std, progress=False)
     expected = nfaug.fit("builtin:pixels", TensorDataset(images, labels), progress=False)
-    assert found.gaussians is not None
-    assert expected.gaussians is not None
-    assert torch.equal(found.gaussians.means, expected.gaussians.means)
+    assert found.pca is not None
+    assert expected.pca is not None
+    assert torch.equal(found.pca.mean, expected.pca.mean)
     with pytest.raises(ValueError, match="mean="):
         nfaug.fit("builtin:pixels", normalized, progress=False)
     with pytest.raises(ValueError, match="together"):

@@ -156,6 +156,29 @@ def test_a_revision_in_the_name(pushed: FakeHub, mine: Path, tmp_path: Path) -> 
         nfaug.load(f"{REPO}@dev", revision="main")
 
 
+def test_other_ways_to_write_a_repository(pushed: FakeHub, mine: Path, tmp_path: Path) -> None:
+    """timm's prefix, and the address of a page, which a browser shows."""
+    page = f"https://huggingface.co/{REPO}"
+    found = nfaug.load(mine)
+    found.config.training["epochs"] = 4
+    push_to_hub(found, REPO, revision="dev")
+    first = nfaug.load(REPO).config
+    for name in (f"hf_hub:{REPO}", f"hf-hub:{REPO}", page, f"{page}/", f"hf.co/{REPO}?x=1#use"):
+        assert nfaug.load(name).config == first
+    for name in (f"hf-hub:{REPO}@dev", f"{page}/tree/dev", f"{page}/blob/dev/config.json"):
+        assert nfaug.load(name).config == found.config
+    with pytest.raises(HubError, match="refs/pr/1"):
+        nfaug.load(f"{page}/tree/refs%2Fpr%2F1")
+    pulled = pull(f"{page}/tree/dev", out=tmp_path / "dev")
+    assert nfaug.load(pulled).config == found.config
+    data = torch.utils.data.TensorDataset(batch_of(8)[0], torch.arange(8) % 2)
+    fitted = nfaug.fit(f"hf_hub:{REPO}", data, rank=2, progress=False)
+    assert fitted.config.gaussians["flow"] == REPO
+    for other in (f"https://huggingface.co/datasets/{REPO}", "https://example.com/owner/flow"):
+        with pytest.raises(FileNotFoundError, match="owner/name"):
+            nfaug.load(other)
+
+
 def test_options_of_the_client_are_passed_on(
     pushed: FakeHub, made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -211,10 +234,14 @@ def test_a_damaged_cache_is_an_error_where_nothing_may_be_downloaded(pushed: Fak
     assert pushed.requests == []
 
 
-def test_a_listing_without_a_network_fails_at_once(pushed: FakeHub) -> None:
+BUILT_IN = ["builtin:fashion-mnist", "builtin:pixels", "builtin:rgb32"]
+
+
+def test_a_listing_without_a_network_is_of_what_is_built_in(pushed: FakeHub) -> None:
+    """At once: without a second attempt."""
     pushed.up = False
-    with pytest.raises(HubError, match="network"):
-        listed()
+    with pytest.warns(UserWarning, match="network"):
+        assert listed() == {"built_in": BUILT_IN}
     assert len(pushed.requests) == 1
 
 
@@ -228,7 +255,9 @@ def test_lists(pushed: FakeHub, made: Path) -> None:
     found = listed()
     assert found["flows"] == 2
     assert (found[REPO]["private"], found["owner/private"]["private"]) == (False, True)
-    assert listed("--author=reader") == {"flows": 0}
+    assert found["built_in"] == BUILT_IN
+    assert listed("--search=pix")["built_in"] == ["builtin:pixels"]
+    assert listed("--author=reader") == {"built_in": [], "flows": 0}
     assert listed("--limit=1")["flows"] == 1
 
 
@@ -277,10 +306,11 @@ def test_a_warm_cache_needs_no_network(
     assert not [each for each in pushed.requests[asked:] if each.startswith("GET /owner")]
     with pytest.raises(HubError, match="HF_HUB_OFFLINE"):
         pull("owner/other")
-    with pytest.raises(HubError, match="HF_HUB_OFFLINE"):
+    with pytest.warns(UserWarning, match="HF_HUB_OFFLINE"):
         listed()
 
 
+# The listing warns of the Hub, and has what is built in.
 ASKS: list[Callable[[Path], Any]] = [
     lambda made: nfaug.load(REPO),
     lambda made: pull(REPO),
@@ -302,7 +332,7 @@ ASKS: list[Callable[[Path], Any]] = [
 def test_a_fault_is_one_clear_error(fault: Any, token: str, pushed: FakeHub, made: Path) -> None:
     pushed.fail["/"] = fault
     for ask in ASKS:
-        with pytest.raises(HubError, match=token) as caught:
+        with pytest.raises((HubError, UserWarning), match=token) as caught:
             ask(made)
         assert str(caught.value).isprintable()
         assert constants.ENDPOINT in str(caught.value)
@@ -312,7 +342,7 @@ def test_without_a_network(pushed: FakeHub, made: Path, monkeypatch: pytest.Monk
     monkeypatch.setattr("time.sleep", lambda seconds: None)  # between the client's own attempts
     pushed.fail["/"] = httpx.ConnectError("no network")
     for ask in ASKS:
-        with pytest.raises(HubError, match="HF_ENDPOINT"):
+        with pytest.raises((HubError, UserWarning), match="HF_ENDPOINT"):
             ask(made)
 
 

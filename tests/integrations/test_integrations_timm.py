@@ -84,6 +84,22 @@ def test_it_takes_the_normalisation_of_the_loader(folder: Path, prefetcher: bool
     NFALoader(plain, make_nfa(mean=CLIP_MEAN, std=CLIP_STD))
 
 
+@pytest.mark.parametrize("prefetcher", [True, False])
+def test_a_checkpoint_of_other_channels(folder: Path, prefetcher: bool) -> None:
+    """The error about the mean says what to do; with --in-chans 1 the loader serves it."""
+    nfa = NFAugment(checkpoint(channels=1), p=1.0, gate=False)
+    with pytest.raises(ValueError, match=r"3 channels.*--in-chans 1 .*--channels 3"):
+        NFALoader(make_loader(folder, prefetcher=prefetcher), nfa)
+    source = create_dataset("", root=str(folder), split="train", input_img_mode="L")
+    gray = create_loader(
+        source, (1, 16, 16), 4, is_training=True, no_aug=True, mean=(0.5,), std=(0.5,),
+        use_prefetcher=prefetcher, device=CPU, num_workers=0,
+    )  # fmt: skip
+    batches = list(NFALoader(gray, nfa, device=CPU))
+    assert [tuple(images.shape) for images, _ in batches] == [(4, 1, 16, 16)] * 3
+    assert nfa.stats()["applied"] == 12
+
+
 def test_batches_of_another_form(folder: Path) -> None:
     images, labels = batch_of(4)
     batches = [{"image": images, "label": labels, "path": ["a"] * 4}]

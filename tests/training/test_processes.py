@@ -147,7 +147,7 @@ def test_each_process_reads_a_part_of_the_images(ran: Ran) -> None:
 
 def fit_words(tiny_folder: Path, tiny_path: Path, out: Path) -> list[str]:
     words = ["--checkpoint", str(tiny_path), "--data", str(tiny_folder), "--rank", "4"]
-    return [*words, "--out", str(out), "--json"]
+    return [*words, "--gaussians", "data", "--out", str(out), "--json"]
 
 
 def words(tiny_folder: Path, out: Path) -> list[str]:

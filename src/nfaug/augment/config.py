@@ -13,7 +13,7 @@ from torch import Tensor
 
 from ..classes.pca import ClasswisePCA
 from ..io.device import to_device
-from ..io.numbers import check_number
+from ..io.numbers import check_number, check_whole
 from ..io.text import did_you_mean
 from .params import NFAParams, own_seed, pick_in_batch, pick_in_memory
 from .regions import draw_masks
@@ -79,15 +79,15 @@ class MixConfig:
     gate: bool | float | None = _GATE
 
     def __post_init__(self) -> None:
-        checked = {
+        checked: dict[str, Any] = {
             "p": _check_share(self.p),
             "alpha": check_number("alpha", self.alpha, 0, math.inf, open_low=True),
             "strength": check_number("strength", self.strength, 0, math.inf),
             "noise": check_number("noise", self.noise, 0, math.inf),
             "gate": _check_gate(self.gate),
         }
-        if self.axes is not None and (type(self.axes) is not int or self.axes < 1):
-            raise ValueError(f"axes must be an integer >= 1, or None; got {self.axes!r}")
+        if self.axes is not None:
+            checked["axes"] = check_whole("axes", self.axes)
         for name, hint in get_type_hints(type(self)).items():
             value = getattr(self, name)
             if get_origin(hint) is Literal and value not in get_args(hint):
@@ -177,9 +177,11 @@ class MixConfig:
         # `count` is rounded up; choosing with probability p * B / count makes the share exactly p.
         chosen = coin * count < share * batch
         partner, paired = pick_in_batch(number, own, usable[index])
-        if not pca.has_memory or self.partners == "batch":
+        memory = 0
+        if pca.memory is None or self.partners == "batch":
             from_memory, fallback = torch.zeros_like(paired), torch.zeros_like(partner)
         else:
+            memory = len(pca.memory)
             row, fallback, stored = pick_in_memory(number, second, own, pca.offsets)
             from_memory = stored
             if self.partners == "auto" and self.mix == "regions":
@@ -198,6 +200,7 @@ class MixConfig:
             paired=paired,
             weights=weights,
             noise=noise,
+            memory=memory,
         )
 
 

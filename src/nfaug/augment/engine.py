@@ -45,7 +45,7 @@ class Encoded:
     """Images and their latents, which several calls of `Engine.mix` can share.
 
     Attributes:
-        images: (B, C, H, W), with finite pixels.
+        images: (B, C, H, W).
         index: (n,) positions of the images that are encoded.
         latents: Their latents.
         far: (n,) bool, max|z| > 32: the round trip of these images is not exact.
@@ -71,7 +71,13 @@ class Engine:
     is immutable, and copies of that module share it. A pickle leaves out copies for other devices.
     """
 
-    def __init__(self, flow: Flow, pca: ClasswisePCA | None, classes: Sequence[str] = ()) -> None:
+    def __init__(
+        self,
+        flow: Flow,
+        pca: ClasswisePCA | None,
+        classes: Sequence[str] = (),
+        source: str = "",
+    ) -> None:
         if pca is None:
             raise not_fitted("this checkpoint", "checkpoint")
         if pca.dim != flow.config.dim:
@@ -82,6 +88,7 @@ class Engine:
         self.config = flow.config
         self.codec = flow.codec
         self.classes = tuple(classes)
+        self.source = source  # of the order of classes; see `Checkpoint`
         self.num_classes = pca.num_classes
         self.rank = pca.rank
         self.has_memory = pca.has_memory
@@ -108,7 +115,8 @@ class Engine:
         if not hasattr(checkpoint, "pca"):
             wanted = "a Checkpoint, its name or its path"
             raise TypeError(f"checkpoint must be {wanted}; got {type(checkpoint).__name__}")
-        return cls(checkpoint.flow, checkpoint.pca, checkpoint.config.classes or ())
+        source = getattr(checkpoint, "source", "")
+        return cls(checkpoint.flow, checkpoint.pca, checkpoint.config.classes or (), source)
 
     def with_cuda_graphs(self) -> Engine:
         """An engine that shares the flow and the PCA, and replays CUDA graphs of the flow."""
@@ -139,10 +147,11 @@ class Engine:
         """Encode images once, for one or more calls of `mix`.
 
         Args:
-            images: (B, C, H, W) images with finite pixels.
+            images: (B, C, H, W) images.
             index: (n,) positions of the images to encode.
             labels: (n,) their class indices in range.
-            usable: (n,) bool; others of them are not augmented and are not partners.
+            usable: (n,) bool; others of them, such as those with pixels that are not finite, are
+                not augmented and are not partners.
             normalization: Normalization of `images`.
             gate: Radius of the class's range; None for no gate.
             chosen: (n,) bool, the images that `mix` augments, if it is one call: the CPU then
@@ -268,7 +277,8 @@ class Engine:
         """Grey levels at the flow's size, uint8 if its round trip is exact."""
         if self._is_replaced(images):
             return images
-        levels = resize(normalization.unit(images), self.codec.image_size).clamp(0, 1).mul_(255)
+        levels = resize(normalization.unit(images), self.codec.image_size)
+        levels = levels.clamp(0, 1).nan_to_num_(0.0).mul_(255)  # of images that stay unchanged
         if not self.codec.exact:
             return levels
         # Flows amplify changes below a grey level a hundredfold. The class statistics, axes and

@@ -10,12 +10,14 @@ import torch
 from torch import Tensor
 from torch.utils.data import get_worker_info
 
+from ..classes.pca import ClasswisePCA
 from ..io.device import is_read_at_once, to_device
 from ..io.ranks import own_rank
 
 __all__ = [
     "NFAParams",
     "SharedGenerator",
+    "check_params",
     "own_seed",
     "pick_in_batch",
     "pick_in_memory",
@@ -41,6 +43,7 @@ class NFAParams:
         paired: (n,) bool, whether a partner was found.
         weights: (n, r) or (n, 1) mixing weights times the strength, or (n, 32, 32) masks.
         noise: (n, d) noise that is added to the latents, or (n, 0) for none.
+        memory: Number of rows of the memory that partners come from; 0 for none.
     """
 
     batch: int
@@ -53,12 +56,30 @@ class NFAParams:
     paired: Tensor
     weights: Tensor
     noise: Tensor
+    memory: int = 0
 
     def to(self, device: torch.device | str) -> NFAParams:
         """The same parameters on another device, copied without synchronising the host."""
         own = vars(self).values()
         moved: Any = [to_device(x, device) if isinstance(x, Tensor) else x for x in own]
         return NFAParams(*moved)
+
+
+def check_params(params: NFAParams, images: int, pca: ClasswisePCA) -> None:
+    """Raise ValueError unless draws are those of so many images and fit these axes and memory."""
+    if params.batch != images:
+        raise ValueError(f"params were drawn for {params.batch} images; got {images}")
+    rows = 0 if pca.memory is None else len(pca.memory)
+    axes = params.weights.shape[1] if params.mix != "regions" else pca.rank
+    for what, drawn, least, own in (
+        ("images in the memory", params.memory, 0, rows),
+        ("axes", axes, 1, pca.rank),
+        ("dimensions of latents", params.noise.shape[1], 0, pca.dim),
+    ):
+        if drawn not in (least, own):
+            raise ValueError(
+                f"params were drawn for another checkpoint, of {drawn} {what}; this one has {own}"
+            )
 
 
 def rows_where(wanted: Tensor) -> Tensor:

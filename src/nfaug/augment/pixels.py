@@ -18,9 +18,9 @@ __all__ = [
     "Normalization",
     "all_finite",
     "as_unit",
+    "check_dense",
     "check_images",
     "check_range",
-    "replace_non_finite",
     "resize",
     "resize_levels",
     "to_pil",
@@ -90,17 +90,33 @@ def as_unit(images: Tensor) -> Tensor:
 def _per_channel(name: str, value: Any, channels: int) -> tuple[float, ...]:
     listed = value.tolist() if hasattr(value, "tolist") else value
     values = tuple(np.asarray(listed, np.float64).flatten().tolist())
-    good = all(0 <= each <= 1 and (each or name == "mean") for each in values)
-    if len(values) not in (1, channels) or not good:
+    if len(values) not in (1, channels):
         raise ValueError(
-            f"{name} must be 1 or {channels} numbers in {'[' if name == 'mean' else '('}0, 1]; got "
-            f"{value}. Divide by 255 what is in grey levels"
+            f"{name} has a number for each of {len(values)} channels, but the checkpoint is for "
+            f"images of {channels}; got {value}. For images of {len(values)} channels, fit it with "
+            f"channels={len(values)} (nfaug fit --channels {len(values)})"
+        )
+    good = all(0 <= each <= 1 and (each or name == "mean") for each in values)
+    if not good:
+        raise ValueError(
+            f"{name} must be numbers in {'[' if name == 'mean' else '('}0, 1]; got {value}. Divide "
+            "by 255 what is in grey levels"
         )
     return values * (channels // len(values))
 
 
+def check_dense(name: str, tensor: Tensor) -> None:
+    """Raise ValueError for a tensor without values, or one that is not stored as an array."""
+    if tensor.is_meta or tensor.layout != torch.strided:
+        raise ValueError(
+            f"{name} must be a dense tensor with values; got {tensor.layout} on "
+            f"{tensor.device.type!r}. Pass what to_dense() makes of a sparse tensor"
+        )
+
+
 def check_images(images: Tensor, channels: int) -> None:
     """Raise ValueError unless images are a batch for a flow of these channels. Reads no value."""
+    check_dense("images", images)
     if images.dtype != torch.uint8 and images.dtype not in _FLOATS:
         raise ValueError(
             f"images must be uint8, or floating point in [0, 1] or normalized; got {images.dtype}"
@@ -108,17 +124,16 @@ def check_images(images: Tensor, channels: int) -> None:
     if images.ndim != 4 or images.shape[1] != channels or 0 in images.shape[2:]:
         raise ValueError(
             f"images must have shape (B, {channels}, H, W) for this flow; got "
-            f"{tuple(images.shape)}. Pass images.permute(0, 3, 1, 2) if channels come last, or use "
-            "a flow of the images' channels"
+            f"{tuple(images.shape)}. Pass images.permute(0, 3, 1, 2) if channels come last, or fit "
+            "a checkpoint to images of these channels (nfaug fit --channels)"
         )
 
 
 def check_range(images: Tensor, normalization: Normalization) -> None:
     """Raise ValueError unless images lie in [0, 1], once normalization is undone. Reads values.
 
-    Non-finite values pass (see `replace_non_finite`). The tolerance is 0.01 without normalization,
-    for the overshoot of interpolation, and max(1, 7 std) with it, for random erasing, which fills
-    with normal noise.
+    Values that are not finite pass. The tolerance is 0.01 without normalization, for the overshoot
+    of interpolation, and max(1, 7 std) with it, for random erasing, which fills with normal noise.
     """
     if not images.is_floating_point() or not images.numel():
         return
@@ -164,18 +179,6 @@ def all_finite(images: Tensor) -> Tensor:
     lowest = images.amin((1, 2, 3))
     highest = images.amax((1, 2, 3))
     return (lowest - lowest) == (highest - highest)
-
-
-def replace_non_finite(images: Tensor, normalization: Normalization) -> Tensor:
-    """New images with white for infinity, black for -infinity and mid-grey for NaN, in one pass."""
-    if normalization.mean is None or normalization.std is None:
-        return images.nan_to_num(0.5, 1.0, 0.0)
-    new = torch.empty_like(images)
-    # The values differ by channel, and the operation takes numbers alone.
-    for channel, (mean, std) in enumerate(zip(normalization.mean, normalization.std, strict=True)):
-        grey, white, black = ((level - mean) / std for level in (0.5, 1.0, 0.0))
-        torch.nan_to_num(images[:, channel], grey, white, black, out=new[:, channel])
-    return new
 
 
 def to_pil(pixels: np.ndarray) -> Any:

@@ -11,6 +11,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from .pixels import check_dense
+
 __all__ = [
     "GivenLabels",
     "Labels",
@@ -33,7 +35,8 @@ _TV_TENSORS = "torchvision.tv_tensors"
 _EXPECTED = (
     "NFAugment takes batches of one tensor of images (B, C, H, W), their labels and metadata. Call "
     "it after the loader, or as its collate_fn (nfaug.integrations.torchvision.NFACollate). Views "
-    "and crops are separate batches; masks, boxes, keypoints and videos cannot be transformed"
+    "and crops are separate batches; masks, boxes, keypoints, videos and other tensors of three or "
+    "more dimensions cannot be transformed: take them out of the sample first"
 )
 
 
@@ -45,11 +48,17 @@ def images_and_labels(
     `labels_getter` finds the labels in the sample; None looks for them in the usual places.
 
     Raises:
-        ValueError: One is missing, or the sample holds masks, boxes, keypoints or videos.
+        ValueError: One is missing, or the sample holds masks, boxes, keypoints, videos, or another
+            tensor of three or more dimensions and the batch's length.
     """
     leaves = dict(_leaves(sample))
     images = [leaf for leaf in leaves.values() if isinstance(leaf, Tensor) and leaf.ndim == 4]
-    if len(images) != 1 or any(_is_spatial(path, leaf) for path, leaf in leaves.items()):
+    refused = len(images) != 1
+    if not refused:
+        batch = len(images[0])
+        others = [(path, leaf) for path, leaf in leaves.items() if leaf is not images[0]]
+        refused = any(_is_spatial(path, leaf, batch) for path, leaf in others)
+    if refused:
         found = [f"{path or 'sample'}: {_described(leaf)}" for path, leaf in leaves.items()]
         raise ValueError(f"{_EXPECTED}; got {', '.join(found[:8]) or 'an empty sample'}")
     labels = _find_labels(sample) if labels_getter is None else labels_getter(sample)
@@ -98,10 +107,17 @@ def _leaves(sample: Any, path: str = "") -> Iterator[tuple[str, Any]]:
         yield path, sample
 
 
-def _is_spatial(path: str, leaf: Any) -> bool:
-    """Whether a part of a sample has positions in the image: a mask, boxes, keypoints, a video."""
+def _is_spatial(path: str, leaf: Any, batch: int) -> bool:
+    """Whether a part of a sample may have positions in the image: a mask, boxes, a video.
+
+    Beside `batch` images, so does every tensor (B, ..., ...), whatever its name.
+    """
+    if not isinstance(leaf, Tensor | np.ndarray):
+        return False
+    if leaf.ndim > 2 and len(leaf) == batch:
+        return True
     kind, key = type(leaf), path.rpartition(".")[2].lower()
-    if not isinstance(leaf, Tensor) or kind.__name__ == "Image":
+    if kind.__name__ == "Image":
         return False
     named = any(w in key and leaf.ndim + key.count("[") >= n for w, n in _SPATIAL.items())
     in_list = key.endswith("]") and leaf.ndim > 2 and leaf.ndim != 4
@@ -138,9 +154,11 @@ def are_names(labels: Any) -> bool:
 def as_labels(labels: Any, classes: Sequence[str]) -> Tensor:
     """Labels as a tensor: class names as indices, and lists and arrays of numbers or of rows."""
     if isinstance(labels, Tensor):
+        check_dense("labels", labels)
         return labels
     if isinstance(labels, np.ndarray) and labels.dtype.kind in "iufb":
-        return torch.as_tensor(labels, device="cpu")
+        native = labels.astype(labels.dtype.newbyteorder("="), copy=False)
+        return torch.as_tensor(native, device="cpu")
     if isinstance(labels, np.ndarray):
         labels = labels.tolist()
     if isinstance(labels, (list, tuple)) and labels and isinstance(labels[0], Tensor):
@@ -201,8 +219,9 @@ def check_usable(labels: Labels, num_classes: int) -> None:
     value = labels.given[bad[0]]
     where = f"at position {bad[0]}, and {len(bad) - 1} more of {len(labels.given)}"
     if value.ndim == 0:
+        number = value.cpu().numpy().item()  # torch's own refuses the largest of uint64
         raise ValueError(
-            f"labels must lie in [0, {num_classes}), the checkpoint's classes; got {int(value)} "
+            f"labels must lie in [0, {num_classes}), the checkpoint's classes; got {number} "
             f"{where}. Labels start at 0. Leave out images without a label, or fit the flow to "
             "your classes (nfaug fit)"
         )

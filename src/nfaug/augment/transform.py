@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple, ParamSpec, TypeVar, 
 import torch
 from torch import Tensor, nn
 
-from ..checkpoint.resolve import BUILTIN
+from ..checkpoint.resolve import builtin_names
 from ..data.classes import check_same_classes, dataset_classes
 from ..data.sources.layout import natural_key
 from ..flows.autoencoder import AutoencoderSource
@@ -21,8 +21,8 @@ from ..io.device import is_read_at_once, to_device
 from .config import Mix, MixConfig, Partners, check_given_once
 from .counters import Counters, Outcome, SharedValue
 from .engine import Encoded, Engine, not_fitted
-from .params import NFAParams
-from .pixels import Normalization, all_finite, check_images, check_range, replace_non_finite
+from .params import NFAParams, check_params
+from .pixels import Normalization, all_finite, check_images, check_range
 from .samples import (
     GivenLabels,
     Labels,
@@ -92,8 +92,8 @@ class NFAugment(nn.Module):
     Shape:
         Images (B, C, H, W) of any size: uint8, floating point in [0, 1], or normalized by `mean`
         and `std`. Labels (B,), integers or names of classes. The result has the images' shape,
-        type, device and memory format, and is a new tensor. NaN and infinite pixels become
-        mid-grey, white or black.
+        type, device and memory format, and is a new tensor. Images with NaN or infinite pixels
+        stay unchanged, with a warning.
 
     Args:
         checkpoint: A fitted `Checkpoint`, its folder, "owner/name" on the Hub, "builtin:NAME", or
@@ -169,7 +169,8 @@ class NFAugment(nn.Module):
         self._switch = SharedValue()
         self._enabled = True  # the same, for compilers, which cannot read shared memory
         self._batches = 0
-        self._unchecked = str(checkpoint) if isinstance(checkpoint, (str, Path)) else ""
+        self._unchecked = self.engine.source
+        self._warned_of_pixels = False
         self._counters = Counters()
 
     @classmethod
@@ -218,9 +219,7 @@ class NFAugment(nn.Module):
         )
         if loaded.pca is None:
             raise not_fitted(str(checkpoint), repr(str(checkpoint)))
-        nfa = cls(loaded, **options)
-        nfa._unchecked = str(checkpoint)
-        return nfa
+        return cls(loaded, **options)
 
     @property
     def enabled(self) -> bool:
@@ -355,20 +354,20 @@ class NFAugment(nn.Module):
         """Warn once of classes that are likely others, unless something compared them."""
         if not self._unchecked or are_names(labels):  # names of classes need no order
             return
-        flow = self._unchecked
+        source = self._unchecked
         self._unchecked = ""
         names = [*self.classes]
-        if flow.startswith(BUILTIN):
+        if source in builtin_names():
             shown = ", ".join(f"{label} {name}" for label, name in enumerate(names[:3]))
             warnings.warn(
-                f"{flow} has classes of its own ({shown}, ...), and mixes images along their axes. "
-                f"For other classes pass nfaug.fit({flow!r}, dataset) in its place; for these, "
-                "call nfa.check_classes(dataset) first",
+                f"{source} has classes of its own ({shown}, ...), and mixes images along their "
+                f"axes. For other classes pass nfaug.fit({source!r}, dataset) in its place; for "
+                "these, call nfa.check_classes(dataset) first",
                 stacklevel=2,
             )
         elif names != sorted(names) and names == sorted(names, key=natural_key):
             warnings.warn(
-                f"the classes of {flow} are in natural order, as timm has them; torchvision's "
+                f"the classes of {source} are in natural order, as timm has them; torchvision's "
                 "ImageFolder has 10 before 9, and B before a: pass nfa.check_classes your names",
                 stacklevel=2,
             )
@@ -433,8 +432,9 @@ class NFAugment(nn.Module):
         Args:
             inputs: Images (B, C, H, W) and labels (B,), or one sample: a tuple, a list or a mapping
                 such as {"image": images, "label": labels}.
-            params: Draws of an earlier call to replay. If the labels differ, a partner of another
-                class counts as no partner.
+            params: Draws of an earlier call to replay, with this checkpoint or one with as many
+                axes and as large a memory. If the labels differ, a partner of another class counts
+                as no partner.
             return_params: Also return the draws, or None while augmentation is off.
 
         Returns:
@@ -444,7 +444,7 @@ class NFAugment(nn.Module):
         Raises:
             ValueError: The images have another form or range, the labels are no classes of the
                 checkpoint, their numbers differ, or `params` were drawn for another number of
-                images.
+                images or another checkpoint.
 
         Example:
             >>> sample = nfa({"image": images, "label": labels})
@@ -478,13 +478,12 @@ class NFAugment(nn.Module):
         images, given = images_and_labels(sample, self.labels_getter)
         self._warn_of_classes(given)
         labels = self._parse(given, images.device)
-        batch = self._prepare(images.as_subclass(Tensor), labels)
+        batch = self._prepare(images, labels)
         if params is None:
             params = self._draw(labels)
         else:
             params = params.to(images.device)
-        if params.batch != len(images):
-            raise ValueError(f"params were drawn for {params.batch} images; got {len(images)}")
+        check_params(params, len(images), self.engine.on(images.device)[1])
         return replace_images(sample, images, self._mix(batch, params)), params
 
     @torch.no_grad()
@@ -545,8 +544,9 @@ class NFAugment(nn.Module):
         return self.config.draw(labels.index, labels.usable, pca, source)
 
     def _prepare(self, images: Tensor, labels: Labels) -> _Batch:
-        """Check a batch, copy its images, and replace their non-finite pixels."""
+        """Check a batch and copy its images."""
         check_images(images, self.engine.codec.channels)
+        images = images.as_subclass(Tensor)
         if len(labels.index) != len(images):
             raise ValueError(f"there are {len(images)} images and {len(labels.index)} labels")
         reads = checks_values(images.device, self._batches)
@@ -555,11 +555,14 @@ class NFAugment(nn.Module):
             check_range(images, self.normalization)
         self._batches += 1
         finite = all_finite(images)
-        if images.is_floating_point() and not (reads and bool(finite.all())):
-            new = replace_non_finite(images, self.normalization)
-        else:
-            new = images.clone()
-        return _Batch(new, labels.index, labels.usable & finite, finite)
+        if reads and not self._warned_of_pixels and not bool(finite.all()):
+            self._warned_of_pixels = True
+            warnings.warn(
+                "images hold NaN or infinite pixels: they stay unchanged, and are counted in "
+                "stats() as not_finite",
+                stacklevel=2,
+            )
+        return _Batch(images.clone(), labels.index, labels.usable & finite, finite)
 
     def _encode(self, batch: _Batch, index: Tensor, chosen: Tensor | None = None) -> Encoded:
         gate: Any = self.config.gate  # a number, or None
@@ -632,7 +635,7 @@ class NFAugment(nn.Module):
 
 
 class _Batch(NamedTuple):
-    """A batch with checked values, finite pixels and class indices."""
+    """A batch with checked values and class indices, and whether the pixels are finite."""
 
     images: Tensor
     labels: Tensor

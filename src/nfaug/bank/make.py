@@ -23,6 +23,7 @@ from ..data.classes import dataset_classes
 from ..data.images import HASHED, LabelledImages, progress_bar, spread
 from ..io.atomic import replace_directory
 from ..io.lock import lock_output
+from ..io.numbers import check_seed, check_whole
 from ..io.tensors import tensors_sha256
 from .format import MANIFEST, Manifest, array_files, array_sha256, differences, read_array
 from .reader import Bank
@@ -102,6 +103,10 @@ def make_bank(
         2
     """
     check_given_once(config, changes)
+    variants = check_whole("variants", variants)
+    batch_size = check_whole("batch_size", batch_size)
+    seed = check_seed(seed)
+    workers = check_whole("workers", workers, 0)
     path = Path(out).expanduser()
     folder = path if shard is None else shard_folder(path, *shard)
     with lock_output(folder, every_rank=True):  # `torchrun` may call this on every rank
@@ -111,11 +116,8 @@ def make_bank(
         nfa = NFAugment(checkpoint, config=replace(config or MixConfig(), **changes))
         nfa.check_classes(data, required=False)
         codec = checkpoint.flow.codec
-        if min(len(cast(Sized, data)), variants, batch_size) < 1:
-            raise ValueError(
-                "the dataset must not be empty, and variants and batch_size must be at least 1; "
-                f"got {len(cast(Sized, data))} images, {variants} and {batch_size}"
-            )
+        if not len(cast(Sized, data)):
+            raise ValueError("the dataset must not be empty; got one of 0 images")
         images = open_source(
             data, codec.channels, codec.image_size if residual else None, progress=progress
         )

@@ -61,7 +61,8 @@ class CheckpointConfig:
         flow: Shape of the flow.
         classes: Names in label order; empty for a flow without classes.
         preprocessing: What was done to images before the flow saw them.
-        gaussians: Settings with which the class gaussians were fitted.
+        gaussians: The last fit to classes, and the settings of the class Gaussians if it found
+            any.
         training: Summary of the training run.
         metrics: Figures measured on held-out data.
         autoencoder: The autoencoder in whose latent space the flow works; None for pixels.
@@ -126,8 +127,11 @@ class Checkpoint:
     Args:
         flow: The flow; for the modes pixels and autoencoder it has no weights.
         config: Its shape, class names, training summary and figures.
-        gaussians: A Gaussian per class, in latent space.
+        gaussians: A Gaussian per class, in latent space: from a training, or from a fit with
+            `gaussians=True`.
         pca: The axes of each class in latent space, with the memory if there is one.
+        source: Where the order of the classes comes from, if not from a dataset in memory: the name
+            of what was loaded, or of the data that were fitted. `NFAugment` warns of other orders.
 
     Example:
         >>> import nfaug
@@ -142,6 +146,7 @@ class Checkpoint:
     config: CheckpointConfig = field(repr=False)
     gaussians: ClassGaussians | None = None
     pca: ClasswisePCA | None = None
+    source: str = field(default="", repr=False)
 
     def save(self, out: str | Path, *, overwrite: bool = False) -> Path:
         """Write the checkpoint atomically into a folder.
@@ -260,7 +265,9 @@ class Checkpoint:
             torch.Size([2, 3, 32, 32])
         """
         if self.gaussians is None:
-            raise ValueError("this checkpoint has no class Gaussians; fit them with nfaug.fit")
+            raise ValueError(
+                "this checkpoint has no class Gaussians; nfaug.fit(..., gaussians=True) finds them"
+            )
         if n is None and isinstance(label_or_n, str):
             n = 1
         count = label_or_n if n is None else n
@@ -308,7 +315,8 @@ def load(
 
     Args:
         checkpoint: "builtin:NAME", an existing folder, or "owner/name", which is downloaded into
-            the cache of the Hub. "owner/name@v1" is the revision v1.
+            the cache of the Hub. "owner/name@v1" is the revision v1. timm's "hf_hub:owner/name"
+            and the address of the page on the Hub are understood.
         revision: Branch, tag or commit of the repository.
         token: Access token of the Hub; None for the one that is logged in, False for none.
         cache_dir: Folder of the cache; None for that of huggingface_hub (HF_HUB_CACHE).
@@ -339,7 +347,9 @@ def load(
     """
     options = HubOptions(revision, token, cache_dir, local_files_only, force_download)
     read = partial(read_checkpoint, autoencoder=autoencoder, hub=options)
-    return read_resolved(read, checkpoint, options)
+    loaded = read_resolved(read, checkpoint, options)
+    loaded.source = str(checkpoint)
+    return loaded
 
 
 def read_checkpoint(

@@ -2,23 +2,47 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import TypeVar
+from urllib.parse import unquote
 
 from ..io.hub_options import HubOptions
 from ..io.text import did_you_mean
 
-__all__ = ["BUILTIN", "builtin_names", "read_resolved"]
+__all__ = ["BUILTIN", "builtin_names", "read_resolved", "repository_name"]
 
 T = TypeVar("T")
 BUILTIN = "builtin:"
+_PREFIX = re.compile(r"hf[_-]hub:")  # timm's
+# A page of a model on the Hub, perhaps that of a revision or of a file in it.
+_PAGE = re.compile(
+    r"(?:https?://)?(?:huggingface\.co|hf\.co)/(?!datasets/|spaces/)([\w.-]+/[\w.-]+)"
+    r"(?:/(?:tree|blob|resolve|commit)/(refs/pr/\d+|[^/?#]+))?(?:[/?#].*)?"
+)
 _FOLDER = Path(__file__).parent.parent / "builtin"
 
 
 def builtin_names() -> list[str]:
     """Return the names of the bundled checkpoints, each with its prefix `builtin:`."""
     return sorted(BUILTIN + file.parent.name for file in _FOLDER.glob("*/config.json"))
+
+
+def repository_name(name: str) -> str:
+    """The "owner/name" or "owner/name@revision" of what names a repository of the Hub.
+
+    This is such a name itself, with or without timm's prefix "hf_hub:" or "hf-hub:", or the address
+    of its page. Other text is returned as it is.
+
+    >>> repository_name("https://huggingface.co/owner/my-nfa/tree/v1")
+    'owner/my-nfa@v1'
+    """
+    page = _PAGE.fullmatch(name)
+    if page is None:
+        return _PREFIX.sub("", name, count=1) if _PREFIX.match(name) else name
+    repo_id, revision = page.groups()
+    return repo_id if revision is None else f"{repo_id}@{unquote(revision)}"
 
 
 def read_resolved(
@@ -32,8 +56,7 @@ def read_resolved(
 
     Args:
         read: Reads a checkpoint directory.
-        path_or_repo: "builtin:NAME", an existing directory, or a repository "owner/name" or
-            "owner/name@revision".
+        path_or_repo: "builtin:NAME", an existing directory, or what `repository_name` understands.
         options, whole: For a repository; see `nfaug.checkpoint.repository.read_repository`.
 
     Raises:
@@ -53,20 +76,24 @@ def read_resolved(
     path = Path(path_or_repo).expanduser()
     if path.is_dir():
         return read(path)
-    repo_id = name.partition("@")[0]  # a revision may hold slashes
+    repository = repository_name(name)
+    repo_id = repository.partition("@")[0]  # a revision may hold slashes
     if path.exists() or repo_id.count("/") != 1 or name.startswith((".", "/", "~")):
-        names = [*builtin_names(), *(other.removeprefix(BUILTIN) for other in builtin_names())]
+        bundled = {other.removeprefix(BUILTIN): other for other in builtin_names()}
+        names = [*builtin_names(), *bundled]
         if path.parent.is_dir():
             names += [str(path.parent / folder.name) for folder in path.parent.glob("*/")]
         raise FileNotFoundError(
             f"{name!r} is neither a checkpoint folder nor owner/name, a repository of the Hub"
-            f"{did_you_mean(name, names)} (bundled are {', '.join(builtin_names())})"
+            f"{did_you_mean(name, names, bundled)} (bundled are {', '.join(builtin_names())})"
         )
     # A local checkpoint does not need the Hub's client.
     from ..io.hub import HubError
     from .repository import read_repository
 
     try:
-        return read_repository(read, name, options, whole=whole)
+        return read_repository(read, repository, options, whole=whole)
     except HubError as error:  # the cause may be a mistyped path
+        if repository != name:
+            raise
         raise HubError(f"there is no directory {name!r}, and {error}") from error

@@ -141,16 +141,24 @@ class PriorConfig:
         return getattr(self, option)
 
 
-def choose_prior(gaussians: object) -> PriorConfig:
-    """Find one of `fitted_priors` by its name, such as "data", or by its settings.
+def choose_prior(gaussians: object) -> PriorConfig | None:
+    """Find one of `fitted_priors` by its name, such as "data", or by its settings; None for False.
+
+    True is "data".
 
     Raises:
         ValueError: If there is none.
     """
+    if gaussians is False:
+        return None
+    if gaussians is True:
+        gaussians = "data"
     kinds = fitted_priors()
     if isinstance(gaussians, str) and gaussians in kinds:
         return PriorConfig(gaussians)
     if isinstance(gaussians, FixedPointConfig):
         return PriorConfig("fpi", fixed_point=gaussians)
     names = ", ".join(repr(kind) for kind in kinds)
-    raise ValueError(f"gaussians must be one of {names}, or a FixedPointConfig; got {gaussians!r}")
+    raise ValueError(
+        f"gaussians must be False, one of {names}, or a FixedPointConfig; got {gaussians!r}"
+    )

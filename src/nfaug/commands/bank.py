@@ -7,7 +7,6 @@ from typing import Any
 
 import torch
 from jsonargparse import ArgumentParser, Namespace
-from jsonargparse.typing import PositiveInt
 
 from ..augment.config import MixConfig
 from ..bank import Bank, make_bank
@@ -15,7 +14,11 @@ from ..bank.shards import parse_shard, shard_manifests
 from ..data.batches import default_workers
 from ..data.open import open_dataset
 from ..data.preprocess import size_of
+from ..fitting import check_channels
 from .common import (
+    Count,
+    Natural,
+    add_channels,
     add_checkpoint,
     add_data_options,
     add_image_size,
@@ -49,7 +52,7 @@ def parser() -> ArgumentParser:
     add_checkpoint(parser)
     add_data_options(parser, "train")
     add_out(parser, "the folder of the bank")
-    parser.add_argument("--variants", type=PositiveInt, default=20, help="variants per image")
+    parser.add_argument("--variants", type=Count, default=20, help="variants per image")
     parser.add_argument(
         "--residual",
         action="store_true",
@@ -60,10 +63,11 @@ def parser() -> ArgumentParser:
         parser,
         "that of the flow, if images have it; choose the size to which your script resizes images",
     )
-    parser.add_argument("--batch-size", type=PositiveInt, default=64, help="images at a time")
+    add_channels(parser, "those of the checkpoint, which the bank must have")
+    parser.add_argument("--batch-size", type=Count, default=64, help="images at a time")
     parser.add_argument(
         "--workers",
-        type=int | None,
+        type=Natural | None,
         help="processes that decode images (default: the machine's cores, divided by its GPUs if "
         "there are as many shards)",
     )
@@ -80,6 +84,7 @@ def run(arguments: Namespace) -> dict[str, Any]:
     out = Path(arguments.out).expanduser()
     size = None if arguments.residual else arguments.image_size
     codec = checkpoint.flow.codec
+    check_channels(checkpoint.flow, arguments.channels)
     data = open_dataset(
         arguments.data,
         split=arguments.split or "train",
@@ -123,6 +128,7 @@ def run(arguments: Namespace) -> dict[str, Any]:
     result: dict[str, Any] = {
         "out": arguments.out,
         "images": len(bank),
+        "channels": codec.channels,
         "variants": bank.manifest.variants,
         "bytes": bank.manifest.nbytes,
         "applied": int(bank.applied.sum()),

@@ -9,21 +9,25 @@ from pathlib import Path
 from typing import Any
 
 from jsonargparse import ArgumentParser, Namespace
-from jsonargparse.typing import PositiveInt
 
 from ..augment.config import MixConfig
 from ..checkpoint.checkpoint import Checkpoint, load
 from ..data.open import DATA_SOURCES
 from ..data.preprocess import as_size
 from ..io.device import pick_device
+from ..io.numbers import check_side
 from ..io.progress import progress_bar
 from ..io.text import printable
-from .parser import lies_in, new_parser
+from .parser import Count, Natural, Seed, lies_in, new_parser
 
 __all__ = [
     "CHECKPOINT",
     "READING",
+    "Count",
+    "Natural",
+    "Seed",
     "add_autoencoder",
+    "add_channels",
     "add_checkpoint",
     "add_data_options",
     "add_image_size",
@@ -37,6 +41,7 @@ __all__ = [
     "picture_file",
     "reading",
     "saving",
+    "without_gaussians",
 ]
 
 READING = ("data_dir", "download", "on_error")
@@ -58,11 +63,10 @@ def add_data_options(parser: ArgumentParser, split: str) -> None:
     add_reading(parser)
     parser.add_argument(
         "--per-class",
-        type=PositiveInt | None,
-        help="use exactly this many random images of each class (default: none, for all); a class "
-        "with fewer is an error",
+        type=Count | None,
+        help="use at most this many random images of each class (default: none, for all)",
     )
-    parser.add_argument("--seed", type=int, default=0, help="seed of all random numbers")
+    parser.add_argument("--seed", type=Seed, default=0, help="seed of all random numbers")
 
 
 def add_reading(parser: ArgumentParser) -> None:
@@ -88,9 +92,20 @@ def add_image_size(parser: ArgumentParser, default: str) -> None:
     )
 
 
+def add_channels(parser: ArgumentParser, default: str) -> None:
+    """Add --channels, whose help describes its default."""
+    parser.add_argument(
+        "--channels",
+        type=int,
+        choices=[1, 3],
+        help=f"1 for grayscale images, 3 for colour, which a network with three input channels "
+        f"needs (default: {default})",
+    )
+
+
 def _image_size(value: Any) -> tuple[int, int]:
     try:
-        return as_size(value)
+        return check_side(as_size(value))
     except ValueError as error:  # for which argparse would show the name of the type only
         raise argparse.ArgumentTypeError(str(error)) from None
 
@@ -138,6 +153,14 @@ def loading(checkpoint: str, *, shown: bool = True) -> AbstractContextManager[An
 def saving(out: Path) -> AbstractContextManager[Any]:
     """A line for a checkpoint that takes more than a second to save."""
     return progress_bar(None, f"saving {printable(str(out))}", shown=True)
+
+
+def without_gaussians(checkpoint: str) -> str:
+    """The error of a command that needs the class Gaussians of a checkpoint that has none."""
+    return (
+        f"{checkpoint} has no class Gaussians. This finds them: nfaug fit --gaussians data "
+        f"--checkpoint {checkpoint} --data DATA --out OUT"
+    )
 
 
 def reading(arguments: Namespace) -> dict[str, Any]:

@@ -7,12 +7,19 @@ import warnings
 from typing import Any
 
 from jsonargparse import ArgumentParser, Namespace
-from jsonargparse.typing import PositiveInt
 
 from ..data.batches import open_batches
 from ..data.classes import check_same_classes
 from ..data.open import MissingSplitError, open_dataset
-from .common import add_checkpoint, add_data_options, load_on, new_parser, reading
+from .common import (
+    Count,
+    add_checkpoint,
+    add_data_options,
+    load_on,
+    new_parser,
+    reading,
+    without_gaussians,
+)
 
 __all__ = ["parser", "run"]
 
@@ -29,7 +36,7 @@ def parser() -> ArgumentParser:
     )
     add_checkpoint(parser)
     add_data_options(parser, "test")
-    parser.add_argument("--batch-size", type=PositiveInt, default=256, help="images per batch")
+    parser.add_argument("--batch-size", type=Count, default=256, help="images per batch")
     return parser
 
 
@@ -39,7 +46,7 @@ def run(arguments: Namespace) -> dict[str, Any]:
 
     checkpoint = load_on(arguments)
     if checkpoint.gaussians is None:
-        raise ValueError(f"{arguments.checkpoint} has no class Gaussians; fit them with: nfaug fit")
+        raise ValueError(without_gaussians(arguments.checkpoint))
     labelled = bool(checkpoint.config.classes)
     codec = checkpoint.flow.codec
     open_data = functools.partial(

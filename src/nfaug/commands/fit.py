@@ -8,11 +8,11 @@ from pathlib import Path
 from typing import Any
 
 from jsonargparse import ArgumentParser, Namespace
-from jsonargparse.typing import PositiveInt
 
 from ..checkpoint.autoencoder_file import copy_autoencoder
 from ..checkpoint.checkpoint import Checkpoint
 from ..checkpoint.manifest import PICTURE
+from ..checkpoint.resolve import repository_name
 from ..classes.priors import fitted_priors
 from ..data.images import LabelledImages
 from ..fitting import fit_images, load_base, open_images
@@ -23,6 +23,8 @@ from ..io.ranks import Ranks, joined
 from ..io.text import printable, public_name
 from ..pictures.preview import preview_grid
 from .common import (
+    Count,
+    add_channels,
     add_checkpoint,
     add_data_options,
     add_image_size,
@@ -41,10 +43,10 @@ def parser() -> ArgumentParser:
     parser = new_parser(
         "fit",
         "Fit a checkpoint to your classes, in one pass over your images and without training: the "
-        "axes along which each class varies, class Gaussians, and the memory of partners. At most "
-        "1,000 images of a class are used, or --per-class. The mode is pixels with "
-        "builtin:pixels, autoencoder with builtin:pixels and --autoencoder, and flow with another "
-        "checkpoint. An autoencoder's file of up to 64 MiB is copied into the checkpoint.",
+        "axes along which each class varies, and the memory of partners. At most --per-class "
+        "images of a class are used, by default 1,000. The mode is pixels with builtin:pixels, "
+        "autoencoder with builtin:pixels and --autoencoder, and flow with another checkpoint. An "
+        "autoencoder's file of up to 64 MiB is copied into the checkpoint.",
         usage="--checkpoint CHECKPOINT --data DATA --out OUT [options]",
         example="nfaug fit --checkpoint builtin:pixels --data my-images --out my-nfa",
     )
@@ -54,13 +56,16 @@ def parser() -> ArgumentParser:
         parser,
         "that of the flow; with builtin:pixels that of the images, or at most 128 if they differ",
     )
+    add_channels(
+        parser, "those of the flow; with builtin:pixels 1 if all images are grayscale, otherwise 3"
+    )
     parser.add_argument(
         "--grayscale",
         action="store_true",
         help="convert colour images for a flow of grayscale images",
     )
     add_out(parser, "the checkpoint's folder")
-    parser.add_argument("--rank", type=PositiveInt, default=64, help="axes per class")
+    parser.add_argument("--rank", type=Count, default=64, help="axes per class")
     parser.add_argument(
         "--no-memory",
         action="store_true",
@@ -69,9 +74,9 @@ def parser() -> ArgumentParser:
     parser.add_argument(
         "--gaussians",
         choices=fitted_priors(),
-        default="data",
-        help="class Gaussians: the means and variances of the images (data), or those of the fixed "
-        "point, which separates classes (fpi). NFA does not use them",
+        help="also find class Gaussians, for nfaug eval and nfaug sample; NFA does not use them: "
+        "the means and variances of the images (data), or those of the fixed point, which "
+        "separates classes (fpi). Every image is then encoded twice",
     )
     return parser
 
@@ -102,6 +107,7 @@ def run(arguments: Namespace) -> dict[str, Any] | None:
         "classes": len(checkpoint.config.classes),
         "images": checkpoint.config.gaussians["images"],
         "image_size": list(dataset.image_size),
+        "channels": dataset.channels,
         "axes": int(checkpoint.pca.rank),
         "skipped_files": dataset.skipped,
     }
@@ -118,13 +124,15 @@ def _fit(
         base.flow,
         arguments.data,
         image_size=arguments.image_size,
+        channels=arguments.channels,
         grayscale=arguments.grayscale,
         split=arguments.split or "train",
         progress=ranks.main,
         **reading(arguments),
     )
     if ranks.main:  # before the first progress bar, which may come late
-        content = f"{len(dataset)} images of {len(dataset.classes)} classes"
+        kind = "grayscale (1 channel)" if dataset.channels == 1 else f"{dataset.channels} channels"
+        content = f"{len(dataset)} images of {len(dataset.classes)} classes, {kind}"
         print(
             f"fitting {printable(arguments.checkpoint)} to {content}", file=sys.stderr, flush=True
         )
@@ -136,11 +144,11 @@ def _fit(
         per_class=arguments.per_class or 1000,
         memory=not arguments.no_memory,
         seed=arguments.seed,
-        gaussians=arguments.gaussians,
+        gaussians=arguments.gaussians or False,
         ranks=ranks,
         folder=folder,
     )
     if checkpoint is not None:
-        checkpoint.config.gaussians["flow"] = public_name(arguments.checkpoint)
+        checkpoint.config.gaussians["flow"] = public_name(repository_name(arguments.checkpoint))
         checkpoint.config.gaussians["data"] = public_name(arguments.data)
     return checkpoint, dataset

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import warnings
 from typing import Any
 
 from jsonargparse import ArgumentParser, Namespace
-from jsonargparse.typing import PositiveInt
 
-from .common import new_parser
+from ..checkpoint.resolve import builtin_names
+from .common import Count, new_parser
 
 __all__ = ["parser", "run"]
 
@@ -16,18 +17,33 @@ def parser() -> ArgumentParser:
     """Options of `nfaug list`."""
     parser = new_parser(
         "list",
-        "List the checkpoints of nfaug on the Hugging Face Hub.",
+        "List the checkpoints that come with nfaug, and those of nfaug on the Hugging Face Hub.",
         usage="[options]",
         example="nfaug list --search flowers",
     )
     parser.add_argument("--author", help="only those of this account or organisation")
     parser.add_argument("--search", help="only those whose name contains this text")
-    parser.add_argument("--limit", type=PositiveInt, default=100, help="the most that are listed")
+    parser.add_argument("--limit", type=Count, default=100, help="the most that are listed")
     return parser
 
 
 def run(arguments: Namespace) -> dict[str, Any]:
-    """List the flows on the Hub."""
+    """List what is built in, and what is on the Hub if it can be reached."""
+    from ..io.hub import HubError
+
+    built_in: list[str] = []
+    if arguments.author is None:
+        built_in = [name for name in builtin_names() if (arguments.search or "") in name]
+    result: dict[str, Any] = {"built_in": built_in}
+    try:
+        result |= _on_the_hub(arguments)
+    except HubError as error:
+        warnings.warn(f"only what is built in is listed: {error}", stacklevel=1)
+    return result
+
+
+def _on_the_hub(arguments: Namespace) -> dict[str, Any]:
+    """The flows on the Hub, and their number."""
     from huggingface_hub import HfApi, constants, get_session
 
     from ..io.hub import hub_errors

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Sequence
 
+from ..io.numbers import MOST, SEEDS
 from ..io.text import did_you_mean
 
 __all__ = ["hyphened", "in_plain_words"]
@@ -26,10 +27,16 @@ _NO_FILE = re.compile(
     r'Parser key "([\w.]+)":.*?(?:File does not exist|not exist)[^\']*\'?([^\']*)'
 )
 _NO_CONFIG = re.compile(r'Parser key "([\w.]+)": Unable to load config [\'"](.*?)[\'"]')
-_POSITIVE = re.compile(
-    r'Parser key "([\w.]+)":.*?Not of type PositiveInt: '
+_OUT_OF_RANGE = re.compile(
+    r'Parser key "([\w.]+)":.*?Not of type (\w+): '
     r"(?:invalid literal for int\(\) with base 10: )?(.*?)(?: does not| - Expected|$)"
 )
+_RANGES = {  # of the types of options
+    "Count": f"from 1 to {MOST:,}",
+    "Natural": f"from 0 to {MOST:,}",
+    "Seed": f"from {-SEEDS:,} to {SEEDS - 1:,}",
+    "PositiveInt": "above 0",
+}
 _BAD_YAML = re.compile(r"Problems parsing config: (.*)")
 _NO_SETTINGS = re.compile(r"Unexpected config: (.*)")
 _NOT_IN_GROUP = re.compile(r"Group '([\w.]+)' does not accept option '([\w.]+)'")
@@ -71,7 +78,7 @@ def in_plain_words(
         (_OF_CHOICES, _of_choices),
         (_NO_FILE, lambda key, path: f"{_named(key, options)}: there is no file {path!r}"),
         (_NO_CONFIG, lambda key, given: f"{_named(key, options)} {_SETTINGS}; got {given!r}"),
-        (_POSITIVE, lambda key, given: _not_positive(message, key, given)),
+        (_OUT_OF_RANGE, lambda key, kind, given: _out_of_range(message, key, kind, given)),
         (_BAD_YAML, lambda text: f"--config is not valid YAML: {text}"),
         (_NO_SETTINGS, lambda text: f"--config must hold settings, as in epochs: 3; got {text!r}"),
         (_NOT_IN_GROUP, lambda group, name: _no_setting(f"{group}.{name}", options)),
@@ -109,11 +116,12 @@ def _no_setting(name: str, options: Sequence[str]) -> str:
     return f"there is no setting {name}{did_you_mean(name, names)}"
 
 
-def _not_positive(message: str, key: str, given: str) -> str:
+def _out_of_range(message: str, key: str, kind: str, given: str) -> str:
     or_none = " or none" if "Expected a NoneType" in message else ""
     of_union = re.search(r"Given value: (.*)$", message)
     value = given.strip("'") if of_union is None else of_union[1]
-    return f"{hyphened(f'--{key}')} must be a whole number above 0{or_none}; got '{value}'"
+    range_of_type = _RANGES.get(kind, "in range")
+    return f"{hyphened(f'--{key}')} must be a whole number {range_of_type}{or_none}; got '{value}'"
 
 
 def _missing(names: str, options: Sequence[str], example: str) -> str:

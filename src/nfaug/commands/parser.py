@@ -21,13 +21,20 @@ from jsonargparse import (
     set_loader,
     set_parsing_settings,
 )
+from jsonargparse.typing import restricted_number_type
 
 from ..data.sources.layout import splits_among
 from ..io.documentation import documentation
+from ..io.numbers import MOST, SEEDS
 from ..io.text import printable
 from .messages import hyphened, in_plain_words
 
-__all__ = ["CommandParser", "lies_in", "new_parser"]
+__all__ = ["CommandParser", "Count", "Natural", "Seed", "lies_in", "new_parser"]
+
+# Types of options; `in_plain_words` knows them by these names.
+Count = restricted_number_type("Count", int, [(">=", 1), ("<=", MOST)])
+Natural = restricted_number_type("Natural", int, [(">=", 0), ("<=", MOST)])
+Seed = restricted_number_type("Seed", int, [(">=", -SEEDS), ("<", SEEDS)])
 
 _LONGEST_ERROR = 2000  # characters
 _YAML = "yaml without aliases"  # the mode of our parsers; that of others stays as it is

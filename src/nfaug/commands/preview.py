@@ -6,7 +6,6 @@ import warnings
 from typing import Any
 
 from jsonargparse import ArgumentParser, Namespace
-from jsonargparse.typing import PositiveInt
 
 from ..augment.config import MixConfig
 from ..fitting import load_base, open_fitted
@@ -14,6 +13,7 @@ from ..io.atomic import write_picture
 from ..io.device import pick_device
 from ..pictures.preview import preview_grid
 from .common import (
+    Count,
     add_checkpoint,
     add_data_options,
     add_image_size,
@@ -43,9 +43,9 @@ def parser() -> ArgumentParser:
     parser.add_class_arguments(MixConfig, skip={"p"})
     add_image_size(parser, "that of the images, at most 160; choose the size at which you train")
     add_out(parser, "the PNG file")
-    parser.add_argument("--variants", type=PositiveInt, default=6, help="variants per image")
+    parser.add_argument("--variants", type=Count, default=6, help="variants per image")
     parser.add_argument(
-        "--max-classes", type=PositiveInt, default=10, help="the most classes that are shown"
+        "--max-classes", type=Count, default=10, help="the most classes that are shown"
     )
     return parser
 

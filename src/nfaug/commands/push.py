@@ -33,7 +33,8 @@ def parser() -> ArgumentParser:
         "--no-memory",
         action="store_true",
         help="leave out the memory, draw samples instead of images, and keep at most one axis for "
-        "every four images of a class",
+        "every four images of a class; a class of fewer than 8 images is an error, since its mean "
+        "shows them",
     )
     parser.add_argument("--license", help="for the card: identifier of the license, such as mit")
     parser.add_argument(

@@ -6,11 +6,19 @@ import warnings
 from typing import Any
 
 from jsonargparse import ArgumentParser, Namespace
-from jsonargparse.typing import PositiveInt
 
 from ..io.atomic import write_picture
 from ..pictures.preview import sample_grid
-from .common import add_checkpoint, add_out, load_on, new_parser, picture_file
+from .common import (
+    Count,
+    Seed,
+    add_checkpoint,
+    add_out,
+    load_on,
+    new_parser,
+    picture_file,
+    without_gaussians,
+)
 
 __all__ = ["parser", "run"]
 
@@ -28,9 +36,9 @@ def parser() -> ArgumentParser:
     )
     add_checkpoint(parser)
     add_out(parser, "the PNG file")
-    parser.add_argument("--per-class", type=PositiveInt, default=8, help="images per class")
+    parser.add_argument("--per-class", type=Count, default=8, help="images per class")
     parser.add_argument(
-        "--max-classes", type=PositiveInt, default=20, help="the most classes that are shown"
+        "--max-classes", type=Count, default=20, help="the most classes that are shown"
     )
     parser.add_argument(
         "--temperature",
@@ -38,7 +46,7 @@ def parser() -> ArgumentParser:
         default=0.7,
         help="factor of the Gaussians' standard deviations; below 1 samples are more typical",
     )
-    parser.add_argument("--seed", type=int, default=0, help="seed of the samples")
+    parser.add_argument("--seed", type=Seed, default=0, help="seed of the samples")
     return parser
 
 
@@ -47,7 +55,7 @@ def run(arguments: Namespace) -> dict[str, Any]:
     file = picture_file(arguments)
     checkpoint = load_on(arguments)
     if checkpoint.gaussians is None:
-        raise ValueError(f"{arguments.checkpoint} has no class Gaussians; fit it with: nfaug fit")
+        raise ValueError(without_gaussians(arguments.checkpoint))
     nf_acc = checkpoint.config.metrics.get("nf_acc", 1.0)
     if nf_acc < _BLURRED:
         warnings.warn(

@@ -11,7 +11,7 @@ from jsonargparse import ArgumentParser, Namespace
 
 from ..augment.config import MixConfig
 from ..augment.transform import NFAugment
-from .common import CHECKPOINT, add_autoencoder, mixing, new_parser
+from .common import CHECKPOINT, Natural, add_autoencoder, mixing, new_parser
 
 __all__ = ["expand", "parser", "run"]
 
@@ -47,7 +47,9 @@ def parser() -> ArgumentParser:
     parser.add_argument("--checkpoint", required=True, help=CHECKPOINT)
     add_autoencoder(parser)
     parser.add_class_arguments(MixConfig)
-    parser.add_argument("--off-epoch", type=int | None, help="the epoch at which NFA stops, from 0")
+    parser.add_argument(
+        "--off-epoch", type=Natural | None, help="the epoch at which NFA stops, from 0"
+    )
     parser.add_argument("--script-arg", action="append", type=str, default=[], help=SUPPRESS)
     return parser
 

@@ -25,7 +25,7 @@ from ..training.distributed import Processes
 from ..training.loop import stopped_from_outside
 from ..training.snapshots import Snapshots
 from ..training.trackers import check_trackers
-from .common import add_image_size, loading, new_parser, saving
+from .common import add_channels, add_image_size, loading, new_parser, saving
 
 __all__ = ["expand", "parser", "run"]
 
@@ -88,6 +88,9 @@ def parser() -> ArgumentParser:
     parser.add_argument("--data", required=True, help=DATA_SOURCES)
     parser.add_argument("--out", required=True, help="the checkpoint's folder to write")
     add_image_size(parser, "that of the images; the same as --dataset.image-size")
+    add_channels(
+        parser, "1 if all images are grayscale, otherwise 3; the same as --dataset.channels"
+    )
     parser.add_argument(
         "--resume",
         help="continue the run in this folder with its settings; other options override them, but "
@@ -165,7 +168,13 @@ def run(arguments: Namespace) -> dict[str, Any] | None:
                     base=arguments.checkpoint,
                 )
         record = result.checkpoint.config
-        return {"out": str(out), **record.training, "held_out": record.metrics}
+        return {
+            "out": str(out),
+            "image_size": list(dataset.image_size),
+            "channels": dataset.channels,
+            **record.training,
+            "held_out": record.metrics,
+        }
     finally:
         processes.close()
 
@@ -173,9 +182,10 @@ def run(arguments: Namespace) -> dict[str, Any] | None:
 def _config(arguments: Namespace) -> TrainConfig:
     """The settings of the run."""
     config = config_of(parser().instantiate(arguments))
-    if arguments.image_size is not None:
-        dataset = replace(config.dataset, image_size=arguments.image_size)
-        config = replace(config, dataset=dataset)
+    for name in ("image_size", "channels"):
+        if arguments[name] is not None:
+            dataset = replace(config.dataset, **{name: arguments[name]})
+            config = replace(config, dataset=dataset)
     return config
 
 

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from ..io.numbers import check_seed, check_whole
 from ..io.progress import progress_bar
 from ..io.ranks import own_cores
 from .decode import ImageDecodeError
@@ -228,19 +229,17 @@ def split_per_class(
 ) -> tuple[LabelledImages, LabelledImages]:
     """Split off n random images of every class; return them and the rest, each in the old order.
 
-    The same seed chooses the same images, and a larger n includes the images of a smaller n.
+    A class with fewer images gives all that it has. The same seed chooses the same images, and a
+    larger n includes the images of a smaller n.
 
     Raises:
-        ValueError: If n is below 1, or a class has fewer images.
+        ValueError: If n is below 1, or the seed is not a whole number that torch takes.
     """
-    if n < 1:
-        raise ValueError(f"the number of images per class must be at least 1; got {n}")
-    generator = torch.Generator().manual_seed(seed)
+    n = check_whole("per_class", n)
+    generator = torch.Generator().manual_seed(check_seed(seed))
     chosen = torch.zeros(len(dataset), dtype=torch.bool)
-    for label, name in enumerate(dataset.classes):
+    for label in range(len(dataset.classes)):
         rows = (dataset.targets == label).nonzero().flatten()
-        if len(rows) < n:
-            raise ValueError(f"class {name!r} has {len(rows)} images, fewer than {n} per class")
         chosen[rows[torch.randperm(len(rows), generator=generator)[:n]]] = True
     split = dataset.subset(chosen.nonzero().flatten())
     rest = dataset.subset((~chosen).nonzero().flatten())

@@ -151,7 +151,7 @@ def open_dataset(
         channels: 1 or 3. None means 1 if 64 images spread over the data are all grayscale, and 3
             otherwise. A colour image in data that are read as grayscale is then an error.
         convert: Whether colour images may become grayscale if `channels` is 1.
-        per_class: Use exactly this many random images of each class.
+        per_class: Use at most this many random images of each class.
         on_error: "raise" an error at an image that cannot be decoded, or "skip" such images, for
             which all images are decoded once when the dataset is opened.
         seed: Seed of the choice of `per_class`.

@@ -2,11 +2,12 @@
 
 from .checkpoints import fit, fit_images, open_fitted
 from .classes import FittedClasses, KeptClasses, fit_classes
-from .opening import common_size, load_base, open_images
+from .opening import check_channels, common_size, load_base, open_images
 
 __all__ = [
     "FittedClasses",
     "KeptClasses",
+    "check_channels",
     "common_size",
     "fit",
     "fit_classes",

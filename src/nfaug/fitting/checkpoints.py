@@ -14,6 +14,7 @@ import torch
 from torch.utils.data import Dataset
 
 from ..checkpoint.checkpoint import Checkpoint
+from ..checkpoint.resolve import repository_name
 from ..classes.fixed_point.config import FixedPointConfig
 from ..classes.gaussians import ClassGaussians
 from ..classes.priors import choose_prior
@@ -24,6 +25,7 @@ from ..data.preprocess import as_size
 from ..flows.autoencoder import AutoencoderSource
 from ..flows.flow import Flow
 from ..flows.latent_codec import measure_codec
+from ..io.numbers import check_seed, check_whole
 from ..io.ranks import Ranks, joined
 from ..io.text import public_name
 from .classes import KeptClasses, fit_classes
@@ -42,7 +44,8 @@ def fit(
     data: Dataset[Any] | Sequence[tuple[Any, int]] | str | os.PathLike[str],
     *,
     image_size: int | tuple[int, int] | None = None,
-    gaussians: str | FixedPointConfig = "data",
+    channels: int | None = None,
+    gaussians: bool | str | FixedPointConfig = False,
     rank: int = 64,
     per_class: int = 1000,
     memory: bool = True,
@@ -58,9 +61,9 @@ def fit(
     """Fit a checkpoint to the classes of a dataset, in one pass over the images.
 
     For each class it computes the axes along which its latents vary (by a randomized SVD,
-    arXiv:0909.4061), a Gaussian, and the memory of partners. Nothing is trained. Images of another
-    size are resized until their shorter side fits, and their centre is cropped. A class of one
-    image gets no axes and no partner, with a warning: `NFAugment` leaves its images unchanged.
+    arXiv:0909.4061) and the memory of partners. Nothing is trained. Images of another size are
+    resized until their shorter side fits, and their centre is cropped. A class of one image gets
+    no axes and no partner, with a warning: `NFAugment` leaves its images unchanged.
 
     The mode is pixels with "builtin:pixels", autoencoder with "builtin:pixels" and `autoencoder`,
     and flow with another checkpoint.
@@ -76,11 +79,16 @@ def fit(
             (height, width) to resize and crop to. By default the images' own size or, if they
             differ, a square of 128 pixels or of their median shorter side if that is smaller, with
             a warning.
-        gaussians: "data" for the mean and variance of each class's latents (the maximum-likelihood
-            solution), "fpi" for the fixed point, the settings of the fixed point, or a prior of
-            your own in `nfaug.classes.priors.PRIORS`.
+        channels: For a flow of any shape, such as "builtin:pixels": 1 for grayscale or 3 for
+            colour. By default 1 if all of 64 images are grayscale, and 3 otherwise. For a network
+            that takes colour images, fit grayscale ones with 3.
+        gaussians: Whether to find a Gaussian for each class, which `NFAugment` does not use;
+            `Checkpoint.sample`, `nfaug sample` and `nfaug eval` do. They take a second encoding of
+            every image. True or "data" for the mean and variance of each class's latents (the
+            maximum-likelihood solution), "fpi" for the fixed point, the settings of the fixed
+            point, or a prior of your own in `nfaug.classes.priors.PRIORS`.
         rank: Axes per class. A class of N images has at most N - 1.
-        per_class: The largest number of images of a class that are encoded, chosen by `seed`.
+        per_class: Encode at most this many images of each class, chosen by `seed`.
         memory: Whether to keep the coefficients of every encoded image, from which `NFAugment`
             draws partners. Training images can nearly be rebuilt from them.
         grayscale: Whether colour images are converted for a one-channel flow; if not, they are an
@@ -100,7 +108,7 @@ def fit(
         progress: Whether to show progress bars.
 
     Returns:
-        A checkpoint with the same flow, and the Gaussians, axes and memory of these classes.
+        A checkpoint with the same flow, and the axes and memory of these classes.
 
     Raises:
         ValueError: If the images cannot be converted to the flow's channels, a class has none, or
@@ -122,6 +130,7 @@ def fit(
             base.flow,
             data,
             image_size=image_size,
+            channels=channels,
             grayscale=grayscale,
             mean=mean,
             std=std,
@@ -142,9 +151,10 @@ def fit(
         )
     assert fitted is not None
     if isinstance(checkpoint, str | os.PathLike):
-        fitted.config.gaussians["flow"] = public_name(checkpoint)
+        fitted.config.gaussians["flow"] = public_name(repository_name(os.fspath(checkpoint)))
     if isinstance(data, str | os.PathLike):
         fitted.config.gaussians["data"] = public_name(data)
+        fitted.source = os.fspath(data)
     return fitted
 
 
@@ -153,7 +163,7 @@ def fit_images(
     images: LabelledImages,
     *,
     autoencoder: AutoencoderSource | None = None,
-    gaussians: str | FixedPointConfig = "data",
+    gaussians: bool | str | FixedPointConfig = False,
     rank: int = 64,
     per_class: int = 1000,
     memory: bool = True,
@@ -173,25 +183,30 @@ def fit_images(
             continues a fit that was killed. Only the main process then gets the result, and the
             others None.
     """
-    if rank < 1 or batch_size < 1 or per_class < 2:
-        raise ValueError(
-            "rank and batch_size must be 1 or more, and per_class 2 or more; got "
-            f"rank={rank}, batch_size={batch_size}, per_class={per_class}"
-        )
+    rank = check_whole("rank", rank)
+    batch_size = check_whole("batch_size", batch_size)
+    per_class = check_whole("per_class", per_class, 2)
+    seed = check_seed(seed)
     ranks = ranks or Ranks()
     shown = progress and ranks.main
     prior = choose_prior(gaussians)
     check_class_sizes(images.targets, images.classes)
-    least = prior.entry.min_classes
-    if len(images.classes) < least:
-        raise ValueError(f"gaussians {prior.kind!r} need {least} classes; 'data' needs one")
+    if prior is not None and len(images.classes) < prior.entry.min_classes:
+        raise ValueError(
+            f"gaussians {prior.kind!r} need {prior.entry.min_classes} classes; 'data' needs one"
+        )
     with torch.device("cpu"):
         base = _shaped(base, images, autoencoder, seed, shown)
         if ranks.main:
             _warn_of_memory(base.flow.config.dim, images, min(rank, per_class - 1))
         kept = None
         if folder is not None:
-            settings = {"rank": rank, "batch_size": batch_size, "seed": seed}
+            settings = {
+                "rank": rank,
+                "batch_size": batch_size,
+                "seed": seed,
+                "statistics": prior is not None,
+            }
             kept = KeptClasses(folder, base.flow, images, settings)
         fitted = fit_classes(
             base.flow,
@@ -202,6 +217,7 @@ def fit_images(
             memory=memory,
             batch_size=batch_size,
             seed=seed,
+            statistics=prior is not None,
             ranks=ranks,
             everywhere=folder is None,
             kept=kept,
@@ -209,14 +225,19 @@ def fit_images(
         )
         if fitted is None:
             return None
-        assert fitted.statistics is not None
-        counts, means, variances = fitted.statistics.finalize()
-        with progress_bar(None, "solving for the Gaussians", shown=shown):
-            means, variances, solution = prior.entry.solve(means, variances, prior.settings, None)
-        record: dict[str, Any] = {"kind": prior.kind}
-        record.update(solution)
+        record: dict[str, Any] = {}
+        gaussian = None
+        if prior is not None:
+            assert fitted.statistics is not None
+            counts, means, variances = fitted.statistics.finalize()
+            with progress_bar(None, "solving for the Gaussians", shown=shown):
+                solved = prior.entry.solve(means, variances, prior.settings, None)
+            means, variances, solution = solved
+            gaussian = ClassGaussians(means, variances, counts)
+            record["kind"] = prior.kind
+            record.update(solution)
         record["fitted"] = True
-        record["images"] = int(counts.sum())
+        record["images"] = int(fitted.pca.counts.sum())
         config = replace(
             base.config,
             classes=tuple(images.classes),
@@ -224,7 +245,6 @@ def fit_images(
             gaussians=record,
             metrics={},
         )
-        gaussian = ClassGaussians(means, variances, counts)
         return Checkpoint(base.flow, config, gaussian, fitted.pca).to(base.flow.device)
 
 

@@ -1,4 +1,4 @@
-"""Fit statistics and axes to every class: what a fit and a training end with."""
+"""Fit axes, and statistics if asked for, to every class: what a fit and a training end with."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from ..classes.pca_fit import ClassFit, ClasswisePCA, fit_class
 from ..classes.pca_parts import PCAParts
 from ..classes.statistics import ClassStatistics
 from ..data.batches import Batches, progress_bar
-from ..data.images import HASHED, LabelledImages
+from ..data.images import LabelledImages
 from ..flows.flow import Flow
 from ..io.atomic import write_bytes
 from ..io.device import float64_device
@@ -27,7 +27,6 @@ from ..io.version import __version__
 
 __all__ = ["FittedClasses", "KeptClasses", "fit_classes"]
 
-_LEAST_HASHED = 16  # images of a class whose contents identify it
 _MOMENTS = ("counts", "means", "m2")  # of a class's latents, beside the tensors of its PCA
 
 
@@ -47,8 +46,8 @@ class KeptClasses(MutableMapping[int, ClassFit]):
     """The finished classes of a fit in a folder, so that a fit that was killed continues.
 
     A class is a file, whose name has a hash of all that the class follows from: the flow, the
-    settings, the paths and labels of its images, and the contents of some of them. A class of
-    another flow or of other images is therefore not found, and is fitted again.
+    settings, and the paths, labels and contents of its images. A class of another flow or of other
+    images is therefore not found, and is fitted again.
 
     Args:
         folder: The folder.
@@ -76,12 +75,11 @@ class KeptClasses(MutableMapping[int, ClassFit]):
 
     def find(self, label: int, rows: Tensor) -> bool:
         """Name the file of a class, whose images have these indices; return whether it exists."""
-        most = max(_LEAST_HASHED, HASHED // len(self.images.classes))
         facts = {
             **self.facts,
             "label": label,
             "of": int((self.images.targets == label).sum()),
-            "images": self.images.subset(rows).fingerprint(most),
+            "images": self.images.subset(rows).fingerprint(len(rows)),
         }
         text = json.dumps(facts, sort_keys=True)
         key = hashlib.sha256(text.encode()).hexdigest()
@@ -116,13 +114,13 @@ def fit_classes(
     memory: bool,
     batch_size: int = 256,
     seed: int = 0,
-    statistics: bool = True,
+    statistics: bool = False,
     ranks: Ranks | None = None,
     everywhere: bool = True,
     kept: KeptClasses | None = None,
     progress: bool = True,
 ) -> FittedClasses | None:
-    """Class statistics, under dequantisation noise, and PCA, with images encoded as at run time.
+    """PCA of images encoded as at run time, and class statistics under dequantisation noise.
 
     Every class must have an image. The latents of one class at a time are in memory. Each process
     fits every k-th class, where k is their number. Random numbers depend on the class alone, so the
@@ -133,18 +131,18 @@ def fit_classes(
         data: The images and their labels.
         classes: The names of the classes.
         rank: PCA axes per class.
-        per_class: The largest number of images of a class that are encoded.
+        per_class: Encode at most this many images of each class.
         memory: Whether to keep the coefficients of every encoded image.
         batch_size: Images per encoding step.
         seed: Seed of the choice of images and of the dequantisation noise.
-        statistics: Whether statistics are needed; they take a second encoding of every image.
+        statistics: Whether to find the statistics, which take a second encoding of every image.
         ranks: The processes that share the classes.
         everywhere: Whether every process gets the result, or only the main one.
         kept: Where finished classes are kept.
         progress: Whether to show a progress bar.
 
     Returns:
-        Statistics and PCA; None on a process that does not get them.
+        PCA and statistics; None on a process that does not get them.
     """
     flow = flow.freeze()
     ranks = ranks or Ranks()
@@ -173,14 +171,10 @@ def fit_classes(
     with progress_bar(own_images, "fit", "image", shown=progress, initial=finished) as bar:
         passes = data.passes(list(orders.values()), batch_size)
         for label, batches in zip(orders, passes, strict=True):
-            moments = ClassStatistics(1, flow.config.dim, float64_device(flow.device))
-            latents = _encoded(
-                flow, batches, generators[label], moments if statistics else None, bar
+            generator = generators[label]
+            fits[label] = _fit(
+                flow, batches, label, generator, bar, rank=rank, statistics=statistics
             )
-            fit = fit_class(latents, rank, label=label, generator=generators[label])
-            for name in _MOMENTS if statistics else ():
-                fit[f"latents.{name}"] = getattr(moments, name).cpu()
-            fits[label] = fit
     items = _collected(fits, num_classes, ranks, everywhere)
     if not everywhere and not ranks.main:
         for _ in items:  # none: it takes part in the collectives
@@ -189,12 +183,35 @@ def fit_classes(
     most_axes = min(rank, int(sizes.max()) - 1, flow.config.dim)
     rows_of_memory = int(sizes.sum()) if memory else 0
     parts = PCAParts(num_classes, most_axes, flow.config.dim, rows_of_memory)
-    found = ClassStatistics(num_classes, flow.config.dim)
+    found = ClassStatistics(num_classes, flow.config.dim) if statistics else None
     for label, fit in enumerate(items):
         parts.add(fit)
-        for name in _MOMENTS if statistics else ():
-            getattr(found, name)[label] = fit[f"latents.{name}"][0]
-    return FittedClasses(found if statistics else None, parts.joined())
+        if found is not None:
+            for name in _MOMENTS:
+                getattr(found, name)[label] = fit[f"latents.{name}"][0]
+    return FittedClasses(found, parts.joined())
+
+
+def _fit(
+    flow: Flow,
+    batches: Iterator[tuple[Tensor, Tensor]],
+    label: int,
+    generator: torch.Generator,
+    bar: Any,
+    *,
+    rank: int,
+    statistics: bool,
+) -> ClassFit:
+    """The PCA of a class and, with `statistics`, the moments of its latents with noise."""
+    moments = None
+    if statistics:
+        moments = ClassStatistics(1, flow.config.dim, float64_device(flow.device))
+    latents = _encoded(flow, batches, generator, moments, bar)
+    fit = fit_class(latents, rank, label=label, generator=generator)
+    if moments is not None:
+        for name in _MOMENTS:
+            fit[f"latents.{name}"] = getattr(moments, name).cpu()
+    return fit
 
 
 def _encoded(
@@ -220,7 +237,7 @@ def _encoded(
                 moments.update(z, torch.zeros_like(labels))
             except ValueError as error:
                 raise ValueError(f"class {int(labels[0])}: {error}") from error
-        latents.append(flow.encode(batch)[0].flatten(1))
+        latents.append(flow.latents(batch).flatten(1))
         bar.update(len(batch))
     return torch.cat(latents)
 

@@ -15,8 +15,9 @@ from ..data.open import open_dataset, wrap_dataset
 from ..data.preprocess import as_size, size_of
 from ..flows.autoencoder import AutoencoderSource
 from ..flows.flow import Flow
+from ..io.numbers import check_side
 
-__all__ = ["common_size", "load_base", "open_images"]
+__all__ = ["check_channels", "common_size", "load_base", "open_images"]
 
 _PEEKS = 64  # images whose sizes are compared
 _SIDE = 128  # largest default size of images that differ in size, for a flow of any size
@@ -48,6 +49,7 @@ def open_images(
     data: Any,
     *,
     image_size: int | tuple[int, int] | None = None,
+    channels: int | None = None,
     grayscale: bool = True,
     mean: Sequence[float] | float | None = None,
     std: Sequence[float] | float | None = None,
@@ -60,11 +62,13 @@ def open_images(
     `open_dataset`.
 
     Raises:
-        ValueError: `image_size` is given for a flow of another size, or see `open_dataset`.
+        ValueError: `image_size` or `channels` is given for a flow of others, or see
+            `open_dataset`.
     """
-    size = None if image_size is None else as_size(image_size)
-    channels = None
+    size = None if image_size is None else check_side(as_size(image_size))
+    convert = grayscale or channels == 1
     if not flow.shape_free:
+        check_channels(flow, channels)
         if size not in (None, flow.codec.image_size):
             raise ValueError(
                 f"image_size={image_size} is for flows of any size, such as builtin:pixels; this "
@@ -83,7 +87,7 @@ def open_images(
             data,
             image_size=first_size,
             channels=channels,
-            convert=grayscale,
+            convert=convert,
             progress=progress,
             **reading,
         )
@@ -92,7 +96,7 @@ def open_images(
             data,
             image_size=first_size,
             channels=channels,
-            convert=grayscale,
+            convert=convert,
             mean=mean,
             std=std,
             progress=progress,
@@ -100,6 +104,16 @@ def open_images(
     if size is None:
         images = images.resized(common_size(images, _SIDE, progress=progress))
     return images
+
+
+def check_channels(flow: Flow, channels: int | None) -> None:
+    """Raise ValueError unless `channels` is None or the number of channels that a flow takes."""
+    if channels not in (None, flow.codec.channels):
+        raise ValueError(
+            f"channels={channels}, but this checkpoint takes images of {flow.codec.channels}: "
+            f"leave it out, or fit one of any shape, such as builtin:pixels, with "
+            f"channels={channels} (nfaug fit --channels {channels})"
+        )
 
 
 def common_size(images: LabelledImages, most: int, *, progress: bool = False) -> tuple[int, int]:

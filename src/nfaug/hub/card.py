@@ -129,6 +129,7 @@ def make_card(
         parameters=parameters,
         trained_on=trained_on,
         fitted=fitted,
+        gaussians="kind" in config.gaussians,
         autoencoder=autoencoder,
         picture=picture,
         source=links.get("Source"),
@@ -179,7 +180,7 @@ def _metadata(config: CheckpointConfig, name: str, license: str | None) -> Model
 
 
 def _hub_datasets(config: CheckpointConfig) -> list[str]:
-    """The datasets of the Hub that the flow was trained on or its Gaussians were fitted to."""
+    """The datasets of the Hub that the flow was trained on or its axes were fitted to."""
     datasets: list[str] = []
     for stage in (config.training, config.gaussians):
         source = str(stage.get("data"))

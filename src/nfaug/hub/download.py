@@ -8,6 +8,7 @@ from pathlib import Path
 from nfaug.checkpoint.checkpoint import read_checkpoint
 from nfaug.checkpoint.manifest import CONFIG, PICTURE, TENSOR_FILES, read_manifest
 from nfaug.checkpoint.repository import read_repository
+from nfaug.checkpoint.resolve import repository_name
 from nfaug.io.atomic import check_output, replace_directory
 from nfaug.io.hub_options import HubOptions
 from nfaug.io.lock import lock_output
@@ -32,7 +33,8 @@ def pull(
     once more. HF_ENDPOINT, HF_TOKEN, HF_HUB_OFFLINE and HF_HUB_CACHE have their usual effect.
 
     Args:
-        repo_id: "owner/name" or "owner/name@revision".
+        repo_id: "owner/name" or "owner/name@revision", timm's "hf_hub:owner/name", or the address
+            of the page.
         revision: Branch, tag or commit; the main branch by default.
         out: Copy the checkpoint with its card and picture into this folder, atomically.
         token: Access token; None for the one that is logged in, False for none.
@@ -58,6 +60,7 @@ def pull(
         HFValidationError: ...
     """
     options = HubOptions(revision=revision, token=token)
+    repo_id = repository_name(repo_id)
     if out is None:
         return read_repository(_check_folder, repo_id, options)
     copy = Path(out).expanduser()

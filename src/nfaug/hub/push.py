@@ -25,7 +25,7 @@ from .card import make_card, set_privacy
 __all__ = ["PushPlan", "plan_push", "push_to_hub"]
 
 CARD: str = "README.md"
-FEWEST: int = 8  # images of a class, below which no sample of it is drawn
+FEWEST: int = 8  # images of a class, below which its mean shows them
 AXES_FRACTION: float = 0.25  # most axes per image of a class when the memory is left out
 
 
@@ -69,7 +69,8 @@ def push_to_hub(
         token: Access token with write permission; None for the one that is logged in.
         memory: With False the memory is left out, the picture shows samples and no image, and a
             class keeps at most a quarter as many axes as it has images: with more, training images
-            could nearly be rebuilt. Earlier pushes stay in the history.
+            could nearly be rebuilt. A class of fewer than 8 images is then an error, since the mean
+            of a class, which is always pushed, shows them. Earlier pushes stay in the history.
         commit_message: Summary line of the commit.
         overwrite_card: Replace the README.md of the repository. Otherwise it is kept, and only its
             privacy statement is brought up to date.
@@ -81,8 +82,8 @@ def push_to_hub(
         The address of the commit.
 
     Raises:
-        ValueError: `repo_id` is not a repository name, the card or the picture is a link, or the
-            checkpoint cannot be saved.
+        ValueError: `repo_id` is not a repository name, the card or the picture is a link, the
+            checkpoint cannot be saved, or `memory` is False and a class has fewer than 8 images.
         CheckpointError: The folder is not a checkpoint, or it is damaged.
         HubError: The repository cannot be written, or is public in spite of `private`.
 
@@ -159,6 +160,30 @@ def _check_name(repo_id: str) -> None:
         raise ValueError(f"pass owner/name, with your account or organisation; got {repo_id!r}")
 
 
+def _check_counts(checkpoint: Checkpoint) -> None:
+    """Raise ValueError if the mean of a class, which a checkpoint always holds, shows its images.
+
+    That of a single image is the image, bit for bit.
+    """
+    for part in (checkpoint.pca, checkpoint.gaussians):
+        if part is None:
+            continue
+        small = ((part.counts > 0) & (part.counts < FEWEST)).nonzero().flatten().tolist()
+        if not small:
+            continue
+        number = int(part.counts[small[0]])
+        names = checkpoint.config.classes or ("all images",)  # a flow without classes
+        name = names[small[0]]
+        more = f", and {len(small) - 1} more classes have fewer than {FEWEST}"
+        raise ValueError(
+            "memory=False (--no-memory) leaves out the memory, but the mean of a class stays, and "
+            f"that of few images shows them: class {name!r} has {number} "
+            f"image{'s' if number > 1 else ''}{more if small[1:] else ''}. Fit without such "
+            f"classes or with {FEWEST} images of each, or push with the memory to a private "
+            "repository"
+        )
+
+
 def _samples_picture(checkpoint: Checkpoint) -> bytes:
     """A picture of samples as PNG, a row for each of ten classes; empty if none should be drawn.
 
@@ -207,6 +232,7 @@ def _staged(
         own_files = _read_card_and_picture(directory)
         checkpoint = read_checkpoint(directory, on_latents=False)  # refuses a damaged one
     if not memory:
+        _check_counts(checkpoint)
         own_files.pop(PICTURE, None)
         if checkpoint.pca is not None:
             smaller = checkpoint.pca.without_memory(max_axes_fraction=AXES_FRACTION)

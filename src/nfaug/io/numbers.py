@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 import math
+import operator
 from typing import Any
 
-__all__ = ["check_number"]
+__all__ = ["MOST", "check_number", "check_seed", "check_side", "check_whole"]
+
+MOST = 2**31 - 1  # of whatever is counted
+MOST_SIDE = 2**14  # pixels of a side of an image
+SEEDS = 2**63  # torch's generators take seeds below it, and those from minus it on
 
 
 def check_number(
@@ -28,3 +33,30 @@ def check_number(
             allowed = f"of {low:g} or more"
         raise ValueError(f"{name} must be a finite number {allowed}; got {value!r:.80}")
     return number
+
+
+def check_whole(name: str, value: Any, low: int = 1, high: int = MOST) -> int:
+    """The value as an int; ValueError unless it is a whole number in [low, high]."""
+    try:
+        number = operator.index(value)
+    except TypeError:
+        number = None
+    if number is None or isinstance(value, bool) or not low <= number <= high:
+        raise ValueError(
+            f"{name} must be a whole number from {low:,} to {high:,}; got {value!r:.80}"
+        )
+    return number
+
+
+def check_seed(value: Any) -> int:
+    """The seed as an int; ValueError unless it is a whole number that torch's generators take."""
+    return check_whole("seed", value, -SEEDS, SEEDS - 1)
+
+
+def check_side(size: tuple[int, int]) -> tuple[int, int]:
+    """The (height, width) of images; ValueError if a side is longer than can be meant."""
+    if max(size) > MOST_SIDE:
+        raise ValueError(
+            f"a side of an image has at most {MOST_SIDE:,} pixels; got {size[0]} x {size[1]}"
+        )
+    return size

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from os import PathLike
 
 __all__ = ["did_you_mean", "printable", "public_name"]
@@ -45,8 +45,10 @@ def public_name(source: str | PathLike[str]) -> str:
     return text.encode(errors="replace").decode()  # file names need not be valid text
 
 
-def did_you_mean(word: str, choices: Iterable[str]) -> str:
+def did_you_mean(word: str, choices: Iterable[str], whole: Mapping[str, str] | None = None) -> str:
     """The end of an error: the choice that looks most like a word, or nothing if none does.
+
+    `whole` has what to propose in place of some choices, such as their full names.
 
     >>> did_you_mean("regoins", ["axis", "pair", "regions"])
     '; did you mean regions?'
@@ -54,4 +56,6 @@ def did_you_mean(word: str, choices: Iterable[str]) -> str:
     ''
     """
     close = difflib.get_close_matches(word, choices, n=1)
-    return f"; did you mean {close[0]}?" if close else ""
+    if not close:
+        return ""
+    return f"; did you mean {(whole or {}).get(close[0], close[0])}?"

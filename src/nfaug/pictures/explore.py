@@ -58,15 +58,17 @@ def open_flow(
     Samples are shown at `image_size`, by default the flow's size.
 
     Raises:
-        ValueError: The flow has no axes and there are no data, or the data do not fit.
+        ValueError: There are no data, and the flow has no axes or no class Gaussians; or the data
+            do not fit.
         OSError: The flow or the data do not exist or cannot be read.
     """
     base = load_base(source, autoencoder)
     if data is None:
         if base.pca is None or base.gaussians is None:
+            missing = "is not fitted to classes" if base.pca is None else "has no class Gaussians"
             raise ValueError(
-                f"{source!r} is not fitted to classes: pass images with --data, or fit it first "
-                "(nfaug fit)"
+                f"{source!r} {missing}, so that there are no images of classes to show: pass some "
+                "with --data, or fit it first (nfaug fit --gaussians data)"
             )
         size = base.flow.codec.image_size if image_size is None else as_size(image_size)
         return OpenFlow(base, Engine.of(base), size)

@@ -11,9 +11,10 @@ from typing import Any, Literal, get_args
 
 from nfaug.classes.priors import PriorConfig
 from nfaug.data.augmentation import FlowAugmentation
+from nfaug.data.preprocess import as_size
 from nfaug.flows.flow import Recompute
 from nfaug.flows.mef import MefConfig
-from nfaug.io.numbers import check_number
+from nfaug.io.numbers import check_number, check_seed, check_side, check_whole
 from nfaug.io.text import did_you_mean
 
 __all__ = [
@@ -39,7 +40,7 @@ class DataConfig:
         image_size: Size to resize to: [height, width], or the side of a square; None for the size
             of the data.
         channels: 1 for grayscale, 3 for RGB; None for the channels of the data.
-        per_class: Use this many random images of each class; None for all.
+        per_class: Use at most this many random images of each class; None for all.
         test_fraction: Share of each class that is held out for evaluation; classes of fewer than 20
             images hold none out.
         on_error: Whether a file that cannot be decoded stops the run or is skipped and counted.
@@ -62,6 +63,12 @@ class DataConfig:
 
     def __post_init__(self) -> None:
         check_number("test_fraction", self.test_fraction, 0, 0.999)
+        if self.image_size is not None:
+            check_side(as_size(self.image_size))
+        if self.per_class is not None:
+            check_whole("per_class", self.per_class)
+        if self.workers is not None:
+            check_whole("workers", self.workers, 0)
 
     def reading(self) -> dict[str, Any]:
         """The arguments of `open_dataset`."""
@@ -88,8 +95,8 @@ class TrainPriorConfig(PriorConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_number("refit_epoch", self.refit_epoch, 0, math.inf)
-        check_number("statistics_images", self.statistics_images, 1, math.inf)
+        check_whole("refit_epoch", self.refit_epoch, 0)
+        check_whole("statistics_images", self.statistics_images)
 
 
 Decay = Literal["cosine", "constant"]
@@ -129,7 +136,7 @@ class OptimConfig:
                     f"optim.{name} must be one of {', '.join(choices)}; got {value!r}"
                     f"{did_you_mean(str(value), choices)}"
                 )
-        check_number("warmup_steps", self.warmup_steps, 0, math.inf)
+        check_whole("warmup_steps", self.warmup_steps, 0)
         check_number("clip_norm", self.clip_norm, 0, math.inf, open_low=True)
         check_number("ema_decay", self.ema_decay, 0, 0.999999)  # of 1, the average never moves
 
@@ -140,7 +147,7 @@ class PCAConfig:
 
     Args:
         rank: Axes per class; fewer if the class has fewer images.
-        per_class: Largest number of images to encode per class.
+        per_class: Encode at most this many images of each class.
         memory: Keep a memory: the coefficients of the training images, used as partners.
     """
 
@@ -149,8 +156,8 @@ class PCAConfig:
     memory: bool = True
 
     def __post_init__(self) -> None:
-        check_number("rank", self.rank, 1, math.inf)
-        check_number("per_class", self.per_class, 2, math.inf)
+        check_whole("rank", self.rank)
+        check_whole("per_class", self.per_class, 2)
 
 
 @dataclass(frozen=True)
@@ -211,16 +218,16 @@ class TrainConfig:
     augmentation: FlowAugmentation = field(default_factory=FlowAugmentation)
 
     def __post_init__(self) -> None:
-        check_number("batch_size", self.batch_size, 1, math.inf)
-        check_number("eval_every", self.eval_every, 1, math.inf)
-        check_number("epochs", self.epochs, 0, math.inf)
-        check_number("pictures_every", self.pictures_every, 0, math.inf)
+        check_whole("batch_size", self.batch_size)
+        check_whole("eval_every", self.eval_every)
+        check_whole("epochs", self.epochs, 0)
+        check_whole("pictures_every", self.pictures_every, 0)
         for name in ("lr", "checkpoint_minutes", "max_minutes"):
             value = getattr(self, name)
             if value is not None:
                 check_number(name, value, 0, math.inf, open_low=True)
         check_number("latent_noise", self.latent_noise, 0, 1, open_low=True)
-        check_number("seed", self.seed, -(2**63), 2**63 - 1)  # what generators of torch take
+        check_seed(self.seed)
 
     def for_images(self, count: int) -> TrainConfig:
         """Replace `epochs: 0` by a number that suits the training images.

@@ -193,7 +193,15 @@ def _set_normalization(nfa: NFAugment, loader: Any) -> None:
     if mean_and_std is None:
         return
     mean, std = mean_and_std
-    theirs = Normalization(mean, std, nfa.engine.codec.channels)
+    channels = nfa.engine.codec.channels
+    count = torch.as_tensor(mean).numel()
+    if count not in (1, channels):
+        raise ValueError(
+            f"the loader normalizes images of {count} channels, but the checkpoint is for images "
+            f"of {channels}: pass --in-chans {channels} to timm's script, or fit with "
+            f"channels={count} (nfaug fit --channels {count})"
+        )
+    theirs = Normalization(mean, std, channels)
     ours = nfa.normalization
     if ours.mean is None:
         nfa.normalization = theirs
