@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi
-from huggingface_hub.utils import validate_repo_id  # type: ignore[attr-defined]  # documented
+from huggingface_hub.utils import validate_repo_id  # documented
 
 from nfaug.checkpoint.checkpoint import Checkpoint, read_checkpoint
 from nfaug.checkpoint.manifest import PICTURE, TENSOR_FILES
