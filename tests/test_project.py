@@ -20,7 +20,7 @@ from nfaug.flows.config import BACKBONES
 ROOT = Path(__file__).resolve().parent.parent
 BREAKS = 109  # that were found so far
 NO_INPUT = {53}  # sentences of `nfaug compare` that mislead
-OPEN = {*range(79, 90), *range(95, 101), 102, *range(105, 110)}  # not mended yet
+OPEN = {*range(79, 90), *range(95, 101), 102, *range(105, 109)}  # not mended yet
 # What a clone is tested with, and no user installs.
 TOOLS = {"build", "hypothesis", "import-linter", "mypy", "playwright", "pytest", "pytest-timeout",
          "pytest-xdist", "ruff", "setuptools", "types-pyyaml"}  # fmt: skip
