@@ -1,18 +1,18 @@
 """Tables 1, 2 and 3 of the paper on a small scale: NF-Acc and CNN-Acc for each kind of gaussians.
 
-    python -m benchmarks.paper_tables --print
+    python benchmarks/paper_tables.py --print
 
 prints the tables of results/paper_tables.csv next to the figures of the paper and, under Table 1,
 the differences of the fixed point to gradient descent and to the data, paired by seed. Without
 `--print` it first trains one small flow for each missing cell (setting x seed) and appends a row;
 the same command continues after an interruption. The rows for Fashion-MNIST come from
 
-    python -m benchmarks.paper_tables --data /usr/share/datasets/fashion-mnist --padded 32 \\
+    python benchmarks/paper_tables.py --data /usr/share/datasets/fashion-mnist --padded 32 \\
         --per-class 500 --tables 3 1 --seeds 3 --epochs 5 --cnn --cnn-steps 150
 
 and those for CIFAR-10, four times as many training steps, from two archives of images by
 
-    python -m benchmarks.paper_tables --name cifar10 --data cifar10-train.tar \\
+    python benchmarks/paper_tables.py --name cifar10 --data cifar10-train.tar \\
         --test-data cifar10-test.tar --per-class 500 --tables 3 2 --seeds 1 --epochs 20 --cnn
 
 The CSV also holds two learning-rate policies that the package no longer has: sublinear_v2,

@@ -15,12 +15,14 @@ import torch
 from nfa_tools import CLASSES, NAMES, TensorImages, batch_of, checkpoint, fit_pca, images_of
 from PIL import Image
 from torch import Tensor, nn
-from torch.utils.data import TensorDataset
+from torch.utils.data import DataLoader, TensorDataset
 
 import nfaug
 from nfaug.augment.config import MixConfig
+from nfaug.augment.params import SharedGenerator
 from nfaug.augment.transform import NFAugment
 from nfaug.bank import make_bank
+from nfaug.integrations.torchvision import NFACollate
 from nfaug.pictures.preview import preview_grid
 
 
@@ -229,3 +231,27 @@ def test_draws_of_a_larger_checkpoint() -> None:
     smaller = NFAugment(nfaug.fit("builtin:pixels", pixels, rank=3, progress=False))
     with pytest.raises(ValueError, match="of 192 dimensions of latents; this one has 48"):
         smaller(images, labels, params=large.make_params(labels))
+
+
+@pytest.mark.parametrize("start", ["forkserver", "spawn"])
+def test_a_flow_of_many_tensors_in_workers(start: str) -> None:
+    """Break 109: "too many fds", since each of 250 tensors was passed as a file descriptor."""
+    images, labels = batch_of(16, size=(32, 32))
+    generator = SharedGenerator()  # whose draws are the same in every worker
+    generator.manual_seed(0)
+    nfa = NFAugment("builtin:rgb32", p=1.0, gate=False, generator=generator)
+    nfa.check_classes(nfa.classes)
+    loader = DataLoader(
+        TensorDataset(images, labels),
+        batch_size=8,
+        collate_fn=NFACollate(nfa),
+        num_workers=2,
+        multiprocessing_context=start,
+    )
+    for number, (found, _) in enumerate(loader):
+        generator.manual_seed(0)
+        rows = slice(8 * number, 8 * number + 8)
+        expected = nfa(images[rows], labels[rows])[0]
+        assert (found.int() - expected.int()).abs().max() <= 1, "workers have one thread"
+        assert not torch.equal(found, images[rows])
+    assert nfa.stats()["seen"] == 32

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import copy
+import pickle
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from multiprocessing.context import get_spawning_popen
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -69,6 +71,7 @@ class Engine:
 
     A plain object, so that a module that holds it gets no parameters, buffers or sub-modules. It
     is immutable, and copies of that module share it. A pickle leaves out copies for other devices.
+    Worker processes that are spawned share the axes, and each gets a flow of its own.
     """
 
     def __init__(
@@ -289,8 +292,28 @@ class Engine:
         return self
 
     def __getstate__(self) -> dict[str, Any]:
-        home = {self.device: self._copies[self.device]}
-        return {**self.__dict__, "_copies": home}
+        home = self._copies[self.device]
+        state: dict[str, Any] = {**self.__dict__, "_copies": {self.device: home}}
+        if self.device.type == "cpu" and get_spawning_popen() is not None:
+            # As bytes: each tensor would be a file descriptor, of which a forkserver passes 253.
+            flow, pca = home
+            state["_copies"] = _InBytes(pickle.dumps((flow, self.codec)), pca)
+            del state["codec"]
+        return state
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        copies = state["_copies"]
+        if isinstance(copies, _InBytes):
+            flow, self.codec = pickle.loads(copies.flow_and_codec)
+            self._copies = {self.device: (flow, copies.pca)}
+
+
+class _InBytes(NamedTuple):
+    """What a spawned worker gets of an engine: a pickle of the flow and its codec, and the PCA."""
+
+    flow_and_codec: bytes
+    pca: ClasswisePCA
 
 
 def _on_device(module: Any, device: torch.device) -> Any:
