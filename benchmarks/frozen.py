@@ -33,7 +33,7 @@ from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import StratifiedKFold
 
-from nfaug.compare.report.figures import Cell, Gain, gain_of
+from nfaug.compare.figures import Cell, Gain, gain_of
 from nfaug.data.images import LabelledImages, split_per_class
 from nfaug.io.atomic import write_text
 

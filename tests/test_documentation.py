@@ -53,11 +53,11 @@ FOREIGN = {"cd", "git", "sudo", "apt-get", "pip"}
 
 
 def make_images(path: Path) -> None:
-    """An image folder: two classes of 12 RGB images, 8 x 8."""
+    """An image folder: two classes of 32 RGB images, 8 x 8."""
     generator = torch.Generator().manual_seed(0)
     for label, name in enumerate(("cat", "dog")):
         (path / name).mkdir(parents=True)
-        for index in range(12):
+        for index in range(32):
             level = torch.randint(96, (8, 8, 3), generator=generator) + 96 * label
             Image.fromarray(level.byte().numpy()).save(path / name / f"{index}.png")
 
