@@ -1,6 +1,6 @@
 """How near the flow comes to results of the paper's released code, in golden files.
 
-    python -m benchmarks.golden tests/golden/*.safetensors
+    python benchmarks/golden.py tests/golden/*.safetensors
 
 Each file holds weights under their released names, 8-bit images, and what the released code made of
 them: latents z, log-determinants, decoded latents (`reconstruction`), and decoded mixtures of
@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -24,7 +25,9 @@ from safetensors import safe_open
 from torch import Tensor
 
 from nfaug import Flow
-from scripts.convert_released import ATTENTION_HEADS, convert_state
+
+sys.path.append(str(Path(__file__).resolve().parents[1]))
+from scripts.convert_released import ATTENTION_HEADS, convert_state  # noqa: E402
 
 __all__ = ["errors", "main"]
 
