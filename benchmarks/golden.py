@@ -27,7 +27,7 @@ from torch import Tensor
 from nfaug import Flow
 
 sys.path.append(str(Path(__file__).resolve().parents[1]))
-from scripts.convert_released import ATTENTION_HEADS, convert_state  # noqa: E402
+from scripts.convert_released import ATTENTION_HEADS, convert_state
 
 __all__ = ["errors", "main"]
 
