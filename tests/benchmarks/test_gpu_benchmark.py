@@ -42,7 +42,7 @@ def flow() -> Checkpoint:
     made.initialize(torch.rand(16, 3, 8, 8) * 2 - 1)
     images = torch.randint(256, (30, 3, 8, 8), dtype=torch.uint8)
     data = TensorDataset(images, torch.arange(30) % 10)
-    return nfaug.fit(made.eval(), data, rank=2, progress=False)
+    return nfaug.fit(made.eval(), data, rank=2, gaussians=True, progress=False)
 
 
 def lines(card: Any) -> list[dict[str, Any]]:
