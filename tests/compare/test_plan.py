@@ -35,9 +35,16 @@ def test_whole_seeds_of_all_rows() -> None:
 
 
 def test_several_processes_wait_for_the_last_job() -> None:
-    """The rows of a flow are one job: two of five half minutes, of which one process does half."""
-    assert planned(5.9, processes=2).seeds == 2 + 1
-    assert planned(13.6, processes=2).seeds == 9
+    """The rows of a flow are one job of a minute, beside three of half a minute.
+
+    On two processes a seed ends after 90 seconds, two after 150, three after 240.
+    """
+    for minutes, seeds in ((5.6, 3), (6.9, 3), (7.1, 4)):
+        plan = planned(minutes, processes=2, most=4)
+        assert (plan.seeds, plan.left_out) == (seeds, [])
+    assert planned(5.4, processes=2).left_out
+    with pytest.raises(TimeoutError):
+        planned(3.1, processes=2)
     assert planned(3, processes=2, most=1).seeds == 1, "what is computed is shown"
     assert planned(2, most=1).seeds == 1
 

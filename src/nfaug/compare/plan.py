@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import heapq
 import math
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
@@ -55,30 +56,37 @@ def plan_of(
     for row in [None, *_order_of_leaving(list(seconds)[1:])]:
         if row is not None:
             kept.remove(row)
-        a_seed = sum(seconds[one] for one in kept) / processes
-        # At the end processes wait for the last job (Graham's bound).
-        end = _longest_job(seconds, kept) * (1 - 1 / processes)
-        fit = max(1, 1 + math.floor((60 * minutes - spent - end) / a_seed))
+        ends = _ends_of_seeds({row: seconds[row] for row in kept}, most - 1, processes)
+        fit = 1 + sum(1 for end in ends if spent + end <= 60 * minutes)
         if fit >= wanted:
             left_out = [row.name for row in seconds if row not in kept]
             names = [row.name for row in kept]
             return Plan(names, left_out, min(most, fit), needed, minutes)
-        at_least = math.ceil((spent + (wanted - 1) * a_seed + end) / 60 + 0.1)
+        at_least = math.ceil((spent + ends[wanted - 2]) / 60 + 0.1)
         needed = needed or at_least
     raise TimeoutError(
         f"{wanted} seeds do not fit into {minutes:g} minutes, even if rows are left out: one takes "
-        f"{a_seed:.0f} seconds. The same command goes on with --minutes {needed}, in which all "
+        f"{ends[0]:.0f} seconds. The same command goes on with --minutes {needed}, in which all "
         f"rows fit, or --minutes {at_least}"
     )
 
 
-def _longest_job(seconds: Mapping[Row, float], rows: Sequence[Row]) -> float:
-    """The seconds of the longest job: rows of the same flow are one."""
+def _ends_of_seeds(seconds: Mapping[Row, float], seeds: int, processes: int) -> list[float]:
+    """When each of so many further seeds ends, in seconds, if idle processes take the next job.
+
+    The rows of a flow are one job, and come first in a seed.
+    """
     jobs: dict[object, float] = {}
-    for row in rows:
-        job = row.flow or row
-        jobs[job] = jobs.get(job, 0.0) + seconds[row]
-    return max(jobs.values())
+    for row, cost in seconds.items():
+        jobs[row.flow or row] = jobs.get(row.flow or row, 0.0) + cost
+    ordered = sorted(jobs, key=lambda job: not isinstance(job, str))
+    free_at = [0.0] * processes
+    ends = []
+    for _ in range(seeds):
+        for job in ordered:
+            heapq.heapreplace(free_at, free_at[0] + jobs[job])
+        ends.append(max(free_at))
+    return ends
 
 
 def _order_of_leaving(rows: Sequence[Row]) -> list[Row]:

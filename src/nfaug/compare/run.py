@@ -266,7 +266,7 @@ class _Run:
                 self._compute(submit, self.rows, [0])
                 plan = self._plan()
                 rows = [row for row in self.rows if row.name in plan.rows]
-                self.bar.total = self._steps(rows, range(plan.seeds))
+                self.bar.total += self._steps(rows, range(1, plan.seeds))
                 self.bar.set_description(f"{plan.seeds} seeds")
                 self._compute(submit, rows, range(1, plan.seeds))
         except KeyboardInterrupt:
