@@ -107,10 +107,7 @@ class FakeHub:
 
     def fetched(self) -> list[str]:
         """Names of the files that were downloaded."""
-        found = (
-            re.fullmatch(r"GET (?:/datasets)?/[^/]+/[^/]+/resolve/[^/]+/(.+)", r)
-            for r in self.requests
-        )
+        found = (re.fullmatch(r"GET /[^/]+/[^/]+/resolve/[^/]+/(.+)", r) for r in self.requests)
         return sorted({match[1] for match in found if match})
 
     def answer(self, request: Any) -> Any:
@@ -270,7 +267,7 @@ def _resolve(hub: FakeHub, request: Any, repo: Repo, name: str, revision: str, p
     return httpx.Response(200, content=b"" if request.method == "HEAD" else data, headers=headers)
 
 
-_R = "/api/(?:models|datasets)/(?P<repo>[^/]+/[^/]+)"
+_R = "/api/models/(?P<repo>[^/]+/[^/]+)"
 _REV = "(?P<revision>[^/]+)"
 ROUTES: list[tuple[tuple[str, ...], str, Any]] = [
     (("HEAD",), "/?", lambda *_: {}),
@@ -287,7 +284,7 @@ ROUTES: list[tuple[tuple[str, ...], str, Any]] = [
     (("POST",), f"{_R}/commit/{_REV}", _commit),
     (
         ("GET", "HEAD"),
-        f"/(?:datasets/)?(?P<repo>[^/]+/[^/]+)/resolve/{_REV}/(?P<path>.+)",
+        f"/(?P<repo>[^/]+/[^/]+)/resolve/{_REV}/(?P<path>.+)",
         _resolve,
     ),
 ]

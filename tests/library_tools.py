@@ -23,7 +23,6 @@ OPTIONAL = (
     "nbclient",
     "nbformat",
     "playwright",
-    "pyarrow",
     "ray",
     "transformers",
 )

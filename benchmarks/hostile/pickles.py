@@ -32,7 +32,7 @@ READ = {  # by folder, the names under which something is read, or might be
     "pca-00001-of-00001.safetensors pytorch_model.bin samples.png model.safetensors.index.json",
     "bank": "manifest.json variants.npy applied.npy hashes.npy labels.npy paths.npy",
     "vae": f"config.json {WEIGHTS} {WEIGHTS}.index.json diffusion_pytorch_model.bin",
-    "data": "train/cat/0.png x.tar 0.npz 0.parquet classnames.txt metadata.csv "
+    "data": "train/cat/0.png x.tar 0.npz classnames.txt metadata.csv "
     "train-images-idx3-ubyte train-images-idx3-ubyte.gz",
     "train": f"train.yaml config.json log.csv {STEP}/state.json {STEP}/state.safetensors",
 }

@@ -10,7 +10,6 @@ from pathlib import Path
 
 import pytest
 from huggingface_hub import constants
-from library_tools import needs
 
 BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
 KINDS = ("images", "layouts", "checkpoints", "banks", "settings")
@@ -19,8 +18,6 @@ KINDS = ("images", "layouts", "checkpoints", "banks", "settings")
 @pytest.mark.parametrize("name", KINDS)
 def test_a_case_of_each_kind(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """In this process, which is put back as it was."""
-    if name == "layouts":
-        needs("pyarrow")
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "path", [*sys.path])
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", constants.HF_HUB_OFFLINE)

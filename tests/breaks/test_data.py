@@ -1,4 +1,4 @@
-"""Data that were once read wrongly: layouts of folders, archives, tables, samplers."""
+"""Data that were once read wrongly: layouts of folders, archives, samplers."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ from typing import Any
 import pytest
 import torch
 from data_tools import png, save
-from hub_tools import FakeHub
 from library_tools import needs
 from nfa_tools import TensorImages, checkpoint
+from PIL import Image
 from timm.data import ScheduledTransformDataset
 from timm.data.loader import PrefetchLoader
 from torch.utils.data import (
@@ -40,7 +40,6 @@ from nfaug.bank import BankDataset, make_bank
 from nfaug.data.classes import dataset_classes
 from nfaug.data.images import to_tensors
 from nfaug.data.open import open_dataset, wrap_dataset
-from nfaug.data.sources import tables
 from nfaug.fitting import KeptClasses
 from nfaug.integrations.timm import NFALoader
 
@@ -57,22 +56,6 @@ def write_tar(path: Path, files: dict[str, bytes]) -> Path:
 
 def write_shard(path: Path, label: int = 0) -> Path:
     return write_tar(path, {"0.png": png(), "0.cls": b"%d" % label})
-
-
-def write_parquet(path: Path, images: list[Any], labels: list[Any] | None = None) -> Path:
-    pyarrow = needs("pyarrow")
-    from pyarrow import parquet
-
-    kind = pyarrow.struct({"bytes": pyarrow.binary(), "path": pyarrow.string()})
-    column = pyarrow.array(images, kind)
-    labels = [0] * len(images) if labels is None else labels
-    path.parent.mkdir(parents=True, exist_ok=True)
-    parquet.write_table(pyarrow.table({"image": column, "label": labels}), path)
-    return path
-
-
-def embedded(level: int) -> dict[str, Any]:
-    return {"bytes": png(level), "path": None}
 
 
 def levels(data: Any) -> list[int]:
@@ -105,10 +88,10 @@ def test_a_stray_archive_beside_images(tmp_path: Path, stray: str, kinds: tuple[
 def test_shards_of_two_kinds(tmp_path: Path) -> None:
     """Break 33 (and 19): of a tar beside parquet files, the tar alone was read."""
     write_shard(tmp_path / "0.tar")
-    write_parquet(tmp_path / "0.parquet", [embedded(0)])
+    (tmp_path / "0.parquet").touch()
     with pytest.raises(ValueError, match=r"0\.tar.*0\.parquet"):
         open_dataset(tmp_path)
-    assert len(open_dataset(tmp_path / "0.parquet")) == 1, "the path of a file says which"
+    assert len(open_dataset(tmp_path / "0.tar")) == 1, "the path of a file says which"
 
 
 def test_a_picture_beside_shards(tmp_path: Path) -> None:
@@ -392,46 +375,27 @@ def test_a_pipe_among_the_data(tmp_path: Path, place: str) -> None:
 # Archives
 
 
-def test_a_replaced_parquet_file_of_the_same_time(tmp_path: Path) -> None:
-    """Break 34: the old images and labels came from a cache."""
-    file = write_parquet(tmp_path / "0.parquet", [embedded(10), embedded(20)], [0, 1])
-    first = open_dataset(file)
-    assert levels(first) == [10, 20]
-    before = file.stat()
-    write_parquet(file, [embedded(30), embedded(40)], [1, 0])
-    os.utime(file, ns=(before.st_atime_ns, before.st_mtime_ns))
-    second = open_dataset(file)
-    assert levels(second) == [30, 40]
-    assert second.targets.tolist() == [1, 0]
-    assert first.fingerprint() != second.fingerprint()
-
-
 @pytest.mark.parametrize("path", ["/etc/hostname", "../private.png", "link.png", "inside.png"])
 def test_a_row_that_names_a_file(tmp_path: Path, path: str) -> None:
-    """Breaks 20 and 41: it read any file of the machine. Only bytes in the table are read."""
-    data = tmp_path / "data"
-    data.mkdir()
-    (tmp_path / "private.png").write_bytes(png())
-    (data / "link.png").symlink_to(tmp_path / "private.png")
-    (data / "inside.png").write_bytes(png())
-    rows = [embedded(0), {"bytes": None, "path": path}]
-    found = open_dataset(write_parquet(data / "0.parquet", rows), image_size=4, channels=1)
-    assert found[0][0].shape == (1, 4, 4)
-    with pytest.raises(ValueError, match=Path(path).name):
-        found[1]
+    """Break 20: it read any file of the machine. An image is pixels, never a path to them."""
+    Image.new("L", (4, 4)).save(tmp_path / "inside.png")
+    for row in ({"bytes": None, "path": path}, str(tmp_path / path), path):
+        for item in ({"image": row, "label": 0}, (row, 0)):
+            with pytest.raises(ValueError, match=r"image 0 .*PIL image"):
+                nfaug.fit("builtin:pixels", [item, item], progress=False)  # type: ignore[arg-type]
 
 
-def test_data_files_in_a_readme(tmp_path: Path, hub: FakeHub) -> None:
-    """Break 41 (and 29): a card's `data_files` named any URL, and files outside of the folder."""
-    outside = write_parquet(tmp_path / "outside.parquet", [embedded(99)])
-    inside = write_parquet(tmp_path / "train-0.parquet", [embedded(10)])
-    card = f"---\nconfigs:\n- config_name: default\n  data_files: '{outside}'\n---\n"
-    files = {"README.md": card.encode(), "data/train-0.parquet": inside.read_bytes()}
-    hub.add("owner/pictures", files)
-    assert levels(open_dataset("hfds/owner/pictures")) == [10]
-    assert hub.fetched() == ["data/train-0.parquet"]
-    with pytest.raises(ValueError, match="hfds/OWNER/NAME"):
-        open_dataset(f"hfds/{tmp_path}")
+def test_a_row_of_datasets_that_names_a_file(tmp_path: Path) -> None:
+    """Break 20: the package datasets decodes rows; without that they are no images."""
+    datasets = needs("datasets")
+    Image.new("L", (4, 4)).save(tmp_path / "inside.png")
+    features = datasets.Features(
+        {"image": datasets.Image(decode=False), "label": datasets.Value("int64")}
+    )
+    columns = {"image": [{"bytes": None, "path": str(tmp_path / "inside.png")}], "label": [0]}
+    rows = datasets.Dataset.from_dict(columns, features=features)
+    with pytest.raises(ValueError, match="PIL image"):
+        wrap_dataset(rows)
 
 
 @pytest.mark.timeout(30)
@@ -493,15 +457,6 @@ def test_an_idx_file_longer_than_it_says(tmp_path: Path) -> None:
     (tmp_path / "train-images-idx3-ubyte").write_bytes(header + bytes(5))
     with pytest.raises(ValueError, match="damaged"):
         open_dataset(tmp_path)
-
-
-def test_a_table_of_many_equal_images(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Break 42: a dictionary of one image can stand for gigabytes of rows."""
-    monkeypatch.setattr(tables, "MOST_BYTES", 10_000)
-    file = write_parquet(tmp_path / "0.parquet", [embedded(0)] * 1000)
-    assert file.stat().st_size < 10_000
-    with pytest.raises(ValueError, match="10000 bytes"):
-        open_dataset(file)
 
 
 def npz_bomb(path: Path) -> Path:
@@ -573,8 +528,6 @@ def test_other_images_of_the_same_names_and_sizes(tmp_path: Path) -> None:
 
 
 def _bmp(level: int) -> bytes:
-    from PIL import Image
-
     data = io.BytesIO()
     Image.new("L", (4, 4), level).save(data, "BMP")
     return data.getvalue()

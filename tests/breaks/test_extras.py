@@ -87,8 +87,6 @@ FUNCTIONS = (
     ("scipy", "open_dataset('digits')"),
     ("timm", "open_dataset('torch/cifar10')"),
     ("torchvision", "open_dataset('torch/cifar10')"),
-    ("pyarrow", "open_dataset('my.parquet')"),
-    ("pyarrow", "open_dataset('hfds/owner/name')"),
     ("diffusers", "open_autoencoder('my-vae')"),
     ("ema_pytorch", "nfaug.training.train(images)"),
     ("tensorboard", "nfaug.training.train(images, 'my-run')"),
@@ -101,7 +99,6 @@ COMMANDS = (
     ("torchvision", "timm train.py --checkpoint builtin:rgb32"),
     ("sklearn", "preview --checkpoint builtin:pixels --data digits --out grid.png"),
     ("timm", "fit --checkpoint builtin:pixels --data torch/cifar10 --out my-nfa"),
-    ("pyarrow", "fit --checkpoint builtin:pixels --data my.parquet --out my-nfa"),
     ("diffusers", "train --data my-images --autoencoder my-vae --trackers [] --out my-run"),
 )
 
@@ -111,7 +108,6 @@ def folder(tiny_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """What the statements read."""
     folder = tmp_path_factory.mktemp("hidden")
     (folder / "my-images").symlink_to(tiny_folder)
-    (folder / "my.parquet").touch()
     autoencoder = folder / "my-vae"
     autoencoder.mkdir()
     (autoencoder / "config.json").write_text('{"_class_name": "AutoencoderKL"}')
@@ -161,7 +157,7 @@ def test_a_command_names_the_missing_library_and_its_extra(
 def test_a_training_without_its_libraries_writes_nothing(outcomes: Any, folder: Path) -> None:
     """Break 105: it read all images and wrote settings before the error."""
     assert len(outcomes) == len(FUNCTIONS) + len(COMMANDS)
-    assert sorted(path.name for path in folder.iterdir()) == ["my-images", "my-vae", "my.parquet"]
+    assert sorted(path.name for path in folder.iterdir()) == ["my-images", "my-vae"]
 
 
 def test_libraries_of_a_long_computation_are_checked_first(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, NamedTuple
 
@@ -17,7 +15,6 @@ from .sources.arrays import open_digits, open_idx, open_npz
 from .sources.folders import list_files, open_folder
 from .sources.layout import MissingSplitError
 from .sources.named import open_bundled, open_torchvision
-from .sources.tables import open_hub, open_parquet
 from .sources.tars import open_tar, open_webdataset
 from .torch_datasets import wrap_dataset
 
@@ -31,46 +28,14 @@ __all__ = [
 ]
 
 
-@dataclass(frozen=True)
-class FilesOfFolder:
-    """A kind of files that a folder of data holds.
-
-    Attributes:
-        name: What the files are, in messages.
-        endings: How their names end, in lower case.
-        open: Reads them, given the folder and their relative paths.
-    """
-
-    name: str
-    endings: tuple[str, ...]
-    open: Callable[[Path, Sequence[str], Request], Reader]
-
-
-def _open_one_parquet(path: Path, request: Request) -> Reader:
-    return open_parquet(path.parent, [path.name], request)
-
-
-# A name of `NAMES` is tried before a file or folder of that name. A name that ends in a slash or a
-# colon is a prefix.
-NAMES: dict[str, Callable[[Request], Reader]] = {
-    "builtin:": open_bundled,
-    "digits": open_digits,
-    "torch/": open_torchvision,
-    "hfds/": open_hub,
+_TARS = (".tar", ".tgz", ".tar.gz", ".tar.bz2", ".tar.xz", ".tar.zst")
+# What a folder of data may hold, by how the names of its files end. Only one of them is the data.
+_IN_FOLDERS = {
+    "images": IMAGE_ENDINGS,
+    "WebDataset shards": (".tar",),
+    "parquet files": (".parquet",),
+    "IDX files": ("idx1-ubyte", "idx1-ubyte.gz", "idx3-ubyte", "idx3-ubyte.gz"),
 }
-FILES: dict[tuple[str, ...], Callable[[Path, Request], Reader]] = {
-    (".tar", ".tgz", ".tar.gz", ".tar.bz2", ".tar.xz", ".tar.zst"): open_tar,
-    (".npz",): open_npz,
-    (".parquet",): _open_one_parquet,
-}
-FOLDERS = (
-    FilesOfFolder("images", IMAGE_ENDINGS, open_folder),
-    FilesOfFolder("WebDataset shards", (".tar",), open_webdataset),
-    FilesOfFolder("parquet files", (".parquet",), open_parquet),
-    FilesOfFolder(
-        "IDX files", ("idx1-ubyte", "idx1-ubyte.gz", "idx3-ubyte", "idx3-ubyte.gz"), open_idx
-    ),
-)
 
 
 class DataKind(NamedTuple):
@@ -93,10 +58,6 @@ DATA_KINDS = (
         "number, in 000012.cls.",
     ),
     DataKind(
-        "my-images.parquet",
-        "a parquet file, or a folder of them, with a column of images and one of labels.",
-    ),
-    DataKind(
         "my-images.npz",
         "a NumPy file with the arrays images (uint8, of shape N x H x W, N x H x W x C or "
         "N x C x H x W) and labels (whole numbers, N).",
@@ -105,18 +66,14 @@ DATA_KINDS = (
         "my-idx-files",
         "a folder of IDX files, the format of MNIST: train-images-idx3-ubyte.gz and others.",
     ),
-    DataKind(
-        "hfds/ylecun/mnist",
-        "hfds/OWNER/NAME, a dataset of the Hugging Face Hub that has parquet files.",
-    ),
     DataKind("torch/cifar10", "torch/NAME, a dataset of torchvision. --download fetches it."),
     DataKind("builtin:clothes", "875 photographs of 32 x 32 pixels that come with nfaug."),
     DataKind("digits", "scikit-learn's 1,797 handwritten digits of 8 x 8 pixels, for a first try."),
 )
 # The same in one line, for messages and options.
 DATA_SOURCES = (
-    "a folder with one folder of images for each class, a .tar, .npz or .parquet file, or a name "
-    "such as torch/cifar10; 'nfaug help data' lists all"
+    "a folder with one folder of images for each class, a .tar or .npz file, or a name such as "
+    "torch/cifar10; 'nfaug help data' lists all"
 )
 
 
@@ -142,8 +99,9 @@ def open_dataset(
 
     Args:
         data: A folder with one folder of images for each class; a tar of one; WebDataset shards;
-            parquet, .npz or IDX files; or a name: "hfds/OWNER/NAME", "torch/NAME" or "digits". The
-            command `nfaug help data` lists them. Folders, tars and shards may have splits.
+            .npz or IDX files; or a name: "torch/NAME" or "digits". The command `nfaug help data`
+            lists them. Folders, tars and shards may have splits. Parquet files and the Hub's data
+            are read in Python: pass `datasets.load_dataset(...)` to `wrap_dataset`.
         split: "train", "validation", "test", a usual word for one of them, or a folder's name.
         data_dir: Where named datasets are kept.
         image_size: (height, width), or the side of a square, to resize and crop every image to.
@@ -199,44 +157,77 @@ def open_dataset(
 
 
 def _reader(request: Request) -> Reader:
-    """The reader of a name, a file or a folder."""
-    for name, open_name in NAMES.items():
-        prefix = name.endswith(("/", ":")) and request.data.lower().startswith(name)
-        if prefix or request.data == name:
-            return open_name(request)
+    """The reader of a name, or else of a file or a folder."""
+    if request.data == "digits":
+        return open_digits(request)
+    if request.data.lower().startswith("builtin:"):
+        return open_bundled(request)
+    if request.data.lower().startswith("torch/"):
+        return open_torchvision(request)
+    if request.data.lower().startswith("hfds/"):
+        _, *repository = request.data.split("/")
+        raise _read_in_python(request.data, repr("/".join(repository[:2])))
     path = request.path
     if path.is_dir():
         return _folder_reader(path, request)
-    if not path.exists():
-        names = [kind.example for kind in DATA_KINDS if kind.example in NAMES]
-        if path.parent.is_dir():
-            names += [str(path.parent / name) for name in os.listdir(path.parent)]
-        raise FileNotFoundError(
-            f"there is no file or folder {request.data!r}{did_you_mean(request.data, names)} "
-            "('nfaug help data' lists what data can be)"
-        )
-    if path.is_file():  # a pipe has no end
-        for endings, open_file in FILES.items():
-            if path.name.lower().endswith(endings):
-                return open_file(path, request)
-    raise ValueError(f"{request.data!r} holds no images; data must be {DATA_SOURCES}")
+    if path.is_file():
+        return _file_reader(path, request)
+    if path.exists():  # a pipe, which has no end
+        raise _no_images(request.data)
+    names = ["digits"]
+    if path.parent.is_dir():
+        names += [str(path.parent / name) for name in os.listdir(path.parent)]
+    raise FileNotFoundError(
+        f"there is no file or folder {request.data!r}{did_you_mean(request.data, names)} "
+        "('nfaug help data' lists what data can be)"
+    )
+
+
+def _file_reader(path: Path, request: Request) -> Reader:
+    """The reader of a file."""
+    name = path.name.lower()
+    if name.endswith(_TARS):
+        return open_tar(path, request)
+    if name.endswith(".npz"):
+        return open_npz(path, request)
+    if name.endswith(".parquet"):
+        raise _read_in_python(request.data, f"'parquet', data_files={str(path)!r}")
+    raise _no_images(request.data)
 
 
 def _folder_reader(root: Path, request: Request) -> Reader:
     """The reader of the only kind of data that a folder holds."""
     all_files = list_files(root)
-    kinds: list[tuple[FilesOfFolder, list[str]]] = []
-    for kind in FOLDERS:
-        files = [file for file in all_files if file.lower().endswith(kind.endings)]
+    found: dict[str, list[str]] = {}
+    for kind, endings in _IN_FOLDERS.items():
+        files = [file for file in all_files if file.lower().endswith(endings)]
         if files:
-            kinds.append((kind, files))
-    if not kinds:
-        raise ValueError(f"{request.data!r} holds no images; data must be {DATA_SOURCES}")
-    if len(kinds) > 1:
-        shown = " and ".join(f"{kind.name} ({files[0]})" for kind, files in kinds)
+            found[kind] = files
+    if not found:
+        raise _no_images(request.data)
+    if len(found) > 1:
+        shown = " and ".join(f"{kind} ({files[0]})" for kind, files in found.items())
         raise ValueError(
             f"{request.data!r} holds {shown}, and only one kind can be the data: move the others "
             "elsewhere"
         )
-    kind, files = kinds[0]
-    return kind.open(root, files, request)
+    if "images" in found:
+        return open_folder(root, found["images"], request)
+    if "WebDataset shards" in found:
+        return open_webdataset(root, found["WebDataset shards"], request)
+    if "IDX files" in found:
+        return open_idx(root, found["IDX files"], request)
+    raise _read_in_python(request.data, repr(str(root)))
+
+
+def _no_images(data: str) -> ValueError:
+    """The error about a path without images."""
+    return ValueError(f"{data!r} holds no images; data must be {DATA_SOURCES}")
+
+
+def _read_in_python(data: str, arguments: str) -> ValueError:
+    """The error about data that the package datasets reads, given its arguments."""
+    return ValueError(
+        f"{data!r} is read in Python: pass datasets.load_dataset({arguments}, split='train') to "
+        "nfaug.fit, nfaug.training.train, nfaug.bank.make_bank or nfaug.compare.compare"
+    )

@@ -79,9 +79,11 @@ class Reader(ABC):
         return hashlib.sha256(content).digest()
 
 
+@dataclass(eq=False, kw_only=True)
 class FileReader(Reader):
-    """Encoded image files."""
+    """Encoded image files, each with a path."""
 
+    paths: list[str]
     threads: ClassVar[bool] = True
 
     @abstractmethod
@@ -92,9 +94,7 @@ class FileReader(Reader):
             ImageDecodeError: If it is too large for an image.
         """
 
-    def file(self, index: int) -> bytes | None:
-        if self.paths is None:  # a row of a table
-            return None
+    def file(self, index: int) -> bytes:
         return self.read_bytes(index)
 
     def read(self, index: int) -> Image.Image:
@@ -103,8 +103,6 @@ class FileReader(Reader):
     def read_hashed(self, index: int) -> tuple[Image.Image | Tensor, bytes]:
         content = self.read_bytes(index)  # once
         image = decode_image(content, self.name(index))
-        if self.paths is None:
-            return image, pixels_sha256(image)
         return image, hashlib.sha256(content).digest()
 
 

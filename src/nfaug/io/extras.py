@@ -16,7 +16,6 @@ EXTRAS = {
     "gradio": "ui",
     "kornia": "kornia",
     "matplotlib": "train",
-    "pyarrow": "parquet",
     "ray": "ray",
     "scipy": "train",
     "sklearn": "train",

@@ -26,14 +26,13 @@ from huggingface_hub.utils import build_hf_headers, tqdm
 
 from .atomic import write_text
 from .hub_options import HubOptions
-from .strict_json import LONGEST, parse_json
+from .strict_json import LONGEST
 from .text import printable
 from .version import __version__
 
-__all__ = ["HubError", "download", "file_sizes", "hub_errors"]
+__all__ = ["HubError", "download", "hub_errors"]
 
 _MOST_TENSORS = 2**36  # bytes of a safetensors file
-_MOST_PAGES = 1000  # of a list of files; a page has 1,000 of them
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 _BLOB = re.compile(r"\w[\w.-]*", re.ASCII)  # the SHA of a file, or what a mirror has in its place
 _LIBRARY: dict[str, Any] = {"library_name": "nfaug", "library_version": __version__}
@@ -87,22 +86,17 @@ def download(
     repo_id: str,
     names: Iterable[str],
     options: HubOptions | None = None,
-    *,
-    repo_type: str = "model",
-    most: int | None = None,
 ) -> Path:
     """Download files into the client's cache and return their folder.
 
     All files are those of one commit. At most as many bytes are read of a file as the Hub says that
-    it has. Without a network the files that the cache holds are used.
+    it has, and it may have 16 MiB, the most that is read of JSON, or 64 GiB if it is a safetensors
+    file. Without a network the files that the cache holds are used.
 
     Args:
         repo_id: "owner/name".
         names: Names of files; those that do not exist are left out.
         options: Revision, token, cache and the like.
-        repo_type: "model" or "dataset".
-        most: The most bytes of all files. By default each may have 16 MiB, the most that is read of
-            JSON, or if it is a safetensors file 64 GiB.
 
     Raises:
         HubError: The repository cannot be read, a file is too large, or an answer makes no sense.
@@ -112,7 +106,7 @@ def download(
     options = options or HubOptions()
     revision = options.revision or constants.DEFAULT_REVISION
     cache = Path(options.cache_dir or constants.HF_HUB_CACHE).expanduser()
-    home = cache / f"{repo_type}s--{repo_id.replace('/', '--')}"
+    home = cache / f"models--{repo_id.replace('/', '--')}"
     with hub_errors(repo_id, options):
         for path in (*wanted, revision):
             hf_hub_url(repo_id, path)  # checks the name of the repository
@@ -120,7 +114,7 @@ def download(
         if options.local_files_only:
             return _cached(home, revision, wanted)
         try:
-            commit, files = _find(repo_id, wanted, revision, options, repo_type)
+            commit, files = _find(repo_id, wanted, revision, options)
         except (HubError, RevisionNotFoundError):
             raise
         # The client and its HTTP library have dozens of types for a network or a Hub that does not
@@ -130,7 +124,7 @@ def download(
                 return _cached(home, revision, wanted)
             except FileNotFoundError:
                 raise unreachable from None
-        _check_sizes(repo_id, files, most)
+        _check_sizes(repo_id, files)
         folder = home / "snapshots" / commit
         for file in files:
             pointer = folder / file.name
@@ -138,7 +132,7 @@ def download(
             if pointer.exists() and not options.force_download:
                 continue
             if not blob.exists() or options.force_download:
-                url = hf_hub_url(repo_id, file.name, repo_type=repo_type, revision=commit)
+                url = hf_hub_url(repo_id, file.name, revision=commit)
                 _save(repo_id, url, file, blob, options)
             _link(pointer, blob)
         ref = home / "refs" / revision
@@ -146,35 +140,6 @@ def download(
             ref.parent.mkdir(parents=True, exist_ok=True)
             write_text(ref, commit)
         return folder
-
-
-def file_sizes(
-    repo_id: str, options: HubOptions | None = None, *, repo_type: str = "model"
-) -> dict[str, int]:
-    """The size in bytes of every file of a repository's main branch, by its path.
-
-    Raises:
-        HubError: An answer makes no sense, or the list has no end.
-    """
-    start = f"{constants.ENDPOINT}/"
-    url = f"{start}api/{repo_type}s/{repo_id}/tree/{constants.DEFAULT_REVISION}?recursive=true"
-    sizes: dict[str, int] = {}
-    for _ in range(_MOST_PAGES):
-        page = bytearray()
-        with _answer(repo_id, url, options or HubOptions()) as answer:
-            for chunk in answer.iter_bytes():
-                page += chunk
-                if len(page) > LONGEST:
-                    break
-            url = answer.links.get("next", {}).get("url", "")
-        for entry in parse_json(bytes(page)):
-            if entry["type"] == "file":
-                sizes[str(entry["path"])] = int(entry["size"])
-        if not url:
-            return sizes
-        if not url.startswith(start):  # which must not get the token
-            raise _refused(repo_id, f"the list of files goes on at {url}")
-    raise _refused(repo_id, f"the list of files has over {_MOST_PAGES} pages")
 
 
 def _check_path(repo_id: str, path: str) -> None:
@@ -190,7 +155,7 @@ def _refused(repo_id: str, reason: str) -> HubError:
 
 
 def _find(
-    repo_id: str, names: list[str], revision: str, options: HubOptions, repo_type: str
+    repo_id: str, names: list[str], revision: str, options: HubOptions
 ) -> tuple[str, list[_RemoteFile]]:
     """The commit of a revision, and those of the files that it has.
 
@@ -200,7 +165,7 @@ def _find(
     commit = revision if _COMMIT.fullmatch(revision) else None
     files = []
     for name in names:
-        url = hf_hub_url(repo_id, name, repo_type=repo_type, revision=commit or revision)
+        url = hf_hub_url(repo_id, name, revision=commit or revision)
         found = None
         try:
             found = get_hf_file_metadata(url, token=options.token, **_LIBRARY)
@@ -222,14 +187,10 @@ def _find(
     return commit, files
 
 
-def _check_sizes(repo_id: str, files: list[_RemoteFile], most: int | None) -> None:
+def _check_sizes(repo_id: str, files: list[_RemoteFile]) -> None:
     """Raise HubError if files have more bytes than `download` says."""
     for file in files:
-        if most is not None:
-            limit = most
-            most -= file.size
-        else:
-            limit = _MOST_TENSORS if file.name.endswith(".safetensors") else LONGEST
+        limit = _MOST_TENSORS if file.name.endswith(".safetensors") else LONGEST
         if file.size > limit:
             raise _refused(
                 repo_id,

@@ -33,7 +33,6 @@ class FolderReader(FileReader):
     """Image files in a folder."""
 
     root: Path
-    paths: list[str]
 
     def name(self, index: int) -> str:
         return str(self.root / self.paths[index])

@@ -29,7 +29,7 @@ SPLIT_WORDS: dict[str, tuple[str, ...]] = {
 }
 _SPLIT_OF_WORD = {word: split for split, words in SPLIT_WORDS.items() for word in words}
 _LETTERS = re.compile(r"[^\W\d_]+")
-_COUNTED = re.compile(r"-\d+-of-(\d+)\.")  # train-00000-of-00005.parquet
+_COUNTED = re.compile(r"-\d+-of-(\d+)\.")  # train-00000-of-00005.tar
 
 
 class MissingSplitError(ValueError):
@@ -118,7 +118,7 @@ def natural_key(name: str) -> tuple[list[str | int], str]:
 def shards_of(files: Iterable[str], split: str, where: str) -> list[str]:
     """The shards of a split, in natural order.
 
-    The name of a file, or else of its folder, tells its split: val-00000-of-00001.parquet,
+    The name of a file, or else of its folder, tells its split: val-00000-of-00001.tar,
     train/0.tar. Shards are a training split if no name tells one.
 
     Args:

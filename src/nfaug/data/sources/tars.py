@@ -55,12 +55,10 @@ class MemberReader(FileReader):
     Attributes:
         tars: The tars.
         places: The index of an image's tar, its offset in the tar and its size in bytes, (N, 3).
-        paths: The path of each image.
     """
 
     tars: list[Path]
     places: Tensor
-    paths: list[str]
 
     def name(self, index: int) -> str:
         return f"{self.paths[index]} in {self.tars[self.places[index, 0]]}"
