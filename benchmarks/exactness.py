@@ -1,7 +1,7 @@
 """Images that a flow, or NFAugment at noise 1e-9, does not give back bit for bit; prints a table.
 
     python benchmarks/exactness.py
-    python benchmarks/exactness.py --count 100000 --data cifar10-test.tar /usr/share/fashion-mnist
+    python benchmarks/exactness.py --count 100000 --data cifar10-test.tar fashion-mnist-test.npz
 
 The images are those of --data (a flow's own test images and foreign ones), converted to the flow's
 size and channels, their inversions and rolls, noise, and extremes: black, white, single pixels and

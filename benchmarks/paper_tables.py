@@ -7,8 +7,10 @@ the differences of the fixed point to gradient descent and to the data, paired b
 `--print` it first trains one small flow for each missing cell (setting x seed) and appends a row;
 the same command continues after an interruption. The rows for Fashion-MNIST come from
 
-    python benchmarks/paper_tables.py --data /usr/share/datasets/fashion-mnist --padded 32 \\
-        --per-class 500 --tables 3 1 --seeds 3 --epochs 5 --cnn --cnn-steps 150
+    python benchmarks/fashion_mnist.py --out runs
+    python benchmarks/paper_tables.py --data runs/fashion-mnist-train.npz \\
+        --test-data runs/fashion-mnist-test.npz --padded 32 --per-class 500 --tables 3 1 \\
+        --seeds 3 --epochs 5 --cnn --cnn-steps 150
 
 and those for CIFAR-10, four times as many training steps, from two archives of images by
 

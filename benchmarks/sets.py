@@ -28,7 +28,6 @@ from nfaug.compare.work import draw_batch
 from nfaug.data.images import LabelledImages, to_tensors
 from nfaug.data.open import open_dataset
 
-FASHION = "/usr/share/datasets/fashion-mnist"  # Debian's dataset-fashion-mnist
 NOTHING = "nothing more"
 NFA = "NFA in pixels"
 NETWORKS = {"scratch": "from scratch", "finetuned": "fine-tuned"}
@@ -37,7 +36,7 @@ Study = TypeVar("Study")
 
 @dataclass(frozen=True)
 class Images:
-    """A data set: tars of labelled images and of those to judge by, and what keeps its classes."""
+    """A data set: files of labelled images and of those to judge by, and what keeps its classes."""
 
     title: str
     train: str
@@ -48,7 +47,9 @@ class Images:
 
 SETS = {
     "cifar10": Images("CIFAR-10", "cifar10-train.tar", "cifar10-test.tar", "flip,crop", 32),
-    "fashion": Images("Fashion-MNIST", FASHION, FASHION, "flip,crop", 28),
+    "fashion": Images(  # benchmarks/fashion_mnist.py writes these files
+        "Fashion-MNIST", "fashion-mnist-train.npz", "fashion-mnist-test.npz", "flip,crop", 28
+    ),
     "cells": Images("blood cells", "blood128-train.tar", "blood128-validation.tar", "rotate", 48),
     "clothes": Images(
         "clothes", "clothing128-train.tar", "clothing128-validation.tar", "flip,crop", 48
@@ -68,7 +69,7 @@ SETS = {
 def new_parser(description: str, out: str) -> argparse.ArgumentParser:
     """A parser with the options that all studies have; `out` is their folder of cells."""
     parser = argparse.ArgumentParser(description=description)
-    parser.add_argument("--data", type=Path, required=True, help="a folder of tars")
+    parser.add_argument("--data", type=Path, required=True, help="a folder of tars and .npz files")
     parser.add_argument("--weights", type=Path, help="pretrained weights, to be fine-tuned")
     parser.add_argument("--network", default="tf_efficientnet_lite0")
     parser.add_argument("--sets", nargs="+", choices=list(SETS), default=list(SETS))
@@ -112,10 +113,8 @@ def size_of(args: argparse.Namespace, name: str, network: str) -> int:
 def parts_of(folder: Path, name: str, size: int) -> tuple[LabelledImages, LabelledImages]:
     """The images that labelled ones are drawn from, and those to judge by."""
     images = SETS[name]
-    test_split = "test" if images.test == images.train else "train"
-    # A path that is absolute stays what it is.
-    pool = open_dataset(folder / images.train, image_size=size, split="train")
-    return pool, open_dataset(folder / images.test, image_size=size, split=test_split)
+    pool = open_dataset(folder / images.train, image_size=size)
+    return pool, open_dataset(folder / images.test, image_size=size)
 
 
 @functools.lru_cache(2)

@@ -1,8 +1,7 @@
-"""IDX files, bundled images, digits and timm's names."""
+"""Arrays, bundled images, digits and torchvision's data sets."""
 
 from __future__ import annotations
 
-import gzip
 import struct
 import zipfile
 from pathlib import Path
@@ -22,61 +21,13 @@ from nfaug.data.open import MissingSplitError, open_dataset
 def write_idx(path: Path, array: np.ndarray) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     header = bytes([0, 0, 8, array.ndim]) + struct.pack(f">{array.ndim}I", *array.shape)
-    data = header + array.tobytes()
-    path.write_bytes(gzip.compress(data) if path.suffix == ".gz" else data)
+    path.write_bytes(header + array.tobytes())
 
 
-def write_mnist(folder: Path, dash: str = "-", suffix: str = "") -> None:
+def write_mnist(folder: Path) -> None:
     for seed, (base, labels) in enumerate({"train": [0, 1, 2, 2], "t10k": [1, 2]}.items()):
-        images = pixels(seed, len(labels), 5, 4)
-        write_idx(folder / f"{base}-images{dash}idx3-ubyte{suffix}", images)
-        write_idx(folder / f"{base}-labels{dash}idx1-ubyte{suffix}", np.array(labels, np.uint8))
-
-
-# IDX files, bundled images and digits
-
-
-@pytest.mark.parametrize(("dash", "suffix"), [("-", ""), ("-", ".gz"), (".", "")])
-def test_idx(tmp_path: Path, dash: str, suffix: str) -> None:
-    write_mnist(tmp_path, dash, suffix)
-    train, test = open_dataset(tmp_path), open_dataset(tmp_path, split="test")
-    assert train.classes == test.classes == ["0", "1", "2"]
-    assert train.targets.tolist() == [0, 1, 2, 2]
-    assert test.targets.tolist() == [1, 2]
-    assert (train.channels, train.image_size) == (1, (5, 4))
-    assert torch.equal(to_tensors(train)[0], torch.from_numpy(pixels(0, 4, 1, 5, 4)))
-    assert open_dataset(tmp_path, image_size=8, channels=3)[0][0].shape == (3, 8, 8)
-    assert train.fingerprint() != test.fingerprint()
-
-
-def test_idx_files_as_torchvision_stores_them(tmp_path: Path) -> None:
-    write_mnist(tmp_path / "MNIST" / "raw")
-    assert len(open_dataset(tmp_path)) == 4
-    write_mnist(tmp_path / "KMNIST" / "raw")
-    with pytest.raises(ValueError, match="KMNIST/raw"):
-        open_dataset(tmp_path)
-
-
-def test_idx_errors(tmp_path: Path) -> None:
-    write_mnist(tmp_path, suffix=".gz")
-    images, labels = (tmp_path / f"train-{x}-ubyte.gz" for x in ("images-idx3", "labels-idx1"))
-    with pytest.raises(MissingSplitError, match="split='val'"):
-        open_dataset(tmp_path, split="val")
-    write_idx(labels, np.array([0, 1], np.uint8))
-    with pytest.raises(ValueError, match=r"\(2,\)"):
-        open_dataset(tmp_path)
-    labels.unlink()
-    with pytest.raises(FileNotFoundError, match="train-labels-idx1-ubyte"):
-        open_dataset(tmp_path)
-    images.write_bytes(images.read_bytes()[:-20])
-    with pytest.raises(ValueError, match=r"train-images-idx3-ubyte\.gz"):
-        open_dataset(tmp_path)
-    images.write_bytes(gzip.compress(bytes([0, 0, 8, 3]) + struct.pack(">3I", 4, 5, 4)))
-    with pytest.raises(ValueError, match=r"4,\s?5,\s?4"):
-        open_dataset(tmp_path)
-    images.write_bytes(gzip.compress(bytes([0, 0, 13, 3]) + bytes(100)))
-    with pytest.raises(ValueError, match="0d 03"):
-        open_dataset(tmp_path)
+        write_idx(folder / f"{base}-images-idx3-ubyte", pixels(seed, len(labels), 5, 4))
+        write_idx(folder / f"{base}-labels-idx1-ubyte", np.array(labels, np.uint8))
 
 
 # .npz files
@@ -182,20 +133,39 @@ def test_digits() -> None:
         open_dataset("digits", split="validation")
 
 
-# timm's names
+# Data sets of torchvision
 
 
-def test_timm_names(tmp_path: Path) -> None:
-    write_mnist(tmp_path / "FashionMNIST" / "raw")  # as torchvision stores it
-    test = open_dataset("torch/fashion_mnist", data_dir=tmp_path, split="test")
-    assert test.classes[:2] == ["T-shirt/top", "Trouser"]
-    assert torch.equal(to_tensors(test)[0], torch.from_numpy(pixels(1, 2, 1, 5, 4)))
+@pytest.mark.parametrize(
+    "name", ["torch/fashion_mnist", "torch/fashion-mnist", "Torch/Fashion_MNIST"]
+)
+def test_torchvision_folders(tmp_path: Path, name: str) -> None:
+    """Files in the folders that torchvision gives them are opened without a download."""
+    write_mnist(tmp_path / "FashionMNIST" / "raw")
+    names = ["T-shirt/top", "Trouser", "Pullover"]
+    for seed, (split, labels) in enumerate({"train": [0, 1, 2, 2], "test": [1, 2]}.items()):
+        for word in (split, split.title()):
+            found = open_dataset(name, data_dir=tmp_path, split=word)
+            assert found.classes[:3] == names
+            assert found.targets.tolist() == labels
+            images = torch.from_numpy(pixels(seed, len(labels), 1, 5, 4))
+            assert torch.equal(to_tensors(found)[0], images)
+
+
+def test_names_that_are_not_opened(tmp_path: Path) -> None:
     with pytest.raises(MissingSplitError, match="split='val'"):
         open_dataset("torch/CIFAR10", split="val")
     with pytest.raises(ValueError, match="download=False"):
         open_dataset("torch/cifar10", data_dir=tmp_path / "nowhere")
     with pytest.raises(ValueError, match="torch/unheard_of"):
         open_dataset("torch/unheard_of", data_dir=tmp_path)
+
+
+@pytest.mark.parametrize("place", [".", "FashionMNIST/raw"])
+def test_a_folder_of_idx_files(tmp_path: Path, place: str) -> None:
+    write_mnist(tmp_path / place)
+    with pytest.raises(ValueError, match=r"torch/fashion_mnist, .*\(--data-dir\)"):
+        open_dataset(tmp_path)
 
 
 @pytest.mark.parametrize("data", ["no/such/folder", "cifar10"])

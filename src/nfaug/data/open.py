@@ -11,7 +11,7 @@ from ..io.text import did_you_mean, printable
 from .decode import IMAGE_ENDINGS
 from .images import LabelledImages, assemble, split_per_class
 from .readers import Reader, Request
-from .sources.arrays import open_digits, open_idx, open_npz
+from .sources.arrays import open_digits, open_npz
 from .sources.folders import list_files, open_folder
 from .sources.layout import MissingSplitError
 from .sources.named import open_bundled, open_torchvision
@@ -62,10 +62,6 @@ DATA_KINDS = (
         "a NumPy file with the arrays images (uint8, of shape N x H x W, N x H x W x C or "
         "N x C x H x W) and labels (whole numbers, N).",
     ),
-    DataKind(
-        "my-idx-files",
-        "a folder of IDX files, the format of MNIST: train-images-idx3-ubyte.gz and others.",
-    ),
     DataKind("torch/cifar10", "torch/NAME, a dataset of torchvision. --download fetches it."),
     DataKind("builtin:clothes", "875 photographs of 32 x 32 pixels that come with nfaug."),
     DataKind("digits", "scikit-learn's 1,797 handwritten digits of 8 x 8 pixels, for a first try."),
@@ -99,9 +95,9 @@ def open_dataset(
 
     Args:
         data: A folder with one folder of images for each class; a tar of one; WebDataset shards;
-            .npz or IDX files; or a name: "torch/NAME" or "digits". The command `nfaug help data`
-            lists them. Folders, tars and shards may have splits. Parquet files and the Hub's data
-            are read in Python: pass `datasets.load_dataset(...)` to `wrap_dataset`.
+            a .npz file; or a name: "torch/NAME" or "digits". The command `nfaug help data` lists
+            them. Folders, tars and shards may have splits. Parquet files and the Hub's data are
+            read in Python: pass `datasets.load_dataset(...)` to `wrap_dataset`.
         split: "train", "validation", "test", a usual word for one of them, or a folder's name.
         data_dir: Where named datasets are kept.
         image_size: (height, width), or the side of a square, to resize and crop every image to.
@@ -216,7 +212,11 @@ def _folder_reader(root: Path, request: Request) -> Reader:
     if "WebDataset shards" in found:
         return open_webdataset(root, found["WebDataset shards"], request)
     if "IDX files" in found:
-        return open_idx(root, found["IDX files"], request)
+        raise ValueError(
+            f"{request.data!r} holds IDX files, which torchvision reads: pass torch/mnist, "
+            "torch/kmnist or torch/fashion_mnist, and as data_dir (--data-dir) the folder in which "
+            "the files, without .gz, lie in MNIST/raw, KMNIST/raw or FashionMNIST/raw"
+        )
     raise _read_in_python(request.data, repr(str(root)))
 
 

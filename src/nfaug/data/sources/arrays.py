@@ -1,13 +1,8 @@
-"""Images in memory: MNIST's IDX files, .npz files, scikit-learn's digits."""
+"""Images in memory: .npz files, scikit-learn's digits."""
 
 from __future__ import annotations
 
-import gzip
-import math
-import struct
 import zipfile
-import zlib
-from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -18,61 +13,11 @@ from ..classes import numbered, unique_names
 from ..readers import ArrayReader, Reader, Request
 from .layout import choose_split
 
-__all__ = ["open_digits", "open_idx", "open_npz"]
+__all__ = ["open_digits", "open_npz"]
 
-IDX_FILES = {"train": ("train-images", "train-labels"), "test": ("t10k-images", "t10k-labels")}
 TEST_EVERY = 5
 _UNPACKED = 2**26  # bytes that any file may unpack to
 _MOST_PACKED = 100  # times its size that a file may unpack to; pictures shrink to a tenth
-
-
-def open_idx(root: Path, files: Sequence[str], request: Request) -> Reader:
-    """Read `train-images-idx3-ubyte`, `train-labels-idx1-ubyte` and `t10k-...`, perhaps with .gz.
-
-    Classes are named by their numbers, up to the largest of both splits.
-    """
-    homes = sorted({file.rpartition("/")[0] for file in files})
-    if len(homes) > 1:
-        raise ValueError(
-            f"{root} holds IDX files in {homes[0] or '.'!r} and {homes[1]!r}: pass one"
-        )
-    root = root / homes[0]
-    files = [file.rpartition("/")[2] for file in files]
-    splits = [name for name, (images, _) in IDX_FILES.items() if _idx_file(files, images)]
-    kind = choose_split(splits or IDX_FILES, request.split, str(root))
-    image_file, label_file = IDX_FILES[kind]
-    images = _read_idx(root, files, image_file, 3)
-    labels = _read_idx(root, files, label_file, 1)
-    label_files = [name for _, name in IDX_FILES.values() if _idx_file(files, name)]
-    labels_of_splits = [_read_idx(root, files, name, 1) for name in label_files]
-    classes = numbered(np.concatenate(labels_of_splits))
-    return _in_memory(images, labels, f"the {kind} split of {root}", classes)
-
-
-def _idx_file(files: Sequence[str], base: str) -> str | None:
-    """The file of this name with or without .gz; if there are both, the one without."""
-    matching = [file for file in files if file.startswith((f"{base}-", f"{base}."))]
-    return min(matching, default=None)
-
-
-def _read_idx(root: Path, files: Sequence[str], base: str, ndim: int) -> np.ndarray:
-    """The array (N, ...) of a file whose header is: 00 00, the type 08, ndim, and the sizes."""
-    name = _idx_file(files, base)
-    if name is None:
-        raise FileNotFoundError(f"{root} has no {base}-idx{ndim}-ubyte, with or without .gz")
-    path = root / name
-    try:
-        with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as file:
-            header = file.read(4 + 4 * ndim)
-            if header[:4] != bytes([0, 0, 8, ndim]):
-                raise ValueError(f"it must start with 00 00 08 0{ndim}; got {header[:4].hex(' ')}")
-            shape = struct.unpack(f">{ndim}I", header[4:])  # big-endian
-            size = math.prod(shape)
-            _check_unpacked(path, size)
-            data = file.read(size + 1)  # one more, to notice a file that is longer than it says
-        return np.frombuffer(bytearray(data), np.uint8).reshape(shape)
-    except (OSError, EOFError, ValueError, struct.error, zlib.error) as error:
-        raise ValueError(f"{path} is damaged ({error})") from error
 
 
 def open_npz(path: Path, request: Request) -> Reader:

@@ -28,20 +28,21 @@ def open_bundled(request: Request) -> Reader:
 
 
 def open_torchvision(request: Request) -> Reader:
-    """Open `torch/NAME` with `timm.data.create_dataset`.
+    """Open `torch/NAME` with `timm.data.create_dataset`; a hyphen in NAME is an underscore.
 
     Data are kept in `data_dir`, by default `~/.cache/nfaug/datasets`.
     """
-    name = request.data.lower().partition("/")[2]
-    if name in TRAIN_AND_TEST:  # timm would give test images for "validation"
-        choose_split(("train", "test"), request.split, request.data)
+    name = request.data.lower().partition("/")[2].replace("-", "_")
+    split = request.split
+    if name in TRAIN_AND_TEST:  # timm gives test images for all but "train" and "training"
+        split = choose_split(("train", "test"), split, request.data)
     root = request.data_dir or str(Path.home() / ".cache" / "nfaug" / "datasets")
     try:
         with optional_imports():
             from timm.data.dataset_factory import create_dataset
 
             dataset = create_dataset(
-                request.data, root=root, split=request.split, download=request.download
+                f"torch/{name}", root=root, split=split, download=request.download
             )
     except ModuleNotFoundError:
         raise
