@@ -22,12 +22,13 @@ __all__ = [
 ]
 
 UNLABELLED = "images"  # the class of images without classes
-SPLIT_WORDS: dict[str, tuple[str, ...]] = {
-    "train": ("train", "training", "trainset"),
-    "validation": ("validation", "val", "valid", "valset", "dev", "eval", "evaluation"),
-    "test": ("test", "testing", "testset"),
+# Splits of other names are known by what their folders hold, and are asked for by name.
+_SPLIT_OF_WORD = {
+    **dict.fromkeys(("train", "training", "trainset"), "train"),
+    **dict.fromkeys(("validation", "val", "valid", "valset"), "validation"),
+    **dict.fromkeys(("dev", "eval", "evaluation"), "validation"),
+    **dict.fromkeys(("test", "testing", "testset"), "test"),
 }
-_SPLIT_OF_WORD = {word: split for split, words in SPLIT_WORDS.items() for word in words}
 _LETTERS = re.compile(r"[^\W\d_]+")
 _COUNTED = re.compile(r"-\d+-of-(\d+)\.")  # train-00000-of-00005.tar
 
@@ -53,23 +54,22 @@ class Arrangement(NamedTuple):
 
 
 def split_of(name: str) -> str | None:
-    """The split that a file's or a folder's name tells: "train", "validation", "test" or None.
+    """The split that a folder's name is a word for: "train", "validation", "test" or None.
 
-    Words are runs of letters, in any case: that of "train-00000-of-00005" is a word for training. A
-    name with words for two splits tells none.
-
-    >>> split_of("val-0"), split_of("Train"), split_of("latest")
+    >>> split_of("val"), split_of("Train"), split_of("val-0")
     ('validation', 'train', None)
     """
-    word = _split_word(name)
-    return None if word is None else _SPLIT_OF_WORD[word]
+    return _SPLIT_OF_WORD.get(name.lower())
 
 
-def _split_word(name: str) -> str | None:
-    """The word of a name that tells its split; None if there is none, or words of two splits."""
-    words = [word for word in _LETTERS.findall(name.lower()) if word in _SPLIT_OF_WORD]
-    splits = {_SPLIT_OF_WORD[word] for word in words}
-    return words[0] if len(splits) == 1 else None
+def _word_in(name: str) -> str:
+    """The word for a split in a name; empty if there is none, or if there are words for two splits.
+
+    Words are runs of letters, in any case: that of "Train-00000-of-00005.tar" is "train".
+    """
+    words = [word for word in _LETTERS.findall(name.lower()) if split_of(word)]
+    splits = set(map(split_of, words))
+    return words[0] if len(splits) == 1 else ""
 
 
 def choose_split(names: Iterable[str], split: str, where: str) -> str:
@@ -88,7 +88,7 @@ def choose_split(names: Iterable[str], split: str, where: str) -> str:
         ValueError: Several names tell this split.
     """
     names = sorted(names)
-    wanted = _SPLIT_OF_WORD.get(split.lower())
+    wanted = split_of(split)
     if wanted is None and split in names:
         return split
     matching: list[str] = []
@@ -131,11 +131,11 @@ def shards_of(files: Iterable[str], split: str, where: str) -> list[str]:
         ValueError: Some names tell a split and others do not, different words tell the same one, or
             the shards of the split lie in several folders.
     """
-    shards: dict[str | None, list[str]] = {}
+    shards: dict[str, list[str]] = {}
     for file in sorted(files, key=natural_key):
         folder, _, name = file.rpartition("/")
-        shards.setdefault(_split_word(name) or _split_word(folder), []).append(file)
-    unnamed = shards.pop(None, [])
+        shards.setdefault(_word_in(name) or _word_in(folder), []).append(file)
+    unnamed = shards.pop("", [])
     if unnamed and shards:
         named = next(iter(shards.values()))
         raise ValueError(
@@ -144,8 +144,7 @@ def shards_of(files: Iterable[str], split: str, where: str) -> list[str]:
         )
     if unnamed:
         shards["train"] = unnamed
-    words = [word for word in shards if word is not None]
-    chosen = shards[choose_split(words, split, where)]
+    chosen = shards[choose_split(shards, split, where)]
     folders = sorted({file.rpartition("/")[0] for file in chosen})
     if len(folders) > 1:
         raise ValueError(
@@ -223,9 +222,9 @@ def _warn_of_classes(classes: Sequence[str], where: str) -> None:
             "folder",
             stacklevel=3,
         )
-    suspects = [name for name in classes if split_of(name)]
-    if len({split_of(name) for name in suspects}) < 2:  # one such word may well be a class
-        suspects = [name for name in suspects if name.lower() in _SPLIT_OF_WORD]
+    suspects = [name for name in classes if _word_in(name)]
+    if len({split_of(_word_in(name)) for name in suspects}) < 2:  # one may well be a class
+        suspects = [name for name in suspects if split_of(name)]
     if suspects:
         shown = ", ".join(map(repr, suspects[:3]))
         warnings.warn(
@@ -253,13 +252,13 @@ def _split_folders(files: list[str], split: str, where: str, labels: bool) -> tu
     if not splits:
         alike = _alike(_below(files, root))
         # A usual word, such as "train", may be the default and not mean a folder.
-        if alike and split in names and split not in _SPLIT_OF_WORD:
+        if alike and split in names and not split_of(split):
             folder = f"{root}{split}/"
             folder += _unwrapped(_below(files, folder))
             return folder, folder
         if alike and labels:
             one, other = alike
-            named = other if one in _SPLIT_OF_WORD else one
+            named = other if split_of(one) else one
             raise ValueError(
                 f"{where} holds {one!r} and {other!r}, which look like splits and not like "
                 f"classes: they hold folders. Pass the path of one, or split={named!r} (--split). "
@@ -291,11 +290,11 @@ def _without_repeat(files: list[str], root: str, split: str) -> str:
 def splits_among(names: Collection[str]) -> list[str]:
     """The folders that are splits by their names; none if all folders are classes.
 
-    Names of splits are the words of `SPLIT_WORDS`, if training is among them or nothing is beside
-    them: `train` beside bus and car may be a class.
+    Names of splits are words for them, if training is among them or nothing is beside them: `train`
+    beside bus and car may be a class.
     """
-    splits = sorted(name for name in names if name.lower() in _SPLIT_OF_WORD)
-    told = {split_of(name) for name in splits}
+    splits = sorted(name for name in names if split_of(name))
+    told = set(map(split_of, splits))
     with_training = "train" in told and len(told) > 1
     return splits if with_training or len(splits) == len(names) else []
 
@@ -341,7 +340,6 @@ def _unwrapped(files: list[str]) -> str:
         inner = f"{root}{name}/"
         paths = _below(files, inner)
         holds_all = len(paths) == len(files)
-        is_split = name.lower() in _SPLIT_OF_WORD
-        if is_split or not holds_all or not all("/" in path for path in paths):
+        if split_of(name) or not holds_all or not all("/" in path for path in paths):
             return root
         root = inner
