@@ -33,8 +33,8 @@ from nfaug.compare import compare as compare_augmentations
 from nfaug.compare.work import bank_of
 from nfaug.data.augmentation import FlowAugmentation
 from nfaug.data.batches import MemoryBatches
+from nfaug.explore.pictures import OpenFlow, class_images, compare
 from nfaug.integrations.timm import NFALoader
-from nfaug.pictures.explore import OpenFlow, class_images, compare
 from nfaug.pictures.preview import preview_grid, sample_grid
 from nfaug.training import TrainConfig, train
 from nfaug.training.config import OptimConfig, PCAConfig, TrainPriorConfig

@@ -13,7 +13,7 @@ from PIL import Image
 
 from nfaug.augment.config import MixConfig
 from nfaug.augment.transform import NFAugment
-from nfaug.pictures.explore import OpenFlow, class_images, compare, open_flow, read_picture
+from nfaug.explore.pictures import OpenFlow, class_images, compare, open_flow, read_picture
 
 OPEN = MixConfig(gate=None)
 

@@ -16,7 +16,7 @@ from ..augment.pixels import to_pil
 from ..data.decode import IMAGE_ENDINGS
 from ..io.extras import optional_imports
 from ..io.text import printable, public_name
-from ..pictures.explore import OpenFlow, class_images, compare, open_flow, read_picture
+from .pictures import OpenFlow, class_images, compare, open_flow, read_picture
 
 # Gradio reads these when it is imported: no usage statistics, and no history of runs.
 os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"

@@ -1,4 +1,4 @@
-"""Pictures of what NFA does: grids of variants and samples, and what the explorer shows."""
+"""Pictures of what NFA does: grids of variants and samples."""
 
 from .preview import preview_grid
 
