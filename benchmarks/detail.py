@@ -115,7 +115,7 @@ def composed(images: Tensor, low: Tensor, new: Tensor, rule: str) -> Tensor:
 
 def bank_at(few: LabelledImages, args: argparse.Namespace, rule: str, seed: int) -> Tensor:
     """Variants (N, V, C, SIZE, SIZE) of a fit at half the size."""
-    small = few.resized((SIZE // 2, SIZE // 2))
+    small = few.at(SIZE // 2)
     images, _ = to_tensors(few, progress=False)
     low, _ = to_tensors(small, progress=False)
     bank = bank_of(PIXELS, small, config_of(args, "scratch"), seed)

@@ -103,7 +103,7 @@ def main() -> None:
         write_files(few, folder)
         written = open_dataset(folder, image_size=SIZE)
         images, labels = to_tensors(written, progress=False)
-        small = written.resized((32, 32))
+        small = written.at(32)
         fitted = nfaug.fit(args.checkpoint, small, rank=args.per_class - 1, progress=False)
         options = {"variants": 1, "batch_size": BATCH, "residual": True, "gate": None}
         pixels = ImageFolder(str(folder), PILToTensor())

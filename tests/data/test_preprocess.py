@@ -11,7 +11,9 @@ import torch
 from data_tools import pixels, save
 from PIL import Image
 from torch.nn import functional as F
+from torch.utils.data import DataLoader, Subset
 
+from nfaug.data.batches import open_batches
 from nfaug.data.images import to_tensors
 from nfaug.data.open import open_dataset, wrap_dataset
 from nfaug.data.preprocess import as_size, round_levels
@@ -27,10 +29,43 @@ def test_resize_and_crop(tmp_path: Path) -> None:
     assert image.shape == (3, 5, 5)
     assert (image[:, :, 1:4] == 200).all()  # the middle third, scaled by one half
     assert open_dataset(tmp_path, labels=False, image_size=(4, 12))[1][0].shape == (3, 4, 12)
-    with pytest.raises(ValueError, match=r"10 x 30.*image_size.*--image-size"):
-        open_dataset(tmp_path, labels=False)
     with pytest.raises(ValueError, match="got 0"):
         open_dataset(tmp_path, labels=False, image_size=0)
+
+
+def test_images_of_several_sizes(tmp_path: Path) -> None:
+    """They are opened once, each has its own size, and `at` reads them at one."""
+    for number, size in enumerate([(6, 6, 3), (10, 30, 3), (6, 6, 3)]):
+        save(tmp_path / "a" / f"{number}.png", number, size)
+    data = open_dataset(tmp_path, labels=False)
+    assert [tuple(image.shape) for image, _ in data] == [(3, 6, 6), (3, 10, 30), (3, 6, 6)]
+    assert torch.equal(data[1][0], torch.from_numpy(pixels(1, 10, 30, 3)).permute(2, 0, 1))
+    assert (data.has_one_size, data.preprocessing["image_size"]) == (False, None)
+    said = r"0\.png has 6 x 6 and .*1\.png has 10 x 30 pixels.*--image-size.*data\.at\("
+    loader = DataLoader(Subset(data, [0, 1]), batch_size=2)
+    batches = (lambda: data.image_size, lambda: to_tensors(data), lambda: next(iter(loader)))
+    for batch in (*batches, lambda: open_batches(data)):
+        with pytest.raises(ValueError, match=said):
+            batch()
+    for size in (5, (5, 5)):
+        at_size = data.at(size)
+        assert at_size.has_one_size
+        expected = open_dataset(tmp_path, labels=False, image_size=size)
+        assert torch.equal(to_tensors(at_size)[0], to_tensors(expected)[0])
+        assert at_size.preprocessing == expected.preprocessing
+    assert [len(image) for image, _ in wrap_dataset([*data])] == [3, 3, 3]
+
+
+def test_an_image_of_another_size_among_many(tmp_path: Path) -> None:
+    """Sizes of 64 images are compared at first; each image that is read is compared, too."""
+    for number in range(200):
+        save(tmp_path / "a" / f"{number}.png", number)
+    save(tmp_path / "a" / "1.png", 1, (10, 30, 3))
+    data = open_dataset(tmp_path, labels=False)
+    assert (data.has_one_size, data.image_size) == (True, (6, 6))
+    with pytest.raises(ValueError, match=r"1\.png has 10 x 30.*image_size.*--image-size"):
+        to_tensors(data)
+    assert to_tensors(data.at(6))[0].shape == (200, 3, 6, 6)
 
 
 @pytest.mark.parametrize(

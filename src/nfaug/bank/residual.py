@@ -19,7 +19,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from ..augment.detail import lost_share
-from ..data.preprocess import Preprocess
+from ..data.preprocess import resized_size
 
 __all__ = ["MOST_STEPS", "Box", "add_residual", "centre_box", "quantize"]
 
@@ -57,7 +57,7 @@ def centre_box(size: tuple[int, int], shape: tuple[int, int]) -> Box:
     Returns:
         (left, top, right, bottom) in pixels, rounded, and at least one pixel wide and high.
     """
-    resized = Preprocess(1, shape).resized(torch.empty(1, *size, device="meta"))
+    resized = resized_size(size, shape)
     top, bottom = _centre_span(size[0], resized[0], shape[0])
     left, right = _centre_span(size[1], resized[1], shape[1])
     return left, top, right, bottom

@@ -83,12 +83,10 @@ def run(arguments: Namespace) -> dict[str, Any] | str:
     processes = _processes(arguments.processes, config.device)
     reading = {name: arguments[name] for name in READING}
     size = arguments.image_size
-    data, test_data = open_parts(
-        arguments.data, arguments.test_data, image_size=size or 1, **reading
-    )
+    data, test_data = open_parts(arguments.data, arguments.test_data, image_size=size, **reading)
     if size is None:
         data = sized(data, config, arguments.out, processes)
-        test_data = None if test_data is None else test_data.resized(data.image_size)
+        test_data = None if test_data is None else test_data.at(data.image_size)
     comparison = compare(
         data, arguments.out, config=config, test_data=test_data, processes=processes
     )
@@ -133,7 +131,7 @@ def _timm(
         return [needed]
     train = data.reader.root
     try:
-        validation = open_dataset(path, split="validation", image_size=1)
+        validation = open_dataset(path, split="validation")
     except (ValueError, OSError):  # there is none, or it is no folder of these classes
         return [needed]
     assert isinstance(validation.reader, FolderReader)

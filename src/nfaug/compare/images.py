@@ -128,7 +128,8 @@ def open_parts(
         reading: Other arguments of `open_dataset`.
 
     Returns:
-        Both, of one shape.
+        Both, of one shape. Images that differ in size have their own size each, until
+        `nfaug.data.images.LabelledImages.at` reads them at one.
 
     Example:
         >>> from nfaug.compare import open_parts
@@ -136,7 +137,9 @@ def open_parts(
         [1442, 355]
     """
     pool = open_dataset(data, **reading)
-    reading |= {"image_size": pool.image_size, "channels": pool.channels}
+    reading["channels"] = pool.channels
+    if pool.has_one_size:
+        reading["image_size"] = pool.image_size
     try:
         return pool, open_dataset(test_data or data, split="test", **reading)
     except MissingSplitError:
@@ -280,7 +283,7 @@ def _hold_out(data: LabelledImages) -> tuple[LabelledImages, LabelledImages]:
 
 def _decode(data: LabelledImages, frozen_side: int | None, progress: bool) -> Part:
     """Decode each image once, at one size or at two."""
-    large = None if frozen_side is None else data.resized((frozen_side, frozen_side))
+    large = None if frozen_side is None else data.at(frozen_side)
 
     def read(index: int) -> list[Tensor]:
         stored = data.reader.read(int(data.indices[index]))

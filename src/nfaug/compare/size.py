@@ -36,7 +36,7 @@ def sized(
     if record.exists():
         with reading(record):
             _, height, width = read_json(record).get("shape", (0, 1, 1))
-        return data.resized((int(height), int(width)))
+        return data.at((int(height), int(width)))
     if config.pretrained:
         side, _ = input_size(config)
         trained = sum(1 for row in config.table() if not row.frozen)
@@ -45,12 +45,12 @@ def sized(
         timed = dataclasses.replace(config, steps=steps)
         seconds = _seconds(timed, data.channels, side, len(data.classes)) * trained / processes
         if LEAST_SEEDS * seconds < 60 * config.minutes:
-            return data.resized((side, side))
+            return data.at(side)
     longest = _SMALL if config.network == "small-cnn" else _LARGE
     height, width = common_size(data, longest)
     scale = min(1.0, longest / max(height, width))
     size = (max(8, round(height * scale)), max(8, round(width * scale)))  # small-cnn needs 8
-    return data.resized(size)
+    return data.at(size)
 
 
 def _seconds(config: CompareConfig, channels: int, side: int, classes: int) -> float:

@@ -40,11 +40,12 @@ HASHED = 1024  # images whose contents a fingerprint covers
 class LabelledImages(Dataset[tuple[Tensor, int]]):
     """Labelled images, read on access: item i is a uint8 tensor (C, H, W) and an int in [0, K).
 
+    Images that differ in size have their own size each, until `at` reads them at one.
+
     Attributes:
         classes: The K class names, in the order of their indices.
         targets: The label of every image, int64, shape (N,).
         channels: C.
-        image_size: (H, W) in pixels.
         preprocessing: How stored images are converted to these, as JSON values.
         skipped: Names of images that cannot be decoded and are left out.
     """
@@ -58,7 +59,6 @@ class LabelledImages(Dataset[tuple[Tensor, int]]):
         self.classes: list[str] = reader.classes
         self.targets: Tensor = reader.targets[indices]
         self.channels: int = preprocess.channels
-        self.image_size: tuple[int, int] = preprocess.image_size
         self.preprocessing: dict[str, Any] = preprocess.to_dict()
         self.skipped: list[str] = list(skipped)
 
@@ -68,6 +68,33 @@ class LabelledImages(Dataset[tuple[Tensor, int]]):
     def __getitem__(self, index: int) -> tuple[Tensor, int]:
         index = range(len(self))[index]  # negative indices, and IndexError
         return self.image(index), int(self.targets[index])
+
+    def __getitems__(self, indices: Sequence[int]) -> list[tuple[Tensor, int]]:
+        """The items of a batch, which torch's `DataLoader` stacks.
+
+        Raises:
+            ValueError: They differ in size.
+        """
+        items = [self[index] for index in indices]
+        if len({image.shape for image, _ in items}) > 1:
+            raise self._differing()
+        return items
+
+    @property
+    def has_one_size(self) -> bool:
+        """Whether all images are read at one size."""
+        return self.preprocess.image_size is not None
+
+    @property
+    def image_size(self) -> tuple[int, int]:
+        """(H, W) in pixels.
+
+        Raises:
+            ValueError: The images differ in size.
+        """
+        if self.preprocess.image_size is None:
+            raise self._differing()
+        return self.preprocess.image_size
 
     @property
     def paths(self) -> list[str] | None:
@@ -113,10 +140,38 @@ class LabelledImages(Dataset[tuple[Tensor, int]]):
         """The images at these indices. All classes stay, including those left without images."""
         return LabelledImages(self.reader, self.preprocess, self.indices[indices], self.skipped)
 
-    def resized(self, image_size: tuple[int, int]) -> LabelledImages:
-        """The images, read at another (height, width)."""
-        preprocess = replace(self.preprocess, image_size=image_size, resize=True)
+    def at(self, image_size: int | tuple[int, int]) -> LabelledImages:
+        """The same images, resized and cropped to (height, width), or to a square of this side.
+
+        Example:
+            >>> from nfaug import open_dataset
+            >>> digits = open_dataset("digits")
+            >>> digits.image_size, digits.at(16).image_size
+            ((8, 8), (16, 16))
+        """
+        preprocess = replace(self.preprocess, image_size=as_size(image_size), resize=True)
         return LabelledImages(self.reader, preprocess, self.indices, self.skipped)
+
+    def stored_sizes(self, *, progress: bool = False) -> dict[str, tuple[int, int]]:
+        """The stored (height, width) of up to 64 images by their names; `progress` shows a bar."""
+        rows = spread(len(self), PEEKS)
+        sizes = {}
+        with progress_bar(len(rows), "sizes of images", "image", shown=progress) as bar:
+            for row in rows:
+                sizes[self.name(row)] = size_of(self.reader.read(int(self.indices[row])))
+                bar.update()
+        return sizes
+
+    def _differing(self) -> ValueError:
+        """The error about images that differ in size where they should have one."""
+        names: dict[tuple[int, int], str] = {}  # the first image of each size
+        for name, size in self.stored_sizes().items():
+            names.setdefault(size, name)
+        shown = [f"{name} has {height} x {width}" for (height, width), name in names.items()]
+        return ValueError(
+            f"images differ in size: {' and '.join(shown[:2])} pixels; set image_size "
+            "(--image-size), or read data at one size, data.at(64), to resize and crop every image"
+        )
 
 
 def assemble(
@@ -172,7 +227,7 @@ def _infer_preprocess(
     convert: bool,
     progress: bool,
 ) -> Preprocess:
-    """The preprocessing, with a size or channels that are None taken from the images.
+    """The preprocessing, with channels, and a size if they have one, taken from the images.
 
     Up to 64 of the images are read. An image that does not fit raises ValueError.
     """
@@ -185,11 +240,14 @@ def _infer_preprocess(
             stored_channels.append(channels_of(image))
             stored_sizes.append(size_of(image))
             bar.update()
+    resize = size is not None
+    if len(set(stored_sizes)) == 1:
+        size = size or stored_sizes[0]
     preprocess = Preprocess(
         channels or max(stored_channels),
-        size or stored_sizes[0],
+        size,
         convert=convert and channels is not None,
-        resize=size is not None,
+        resize=resize,
     )
     for row, image_channels, image_size in zip(rows, stored_channels, stored_sizes, strict=True):
         preprocess.check(image_channels, image_size, reader.name(row))

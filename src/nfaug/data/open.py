@@ -100,8 +100,9 @@ def open_dataset(
             read in Python: pass `datasets.load_dataset(...)` to `wrap_dataset`.
         split: "train", "validation", "test", a usual word for one of them, or a folder's name.
         data_dir: Where named datasets are kept.
-        image_size: (height, width), or the side of a square, to resize and crop every image to.
-            None means the size of the first image, and another size is then an error.
+        image_size: (height, width), or the side of a square, to resize and crop every image to; as
+            the method `at` of the result does. None means the size of each image. If 64 images
+            spread over the data have one size, an image of another size is an error.
         channels: 1 or 3. None means 1 if 64 images spread over the data are all grayscale, and 3
             otherwise. A colour image in data that are read as grayscale is then an error.
         convert: Whether colour images may become grayscale if `channels` is 1.

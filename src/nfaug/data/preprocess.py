@@ -20,6 +20,7 @@ __all__ = [
     "as_pixels",
     "as_size",
     "channels_of",
+    "resized_size",
     "round_levels",
     "size_of",
     "strips",
@@ -87,13 +88,13 @@ class Preprocess:
 
     Args:
         channels: Channels of the result.
-        image_size: (H, W) of the result, in pixels.
+        image_size: (H, W) of the result, in pixels; None for the size of each image.
         convert: Whether a colour image may become grayscale; if not, it is an error.
         resize: Whether an image of another size is resized; if not, it is an error.
     """
 
     channels: int
-    image_size: tuple[int, int]
+    image_size: tuple[int, int] | None
     convert: bool = True
     resize: bool = True
 
@@ -104,14 +105,15 @@ class Preprocess:
             ValueError: If the image does not fit and must not be converted or resized.
         """
         self.check(channels_of(image), size_of(image), name)
-        image = self._shortened(image)
+        kept = self.image_size or size_of(image)
+        image = _shortened(image, kept)
         if not isinstance(image, Tensor):
             image = to_8_bits(image)
-        if self.resized(image) == size_of(image):
+        if resized_size(size_of(image), kept) == size_of(image):
             pixels = as_pixels(image, self.channels)
         else:
-            pixels = self._resize(image)
-        pixels = _centre(pixels, self.image_size)
+            pixels = self._resize(image, kept)
+        pixels = _centre(pixels, kept)
         return pixels.expand(self.channels, -1, -1).contiguous()
 
     def check(self, channels: int, size: tuple[int, int], name: str) -> None:
@@ -126,7 +128,7 @@ class Preprocess:
                 f"{name} is a colour image, and the data are read as grayscale; ask for the "
                 "conversion (channels=1, or grayscale in a fit), or read all images with channels=3"
             )
-        if not self.resize and size != self.image_size:
+        if not self.resize and self.image_size not in (None, size):
             height, width = size
             H, W = self.image_size
             raise ValueError(
@@ -138,32 +140,27 @@ class Preprocess:
         """The settings that a checkpoint records, as JSON values."""
         settings: dict[str, Any] = {
             "channels": self.channels,
-            "image_size": list(self.image_size),
+            "image_size": None,
             "resize": None,
             "interpolation": None,
             "crop": None,
         }
+        if self.image_size is not None:
+            settings["image_size"] = list(self.image_size)
         if self.resize:
             settings["resize"] = "shorter side"
             settings["interpolation"] = "bilinear, antialiased"
             settings["crop"] = "centre"
         return settings
 
-    def resized(self, image: Image.Image | Tensor) -> tuple[int, int]:
-        """(height, width) of an image after resizing and before the crop."""
-        height, width = size_of(image)
-        H, W = self.image_size
-        scale = max(H / height, W / width)
-        return max(H, round(height * scale)), max(W, round(width * scale))
-
-    def _resize(self, image: Image.Image | Tensor) -> Tensor:
+    def _resize(self, image: Image.Image | Tensor, kept: tuple[int, int]) -> Tensor:
         """Resize until the shorter side fits; an image in grayscale keeps its one channel.
 
         The rows of a large image are resized in strips, since a file of a few kB may have 2**27
         pixels, which are 2 GB in floating point. Strips have the levels of the whole: the filter is
         separable, and torch applies it to rows first.
         """
-        height, width = self.resized(image)
+        height, width = resized_size(size_of(image), kept)
         channels = min(self.channels, channels_of(image))
         rows = []
         for strip in strips(image):
@@ -172,25 +169,34 @@ class Preprocess:
         levels = _interpolate(torch.cat(rows, dim=1), (height, width))
         return round_levels(levels).to(torch.uint8)
 
-    def _shortened(self, image: Image.Image | Tensor) -> Image.Image | Tensor:
-        """The image, cropped around its centre if it is much longer than what is kept of it.
 
-        Otherwise an image of a single row would be resized to gigabytes.
-        """
-        height, width = size_of(image)
-        resized = self.resized(image)
-        H, W = self.image_size
-        if resized[0] > _LONGEST * H:
-            height = math.ceil(height * _LONGEST * H / resized[0])
-        if resized[1] > _LONGEST * W:
-            width = math.ceil(width * _LONGEST * W / resized[1])
-        if (height, width) == size_of(image):
-            return image
-        if isinstance(image, Tensor):
-            return _centre(image, (height, width))
-        left = (image.width - width) // 2
-        top = (image.height - height) // 2
-        return image.crop((left, top, left + width, top + height))
+def resized_size(size: tuple[int, int], kept: tuple[int, int]) -> tuple[int, int]:
+    """(height, width) of an image of this size after resizing, before the crop to what is kept."""
+    height, width = size
+    H, W = kept
+    scale = max(H / height, W / width)
+    return max(H, round(height * scale)), max(W, round(width * scale))
+
+
+def _shortened(image: Image.Image | Tensor, kept: tuple[int, int]) -> Image.Image | Tensor:
+    """The image, cropped around its centre if it is much longer than what is kept of it.
+
+    Otherwise an image of a single row would be resized to gigabytes.
+    """
+    height, width = size_of(image)
+    resized = resized_size((height, width), kept)
+    H, W = kept
+    if resized[0] > _LONGEST * H:
+        height = math.ceil(height * _LONGEST * H / resized[0])
+    if resized[1] > _LONGEST * W:
+        width = math.ceil(width * _LONGEST * W / resized[1])
+    if (height, width) == size_of(image):
+        return image
+    if isinstance(image, Tensor):
+        return _centre(image, (height, width))
+    left = (image.width - width) // 2
+    top = (image.height - height) // 2
+    return image.crop((left, top, left + width, top + height))
 
 
 def _centre(pixels: Tensor, size: tuple[int, int]) -> Tensor:

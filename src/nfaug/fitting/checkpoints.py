@@ -21,7 +21,6 @@ from ..classes.priors import choose_prior
 from ..data.batches import PassBatches
 from ..data.classes import check_class_sizes
 from ..data.images import LabelledImages, progress_bar, to_tensors
-from ..data.preprocess import as_size
 from ..flows.autoencoder import AutoencoderSource
 from ..flows.flow import Flow
 from ..flows.latent_codec import measure_codec
@@ -290,7 +289,7 @@ def open_fitted(
         fitted = fit_images(base, images, autoencoder=autoencoder, per_class=_PER_CLASS)
         assert fitted is not None
         base = fitted
-    return base, images.resized(as_size(image_size))
+    return base, images.at(image_size)
 
 
 def _shaped(

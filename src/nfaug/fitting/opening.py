@@ -10,16 +10,15 @@ from typing import Any
 from ..checkpoint.checkpoint import Checkpoint, CheckpointConfig, load
 from ..checkpoint.manifest import read_manifest
 from ..checkpoint.resolve import read_resolved
-from ..data.images import LabelledImages, progress_bar, spread
+from ..data.images import LabelledImages
 from ..data.open import open_dataset, wrap_dataset
-from ..data.preprocess import as_size, size_of
+from ..data.preprocess import as_size
 from ..flows.autoencoder import AutoencoderSource
 from ..flows.flow import Flow
 from ..io.numbers import check_side
 
 __all__ = ["check_channels", "common_size", "load_base", "open_images"]
 
-_PEEKS = 64  # images whose sizes are compared
 _SIDE = 128  # largest default size of images that differ in size, for a flow of any size
 
 
@@ -76,16 +75,15 @@ def open_images(
             )
         size = flow.codec.image_size
         channels = flow.codec.channels
-    if isinstance(data, LabelledImages):
-        same_size = size in (None, data.image_size)
-        same_channels = channels in (None, data.channels)
-        if same_size and same_channels:
+    if isinstance(data, LabelledImages) and channels in (None, data.channels):
+        if not data.has_one_size:
+            return data.at(size or common_size(data, _SIDE, progress=progress))
+        if size in (None, data.image_size):
             return data
-    first_size = size or 1  # a size that follows from the images is set below
     if isinstance(data, str | os.PathLike):
         images = open_dataset(
             data,
-            image_size=first_size,
+            image_size=size,
             channels=channels,
             convert=convert,
             progress=progress,
@@ -94,7 +92,7 @@ def open_images(
     else:
         images = wrap_dataset(
             data,
-            image_size=first_size,
+            image_size=size,
             channels=channels,
             convert=convert,
             mean=mean,
@@ -102,7 +100,7 @@ def open_images(
             progress=progress,
         )
     if size is None:
-        images = images.resized(common_size(images, _SIDE, progress=progress))
+        images = images.at(common_size(images, _SIDE, progress=progress))
     return images
 
 
@@ -122,12 +120,7 @@ def common_size(images: LabelledImages, most: int, *, progress: bool = False) ->
     The side of the square is `most` or, if that is smaller, the median shorter side. `progress`
     shows a bar.
     """
-    rows = images.indices[spread(len(images), _PEEKS)].tolist()
-    sizes = []
-    with progress_bar(len(rows), "sizes of images", "image", shown=progress) as bar:
-        for row in rows:
-            sizes.append(size_of(images.reader.read(row)))
-            bar.update()
+    sizes = list(images.stored_sizes(progress=progress).values())
     if len(set(sizes)) == 1:
         return sizes[0]
     shorter_sides = sorted(min(size) for size in sizes)
