@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from nfaug.data.choose import choose_of_class, choose_per_class
 from nfaug.data.classes import check_same_classes
 from nfaug.data.decode import converter_of
 from nfaug.data.images import LabelledImages, run_over
@@ -94,7 +95,8 @@ class Images:
         """
         if per_class is None:
             return self.pool
-        return self.pool.rows(_draw(self.pool.labels, len(self.classes), per_class, seed))
+        generator = torch.Generator().manual_seed(seed)
+        return self.pool.rows(choose_per_class(self.pool.labels, per_class, generator))
 
     def sha256(self) -> str:
         """What tells these images from others.
@@ -196,7 +198,8 @@ def split_images(
         order = torch.randperm(len(judged), generator=torch.Generator().manual_seed(0))
         judged = judged.subset(order[: config.test_images].sort().values)
     if config.per_class is not None:
-        few = _draw(pool.targets, len(pool.classes), _DRAWS * config.per_class, seed=0)
+        generator = torch.Generator().manual_seed(0)
+        few = choose_per_class(pool.targets, _DRAWS * config.per_class, generator)
         pool = pool.subset(few)
     return pool, judged
 
@@ -233,17 +236,6 @@ def decode_images(
     return Images(pool.classes, trained, judging, judged_names, notes)
 
 
-def _draw(labels: Tensor, classes: int, per_class: int, seed: int) -> Tensor:
-    """Rows of up to so many random images of each class, in order."""
-    generator = torch.Generator().manual_seed(seed)
-    chosen = torch.zeros(len(labels), dtype=torch.bool)
-    for label in range(classes):
-        rows = (labels == label).nonzero().flatten()
-        order = torch.randperm(len(rows), generator=generator)
-        chosen[rows[order[:per_class]]] = True
-    return chosen.nonzero().flatten()
-
-
 def _check_counts(data: LabelledImages, needed: int) -> None:
     if len(data.classes) < 2:
         raise ValueError(f"classifiers need at least two classes; the data have {data.classes}")
@@ -272,13 +264,13 @@ def _check_test_data(data: LabelledImages, test: LabelledImages) -> None:
 
 def _hold_out(data: LabelledImages) -> tuple[LabelledImages, LabelledImages]:
     """The images that are left, and those that are held out, by a fixed seed."""
-    held = torch.zeros(len(data), dtype=torch.bool)
-    for label in range(len(data.classes)):
-        rows = (data.targets == label).nonzero().flatten()
-        count = max(min(len(rows) // 2, 100), min(len(rows) // 4, 500))
-        order = torch.randperm(len(rows), generator=torch.Generator().manual_seed(label))
-        held[rows[order[:count]]] = True
-    return data.subset((~held).nonzero().flatten()), data.subset(held.nonzero().flatten())
+    held = []
+    for label, count in enumerate(torch.bincount(data.targets).tolist()):
+        number = max(min(count // 2, 100), min(count // 4, 500))
+        generator = torch.Generator().manual_seed(label)
+        held.append(choose_of_class(data.targets, label, number, generator))
+    judged, left = data.split(torch.cat(held))
+    return left, judged
 
 
 def _decode(data: LabelledImages, frozen_side: int | None, progress: bool) -> Part:

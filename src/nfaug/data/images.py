@@ -16,6 +16,7 @@ from torch.utils.data import Dataset
 from ..io.numbers import check_seed, check_whole
 from ..io.progress import progress_bar
 from ..io.ranks import own_cores
+from .choose import choose_per_class
 from .decode import ImageDecodeError
 from .preprocess import Preprocess, as_size, channels_of, size_of
 from .readers import Reader
@@ -139,6 +140,12 @@ class LabelledImages(Dataset[tuple[Tensor, int]]):
     def subset(self, indices: Tensor) -> LabelledImages:
         """The images at these indices. All classes stay, including those left without images."""
         return LabelledImages(self.reader, self.preprocess, self.indices[indices], self.skipped)
+
+    def split(self, indices: Tensor) -> tuple[LabelledImages, LabelledImages]:
+        """The images at these indices, and the others, each in the old order."""
+        chosen = torch.zeros(len(self), dtype=torch.bool)
+        chosen[indices] = True
+        return self.subset(chosen.nonzero().flatten()), self.subset((~chosen).nonzero().flatten())
 
     def at(self, image_size: int | tuple[int, int]) -> LabelledImages:
         """The same images, resized and cropped to (height, width), or to a square of this side.
@@ -295,13 +302,7 @@ def split_per_class(
     """
     n = check_whole("per_class", n)
     generator = torch.Generator().manual_seed(check_seed(seed))
-    chosen = torch.zeros(len(dataset), dtype=torch.bool)
-    for label in range(len(dataset.classes)):
-        rows = (dataset.targets == label).nonzero().flatten()
-        chosen[rows[torch.randperm(len(rows), generator=generator)[:n]]] = True
-    split = dataset.subset(chosen.nonzero().flatten())
-    rest = dataset.subset((~chosen).nonzero().flatten())
-    return split, rest
+    return dataset.split(choose_per_class(dataset.targets, n, generator))
 
 
 def to_tensors(

@@ -16,6 +16,7 @@ from ..augment.engine import Engine
 from ..augment.pixels import resize_levels
 from ..augment.transform import NFAugment
 from ..checkpoint.checkpoint import Checkpoint
+from ..data.choose import choose_of_class
 from ..data.decode import decode_image
 from ..data.images import LabelledImages
 from ..data.preprocess import Preprocess, as_size
@@ -101,8 +102,7 @@ def class_images(flow: OpenFlow, label: int, number: int, *, seed: int = 0) -> T
             label, number, temperature=_TEMPERATURE, generator=generator
         )
         return resize_levels(samples, flow.size)
-    rows = (dataset.targets == label).nonzero().flatten()
-    chosen = rows[torch.randperm(len(rows), generator=generator)[:number]]
+    chosen = choose_of_class(dataset.targets, label, number, generator)
     return torch.stack([dataset.image(index) for index in chosen.tolist()])
 
 

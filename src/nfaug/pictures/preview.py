@@ -16,6 +16,7 @@ from ..augment.pixels import resize_levels, to_pil
 from ..augment.transform import NFAugment
 from ..checkpoint.checkpoint import Checkpoint, sample_images
 from ..classes.gaussians import ClassGaussians
+from ..data.choose import choose_of_class
 from ..flows.flow import Flow
 from ..io.progress import progress_bar
 from ..io.text import printable
@@ -82,10 +83,10 @@ def preview_grid(
     per_class = 1 + _PARTNERS * in_batch  # partners of the batch are not shown
     picks = []
     for y, name in enumerate(names):
-        rows = (data.targets == y).nonzero().flatten()
+        rows = choose_of_class(data.targets, y, per_class, generator)
         if not len(rows):
             raise ValueError(f"the data have no images of class {name!r}")
-        picks.append(rows[torch.randperm(len(rows), generator=generator)[:per_class]])
+        picks.append(rows)
     order = torch.cat([*(rows[:1] for rows in picks), *(rows[1:] for rows in picks)])
     flow, _ = nfa.engine.on(nfa.engine.device)
     batch = torch.stack([data[index][0] for index in order.tolist()]).to(flow.device)
