@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import importlib.metadata
+import re
 import shlex
 import subprocess
 from collections.abc import Callable
@@ -80,7 +81,6 @@ def test_help_of_data(nfaug_command: Any) -> None:
         ("train --data d --out o --flow.squeeze harr", "haar"),
         ("train --data d --out o --prior.kind fip", "fpi"),
         ("bank --checkpoint f --data d --out o --mix axes", "axis"),
-        ("fit --checkpoint f --data d --out o --on-error rise", "raise"),
         ("info builtin:pixel", "builtin:pixels"),
         ("info rgb23", "builtin:rgb32"),
         ("info pixels", "builtin:pixels"),
@@ -100,22 +100,22 @@ def test_a_proposal_for_a_misspelt_word(
         (tmp_path / folder).mkdir()
     ran = nfaug_command(*words.split())
     assert ran.code == 2
-    assert ran.err.count("\n") == 1
-    assert f"did you mean {meant}?" in ran.err
+    said = [line for line in ran.err.splitlines() if not line.startswith("opening")]  # after 1 s
+    assert len(said) == 1
+    assert f"did you mean {meant}?" in said[0]
 
 
 @pytest.mark.parametrize(
-    ("text", "meant"),
-    [("epoch: 3", "epochs"), ("flow: {low_rank_abov: 3}", "flow.low_rank_above")],
+    ("text", "word"), [("epoch: 3", "epoch"), ("flow: {low_rank_abov: 3}", "low_rank_abov")]
 )
-def test_a_proposal_for_a_misspelt_setting(
-    text: str, meant: str, nfaug_command: Any, tmp_path: Path
+def test_a_misspelt_setting_is_named(
+    text: str, word: str, nfaug_command: Any, tmp_path: Path
 ) -> None:
     file = tmp_path / "settings.yaml"
     file.write_text(text)
     ran = nfaug_command("train", "--data", "digits", "--out", tmp_path / "o", "-c", file)
     assert ran.code == 2
-    assert f"did you mean {meant}?" in ran.err
+    assert f"'{word}'" in ran.err
 
 
 @pytest.mark.parametrize("word", ["--verbose", "--p", "--zzz"])
@@ -128,30 +128,31 @@ def test_no_proposal_for_a_word_like_none(word: str, nfaug_command: Any) -> None
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        ("fit --rank", "--rank needs a value"),
-        (
-            "fit --per-class ten",
-            "--per-class must be a whole number from 1 to 2,147,483,647 or none; got 'ten'",
-        ),
-        (
-            "fit --per-class 0",
-            "--per-class must be a whole number from 1 to 2,147,483,647 or none; got '0'",
-        ),
-        ("fit --rank 0", "--rank must be a whole number from 1 to 2,147,483,647; got '0'"),
-        ("fit", "--checkpoint, --data and --out are missing"),
-        ("push my-nfa", "REPO is missing"),
-        ("train --flow 3", "--flow must be a YAML file"),
-        ("train --trackers wandb", "--trackers must be a list, such as [wandb]"),
-        ("train -c no-such.yaml", "--config: there is no file"),
-        ("fit extra", "no place for 'extra'"),
+        ("fit --rank", "--rank"),
+        ("fit --per-class ten", "--per-class: must be a whole number from 1 .*; got 'ten'"),
+        ("fit --per-class 0", "--per-class: must be a whole number from 1 .*; got '0'"),
+        ("fit --rank 0", "--rank: must be a whole number from 1 .*; got '0'"),
+        ("fit", "checkpoint, data, out"),
+        ("push my-nfa", "repo"),
+        ("fit --checkpoint f --data d --out o --on-error rise", "'rise'.*raise.*skip"),
+        ("train --flow 3", "--flow: .*'3'"),
+        ("train --flow helper.X", "--flow: .*'helper.X'"),
+        ("train --trackers wandb", r"--trackers must be a list, such as \[a, b\]; got 'wandb'"),
+        ("train --optim.bf16 perhaps", "--optim.bf16 must be true or false; got 'perhaps'"),
+        ("train -c no-such.yaml", "--config: .*no-such.yaml"),
+        ("fit extra", "extra"),
         ("preview --gate high --checkpoint f --data d --out o", "or none; got 'high'"),
+        ("bank --mix odd --checkpoint f --data d --out o", "one of axis, pair, regions; got 'odd'"),
+        ("timm x.py --checkpoint f --model resnet18", "--model resnet18 .*follow --"),
     ],
 )
-def test_mistakes_in_plain_words(words: str, said: str, nfaug_command: Any) -> None:
+def test_mistakes_in_one_line(words: str, said: str, nfaug_command: Any) -> None:
+    """The option, and what it got; no classes of Python, and no advice about Python."""
     ran = nfaug_command(*words.split())
     assert (ran.code, ran.out) == (2, "")
-    assert said in ran.err
-    for strange in ("Parser key", "Union", "argument ", "NoneType", "null"):
+    assert re.search(said, ran.err)
+    assert ran.err.count("\n") == 1
+    for strange in ("Parser key", "Union", "NoneType", "null", "<class", "allowlist"):
         assert strange not in ran.err
 
 

@@ -67,7 +67,7 @@ def parser() -> ArgumentParser:
     parser.add_argument("--batch-size", type=Count, default=64, help="images at a time")
     parser.add_argument(
         "--workers",
-        type=Natural | None,
+        type=Natural,
         help="processes that decode images (default: the machine's cores, divided by its GPUs if "
         "there are as many shards)",
     )

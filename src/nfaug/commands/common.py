@@ -63,7 +63,7 @@ def add_data_options(parser: ArgumentParser, split: str) -> None:
     add_reading(parser)
     parser.add_argument(
         "--per-class",
-        type=Count | None,
+        type=Count,
         help="use at most this many random images of each class (default: none, for all)",
     )
     parser.add_argument("--seed", type=Seed, default=0, help="seed of all random numbers")

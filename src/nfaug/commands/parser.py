@@ -9,7 +9,7 @@ import os
 import re
 import shutil
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -21,20 +21,14 @@ from jsonargparse import (
     set_loader,
     set_parsing_settings,
 )
-from jsonargparse.typing import restricted_number_type
 
 from ..data.sources.layout import splits_among
 from ..io.documentation import documentation
 from ..io.numbers import MOST, SEEDS
-from ..io.text import printable
+from ..io.text import did_you_mean, printable
 from .messages import hyphened, in_plain_words
 
 __all__ = ["CommandParser", "Count", "Natural", "Seed", "lies_in", "new_parser"]
-
-# Types of options; `in_plain_words` knows them by these names.
-Count = restricted_number_type("Count", int, [(">=", 1), ("<=", MOST)])
-Natural = restricted_number_type("Natural", int, [(">=", 0), ("<=", MOST)])
-Seed = restricted_number_type("Seed", int, [(">=", -SEEDS), ("<", SEEDS)])
 
 _LONGEST_ERROR = 2000  # characters
 _YAML = "yaml without aliases"  # the mode of our parsers; that of others stays as it is
@@ -45,6 +39,28 @@ _PATHS = {
     *("autoencoder", "checkpoint", "config", "data", "data_dir", "out", "resume", "script"),
     *("test_data", "weights"),
 }
+
+
+def _whole_number(low: int, high: int) -> Callable[[Any], int]:
+    """The type of an option that is a whole number in [low, high]."""
+
+    def parse(value: Any) -> int:
+        try:
+            number = int(str(value))
+        except ValueError:
+            number = low - 1
+        if not low <= number <= high:
+            raise argparse.ArgumentTypeError(
+                f"must be a whole number from {low:,} to {high:,}; got {str(value)!r:.80}"
+            )
+        return number
+
+    return parse
+
+
+Count = _whole_number(1, MOST)
+Natural = _whole_number(0, MOST)
+Seed = _whole_number(-SEEDS, SEEDS - 1)
 
 
 def _without_aliases(text: str) -> Any:
@@ -74,7 +90,7 @@ class CommandParser(ArgumentParser):
     """An argument parser whose options have hyphens: `--max-minutes`, `--dataset.per-class`."""
 
     unknown_hint = ""  # what an error adds after arguments that the command does not have
-    example = ""  # of the whole command, for errors about what is missing
+    example = ""  # of the whole command
 
     def __init__(self, **options: Any) -> None:
         formatter = argparse.RawDescriptionHelpFormatter
@@ -133,11 +149,21 @@ class CommandParser(ArgumentParser):
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
         """Exit with code 2 after the message in one line."""
-        options = _OPTION.findall(self.format_help())
-        line = " ".join(printable(message).split())
-        line = in_plain_words(line, options, example=self.example, unknown=self.unknown_hint)
+        line = in_plain_words(" ".join(printable(message).split()))
+        _, _, unknown = line.partition("unrecognized arguments: ")
+        if unknown:
+            line += f"{self._proposal(unknown)}{self.unknown_hint}"
         shown = printable(line, longest=_LONGEST_ERROR)  # it may quote a value of any length
         self.exit(2, f"{self.prog}: error: {shown} (see {self.prog} --help)\n")
+
+    def _proposal(self, unknown: str) -> str:
+        """A proposal for the first of some unknown arguments, if it is like an option."""
+        option = re.match(r"--([\w.-]+)", unknown)
+        if option is None:
+            return ""
+        # Without the hyphens, which would make all options look alike.
+        options = {name.lstrip("-"): name for name in _OPTION.findall(self.format_help())}
+        return did_you_mean(option[1], options, options)
 
 
 def new_parser(

@@ -47,9 +47,7 @@ def parser() -> ArgumentParser:
     parser.add_argument("--checkpoint", required=True, help=CHECKPOINT)
     add_autoencoder(parser)
     parser.add_class_arguments(MixConfig)
-    parser.add_argument(
-        "--off-epoch", type=Natural | None, help="the epoch at which NFA stops, from 0"
-    )
+    parser.add_argument("--off-epoch", type=Natural, help="the epoch at which NFA stops, from 0")
     parser.add_argument("--script-arg", action="append", type=str, default=[], help=SUPPRESS)
     return parser
 
