@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from data_tools import save
 from nfa_tools import checkpoint
 from torch.utils.data import ConcatDataset, Dataset, Subset
+from torchvision.datasets import ImageFolder
 
 from nfaug.augment.transform import NFAugment
 from nfaug.data.classes import (
@@ -19,6 +22,7 @@ from nfaug.data.classes import (
     stored_labels,
     unique_names,
 )
+from nfaug.data.open import wrap_dataset
 from nfaug.data.torch_datasets import DatasetReader
 
 SYNONYMS = {"tench": 0, "Tinca tinca": 0, "crane": 1, "ox": 2, "kite": 2}
@@ -152,3 +156,37 @@ def test_classes_without_images_and_with_one() -> None:
         check_class_sizes(torch.tensor([0, 1, 1]), ["a", "b"])
     with pytest.raises(ValueError, match="UTF-8"):
         check_class_sizes(torch.tensor([0, 0]), ["caf\udce9"])
+
+
+class Showing(Dataset[tuple[int, int]]):
+    """A wrapper that shows the attributes of the data set inside, and changes its items."""
+
+    def __init__(self, dataset: Any) -> None:
+        self.dataset = dataset
+
+    def __getattr__(self, name: str) -> Any:
+        if name == "dataset":
+            raise AttributeError(name)
+        return getattr(self.dataset, name)
+
+    def __len__(self) -> int:
+        return len(self.dataset)
+
+    def __getitem__(self, index: int) -> tuple[int, int]:
+        _, label = self.dataset[index]
+        return 1, label + int(index == 1)  # not one of the three items that are compared
+
+
+def test_labels_that_a_wrapper_shows_are_not_its_own() -> None:
+    data = Showing(Items(targets=LABELS))
+    assert stored_labels(data) is None
+    assert DatasetReader(data).targets.tolist() == [2, 1, 1, 2]
+
+
+def test_files_that_a_wrapper_shows_are_not_its_own(tmp_path: Path) -> None:
+    for name in ("cat", "dog"):
+        save(tmp_path / name / "1.png")
+    folder = ImageFolder(str(tmp_path))
+    assert wrap_dataset(Subset(folder, [1, 0])).paths == ["dog/1.png", "cat/1.png"]
+    for data in (Showing(folder), ImageFolder(str(tmp_path), transform=lambda image: image)):
+        assert DatasetReader(data).paths is None

@@ -6,7 +6,7 @@ import inspect
 import itertools
 import warnings
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from numbers import Integral
 from typing import Any
 from unicodedata import normalize
@@ -25,7 +25,6 @@ __all__ = [
     "own_attribute",
     "stored_labels",
     "unique_names",
-    "unwrapped",
 ]
 
 _MOST_LABELS = 65_536  # as many as a checkpoint can name
@@ -174,28 +173,15 @@ def _in_label_order(class_to_idx: Mapping[Any, int]) -> list[str]:
     return unique_names(tuple(synonyms[index]) for index in range(len(synonyms)))
 
 
-def unwrapped(source: Any) -> Iterator[Any]:
-    """A dataset, its reader, and the datasets that it wraps."""
-    for _ in range(16):  # a wrapper may contain itself
-        yield source
-        reader = getattr(source, "reader", None)
-        if reader is not None:
-            yield reader
-        parts = getattr(source, "datasets", None)  # torch's ConcatDataset
-        source = parts[0] if parts else getattr(source, "dataset", None)
-        if source is None:
-            return
-
-
 def stored_labels(dataset: Any) -> np.ndarray | None:
-    """Labels that a dataset stores, int64 of shape (N,), or None.
+    """Labels that a dataset stores for its own items, int64 of shape (N,), or None.
 
     They are its `targets` or `labels` (torchvision), the `samples` of its `reader` (timm), or the
     column `label` of a Hugging Face `Dataset`. Those of torch's `Subset` and `ConcatDataset` are
     taken from the datasets in it. The result is None with a `target_transform`, which changes the
-    stored labels.
+    stored labels, and for other wrappers, which may change them.
     """
-    if type(dataset) is Subset:  # a subclass may change labels
+    if type(dataset) is Subset:
         labels = stored_labels(dataset.dataset)
         if labels is None:
             return None
@@ -206,10 +192,10 @@ def stored_labels(dataset: Any) -> np.ndarray | None:
         return np.concatenate(known) if len(known) == len(parts) else None
     if getattr(dataset, "target_transform", None) is not None:
         return None
-    candidates = [getattr(dataset, "targets", None), getattr(dataset, "labels", None)]
-    if "label" in (getattr(dataset, "column_names", None) or ()):
+    candidates = [own_attribute(dataset, "targets"), own_attribute(dataset, "labels")]
+    if "label" in (own_attribute(dataset, "column_names") or ()):
         candidates.append(dataset["label"][:])
-    samples = getattr(getattr(dataset, "reader", None), "samples", None)
+    samples = own_attribute(own_attribute(dataset, "reader"), "samples")
     if isinstance(samples, list):
         candidates.append([label for _, label in samples])
     for candidate in candidates:

@@ -20,7 +20,6 @@ from .classes import (
     numbered,
     own_attribute,
     stored_labels,
-    unwrapped,
 )
 from .decode import ImageDecodeError, upright
 from .images import LabelledImages, assemble, run_over
@@ -184,7 +183,7 @@ class DatasetReader(Reader):
 
     def shows_files(self) -> bool:
         """Whether items that come from files are the images in them, as far as this is known."""
-        return not any(getattr(holder, "transform", None) for holder in unwrapped(self.dataset))
+        return not any(own_attribute(source, "transform") for source in item_sources(self.dataset))
 
     def item(self, index: int) -> tuple[Any, Any]:
         """The image and the label of item number `index`, as the dataset gives them."""
@@ -236,7 +235,7 @@ def files_of(dataset: Any) -> tuple[list[str], list[str]]:
     """The file of each image of torchvision's ImageFolder or timm's ImageDataset, and its path.
 
     Paths begin below the innermost folder that holds all files, and have slashes. Both lists are
-    empty for other datasets.
+    empty for other datasets, and for wrappers but `Subset`, which may change images.
     """
     if type(dataset) is Subset:
         files, paths = files_of(dataset.dataset)
@@ -244,8 +243,8 @@ def files_of(dataset: Any) -> tuple[list[str], list[str]]:
             return [], []
         rows = [int(row) for row in dataset.indices]
         return [files[row] for row in rows], [paths[row] for row in rows]
-    for holder in (dataset, getattr(dataset, "reader", None)):
-        samples = getattr(holder, "samples", None)
+    for holder in (dataset, own_attribute(dataset, "reader")):
+        samples = own_attribute(holder, "samples")
         match samples:
             case [(str(first), _), *_] if len(samples) == len(dataset) and os.path.isfile(first):
                 files = [file for file, _ in samples]

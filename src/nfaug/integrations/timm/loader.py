@@ -16,7 +16,7 @@ from torch.utils.data import BatchSampler, DataLoader, RandomSampler
 
 from ...augment.pixels import Normalization
 from ...augment.transform import NFAugment
-from ...data.classes import unwrapped
+from ...data.classes import item_sources
 from ...data.torch_datasets import normalization_of
 
 __all__ = ["NFALoader"]
@@ -65,7 +65,7 @@ class NFALoader:
         if isinstance(loader, NFALoader):
             raise ValueError("the loader is already an NFALoader; images would be augmented twice")
         dataset = getattr(loader, "dataset", None)
-        if any(isinstance(holder, AugMixDataset) for holder in unwrapped(dataset)):
+        if any(isinstance(source, AugMixDataset) for source in item_sources(dataset)):
             raise ValueError("NFA does not support AugMix splits; remove --aug-splits")
         labelled = dataset
         if isinstance(dataset, ScheduledTransformDataset):  # which leaves labels as they are
