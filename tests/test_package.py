@@ -116,7 +116,6 @@ def test_public_names_hold_no_path(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     monkeypatch.chdir(tmp_path)
     for source, name in (
         (tmp_path / "clinic", "clinic"),
-        ("hfds/ylecun/mnist", "hfds/ylecun/mnist"),
         ("torch/cifar10", "torch/cifar10"),
         ("owner/flow", "owner/flow"),
     ):

@@ -111,7 +111,7 @@ TRAIN = ["train", "--data", "d", "--out", "o"]
         ([*FIT, "--on-error", "maybe"], ["--on-error", "'maybe'", "skip"]),
         (["fit", "--checkpoint", "f", "--data", ".", "--out", "o"], ["--out o", "--data ."]),
         (["fit"], ["checkpoint", "data", "out"]),
-        (["info"], ["CHECKPOINT"]),
+        (["info"], ["checkpoint"]),
         (
             ["eval", "--checkpoint", "f", "--data", "d", "--batch-size", "0"],
             ["--batch-size", "from 1", "'0'"],
@@ -127,8 +127,9 @@ def test_wrong_words(words: list[str], tokens: list[str], nfaug_command: Any) ->
     """One line, which quotes what was given; nothing is written."""
     ran = nfaug_command(*words)
     assert (ran.code, ran.out) == (2, "")
-    assert ran.err.count("\n") == 1
-    assert [token for token in tokens if token not in ran.err] == []
+    said = [line for line in ran.err.splitlines() if not line.startswith("opening")]  # after 1 s
+    assert len(said) == 1
+    assert [token for token in tokens if token not in said[0]] == []
     assert not re.search(r"<class| at 0x|\x1b", ran.err)
     assert not Path("o").exists()
 

@@ -22,7 +22,6 @@ from jsonargparse import (
     set_parsing_settings,
 )
 
-from ..data.sources.layout import splits_among
 from ..io.documentation import documentation
 from ..io.numbers import MOST, SEEDS
 from ..io.text import did_you_mean, printable
@@ -143,8 +142,10 @@ class CommandParser(ArgumentParser):
         if isinstance(path, str):
             parsed.out = os.path.expanduser(path)  # shells do not expand the ~ of --out=~/run
             data = parsed.get("data")
-            if data and not parsed.get("resume") and _counts_as_data(parsed.out, data):
-                self.error(f"--out {path} lies in --data {data}, among its images: choose another")
+            if data and not parsed.get("resume") and lies_in(parsed.out, data):
+                self.error(
+                    f"--out {path} lies in --data {data}: choose a place outside of the data"
+                )
         return parsed
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
@@ -220,18 +221,3 @@ def lies_in(place: str, folder: str) -> bool:
     """Whether a path is a folder or lies below it, links followed."""
     root = Path(folder).expanduser().resolve()
     return root.is_dir() and Path(place).expanduser().resolve().is_relative_to(root)
-
-
-def _counts_as_data(out: str, data: str) -> bool:
-    """Whether a file in `out` could be read as an image of the folder `data`."""
-    if not lies_in(out, data):
-        return False
-    root = Path(data).expanduser().resolve()
-    below = Path(out).resolve().relative_to(root).parts
-    if not below:
-        return True
-    top = below[0]
-    folders = {child.name for child in root.iterdir() if child.is_dir()}
-    folders.add(top)
-    splits = splits_among(folders)
-    return not splits or top in splits  # folders beside those of splits are not read

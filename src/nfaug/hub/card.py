@@ -171,23 +171,11 @@ def _metadata(config: CheckpointConfig, name: str, license: str | None) -> Model
         library_name="nfaug",
         license=license,
         base_model=base if _REPOSITORY.fullmatch(str(base)) else None,
-        datasets=_hub_datasets(config) or None,
         pipeline_tag="unconditional-image-generation",
         tags=["nfaug", "normalizing-flow", "data-augmentation"],
         model_name=name,
         eval_results=_results(config) or None,
     )
-
-
-def _hub_datasets(config: CheckpointConfig) -> list[str]:
-    """The datasets of the Hub that the flow was trained on or its axes were fitted to."""
-    datasets: list[str] = []
-    for stage in (config.training, config.gaussians):
-        source = str(stage.get("data"))
-        name = source.removeprefix("hfds/")
-        if name != source and _REPOSITORY.fullmatch(name) and name not in datasets:
-            datasets.append(name)
-    return datasets
 
 
 def _results(config: CheckpointConfig) -> list[EvalResult]:

@@ -17,8 +17,6 @@ __all__ = [
     "choose_split",
     "natural_key",
     "shards_of",
-    "split_of",
-    "splits_among",
 ]
 
 UNLABELLED = "images"  # the class of images without classes
@@ -53,10 +51,10 @@ class Arrangement(NamedTuple):
     targets: Tensor
 
 
-def split_of(name: str) -> str | None:
+def _split_of(name: str) -> str | None:
     """The split that a folder's name is a word for: "train", "validation", "test" or None.
 
-    >>> split_of("val"), split_of("Train"), split_of("val-0")
+    >>> _split_of("val"), _split_of("Train"), _split_of("val-0")
     ('validation', 'train', None)
     """
     return _SPLIT_OF_WORD.get(name.lower())
@@ -67,8 +65,8 @@ def _word_in(name: str) -> str:
 
     Words are runs of letters, in any case: that of "Train-00000-of-00005.tar" is "train".
     """
-    words = [word for word in _LETTERS.findall(name.lower()) if split_of(word)]
-    splits = set(map(split_of, words))
+    words = [word for word in _LETTERS.findall(name.lower()) if _split_of(word)]
+    splits = set(map(_split_of, words))
     return words[0] if len(splits) == 1 else ""
 
 
@@ -88,14 +86,14 @@ def choose_split(names: Iterable[str], split: str, where: str) -> str:
         ValueError: Several names tell this split.
     """
     names = sorted(names)
-    wanted = split_of(split)
+    wanted = _split_of(split)
     if wanted is None and split in names:
         return split
     matching: list[str] = []
     if wanted is not None:
-        matching = [name for name in names if split_of(name) == wanted]
+        matching = [name for name in names if _split_of(name) == wanted]
     if wanted == "test" and not matching:
-        matching = [name for name in names if split_of(name) == "validation"]
+        matching = [name for name in names if _split_of(name) == "validation"]
     if not matching:
         shown = ", ".join(map(repr, names))
         raise MissingSplitError(f"{where} has the splits {shown}; got split={split!r}")
@@ -223,8 +221,8 @@ def _warn_of_classes(classes: Sequence[str], where: str) -> None:
             stacklevel=3,
         )
     suspects = [name for name in classes if _word_in(name)]
-    if len({split_of(_word_in(name)) for name in suspects}) < 2:  # one may well be a class
-        suspects = [name for name in suspects if split_of(name)]
+    if len({_split_of(_word_in(name)) for name in suspects}) < 2:  # one may well be a class
+        suspects = [name for name in suspects if _split_of(name)]
     if suspects:
         shown = ", ".join(map(repr, suspects[:3]))
         warnings.warn(
@@ -248,17 +246,17 @@ def _split_folders(files: list[str], split: str, where: str, labels: bool) -> tu
     """The folder of a split, and the folder that defines its classes."""
     root = _unwrapped(files)
     names = _folders(files, root)
-    splits = splits_among(names)
+    splits = _splits_among(names)
     if not splits:
         alike = _alike(_below(files, root))
         # A usual word, such as "train", may be the default and not mean a folder.
-        if alike and split in names and not split_of(split):
+        if alike and split in names and not _split_of(split):
             folder = f"{root}{split}/"
             folder += _unwrapped(_below(files, folder))
             return folder, folder
         if alike and labels:
             one, other = alike
-            named = other if split_of(one) else one
+            named = other if _split_of(one) else one
             raise ValueError(
                 f"{where} holds {one!r} and {other!r}, which look like splits and not like "
                 f"classes: they hold folders. Pass the path of one, or split={named!r} (--split). "
@@ -275,7 +273,7 @@ def _split_folders(files: list[str], split: str, where: str, labels: bool) -> tu
         )
     chosen = choose_split(splits, split, where)
     home = chosen
-    if "train" in map(split_of, splits):
+    if "train" in map(_split_of, splits):
         home = choose_split(splits, "train", where)
     return _without_repeat(files, root, chosen), _without_repeat(files, root, home)
 
@@ -287,14 +285,14 @@ def _without_repeat(files: list[str], root: str, split: str) -> str:
     return f"{root}{split}/{split}/" if repeated else f"{root}{split}/"
 
 
-def splits_among(names: Collection[str]) -> list[str]:
+def _splits_among(names: Collection[str]) -> list[str]:
     """The folders that are splits by their names; none if all folders are classes.
 
     Names of splits are words for them, if training is among them or nothing is beside them: `train`
     beside bus and car may be a class.
     """
-    splits = sorted(name for name in names if split_of(name))
-    told = set(map(split_of, splits))
+    splits = sorted(name for name in names if _split_of(name))
+    told = set(map(_split_of, splits))
     with_training = "train" in told and len(told) > 1
     return splits if with_training or len(splits) == len(names) else []
 
@@ -340,6 +338,6 @@ def _unwrapped(files: list[str]) -> str:
         inner = f"{root}{name}/"
         paths = _below(files, inner)
         holds_all = len(paths) == len(files)
-        if split_of(name) or not holds_all or not all("/" in path for path in paths):
+        if _split_of(name) or not holds_all or not all("/" in path for path in paths):
             return root
         root = inner
