@@ -2,7 +2,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help venv lint format typecheck imports pytest test docs demo soak gpu bundle dist-check clean
+.PHONY: help venv lint format typecheck imports pytest quick test docs demo soak gpu bundle dist-check clean
 
 PYTHON ?= python3
 VENV := .venv
@@ -55,6 +55,9 @@ imports: $(STAMP)  ## Check the layers of the packages with import-linter
 
 pytest: $(STAMP)  ## Run the tests alone
 	$(ONE_THREAD) $(BIN)/python -m pytest -n auto --maxprocesses 8 --dist worksteal $(PYTEST_ARGS)
+
+quick: $(STAMP)  ## Run the tests of the mathematics alone: flows, classes, augmentation
+	$(ONE_THREAD) $(BIN)/python -m pytest -n auto --maxprocesses 8 --dist worksteal tests/flows tests/classes tests/augment $(PYTEST_ARGS)
 
 test: lint typecheck imports pytest  ## Lint, check types and imports, run the tests
 

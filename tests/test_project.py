@@ -5,12 +5,9 @@ from __future__ import annotations
 import ast
 import importlib.metadata
 import re
-import sys
 from pathlib import Path
 
-import pytest
 import yaml
-from library_tools import ALL, needs
 
 import nfaug
 from nfaug.classes.priors import PRIORS, PriorConfig
@@ -81,23 +78,6 @@ def test_ci_tests_the_lower_bounds() -> None:
         # 2.4.* is the first series of >=2.4.
         prefix = version.removesuffix(".*")
         assert f"{prefix}.".startswith(f"{bounds[name]}."), name
-
-
-def test_a_missing_library_skips_and_fails_in_ci(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "ray", None)
-    monkeypatch.delenv(ALL, raising=False)
-    with pytest.raises(pytest.skip.Exception, match="ray"):
-        needs("ray")
-    monkeypatch.setenv(ALL, "1")
-    with pytest.raises(ModuleNotFoundError, match="ray"):
-        needs("ray")
-    assert "export NFAUG_ALL=1" in read(".ci/run")
-
-
-def test_only_one_function_skips_for_a_library() -> None:
-    for path in (ROOT / "tests").rglob("*.py"):
-        if path.name not in ("library_tools.py", Path(__file__).name):
-            assert "importorskip" not in path.read_text(encoding="utf-8"), path
 
 
 def test_examples_use_public_names() -> None:
