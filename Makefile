@@ -2,7 +2,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help venv lint format typecheck imports pytest test docs demo soak gpu bundle dist-check clean
+.PHONY: help venv lint format typecheck imports pytest quick test docs demo soak gpu bundle dist-check clean
 
 PYTHON ?= python3
 VENV := .venv
@@ -21,6 +21,9 @@ BUNDLE_ARGS ?= --help
 
 # One torch thread per pytest worker: more threads than cores are slower than one.
 ONE_THREAD := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1
+
+# Tests compare with the CPU's figures; only `make gpu` sees a card.
+NO_CARD := CUDA_VISIBLE_DEVICES=
 
 help:  ## Show this list
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -54,7 +57,10 @@ imports: $(STAMP)  ## Check the layers of the packages with import-linter
 	$(BIN)/lint-imports --no-cache
 
 pytest: $(STAMP)  ## Run the tests alone
-	$(ONE_THREAD) $(BIN)/python -m pytest -n auto --maxprocesses 8 --dist worksteal $(PYTEST_ARGS)
+	$(NO_CARD) $(ONE_THREAD) $(BIN)/python -m pytest -n auto --maxprocesses 8 --dist worksteal $(PYTEST_ARGS)
+
+quick: $(STAMP)  ## Run the tests of the mathematics alone: flows, classes, augmentation
+	$(NO_CARD) $(ONE_THREAD) $(BIN)/python -m pytest -n auto --maxprocesses 8 --dist worksteal tests/flows tests/classes tests/augment $(PYTEST_ARGS)
 
 test: lint typecheck imports pytest  ## Lint, check types and imports, run the tests
 
@@ -72,7 +78,7 @@ demo: $(if $(wildcard $(STAMP)),$(STAMP),$(VENV)/train-installed)  ## Does NFA h
 	@printf '\nLook at the gains:    $(DEMO)/gains.png\nLook at the variants: $(DEMO)/variants.png\n'
 
 soak: $(ALL)  ## Run the long checks: fuzzing, kills, full-size commands, some benchmarks
-	NFAUG_ALL=1 $(ONE_THREAD) $(BIN)/python -m pytest -m soak --timeout 7200 $(PYTEST_ARGS)
+	NFAUG_ALL=1 $(NO_CARD) $(ONE_THREAD) $(BIN)/python -m pytest -m soak --timeout 7200 $(PYTEST_ARGS)
 
 # With GPU_PYTHON=python3 there is no .venv, whose packages come from the network. A test that fails
 # does not keep the figures from being measured.

@@ -4,8 +4,9 @@
     python benchmarks/against.py ../base
 
 CPU seconds of one thread for encoding and decoding 64 images, one call of `NFAugment` on 64 images,
-a bank of 20 variants of 100 images, and a training run of about 200 steps. With builtin:pixels at
-224 pixels: calls, a fit and a bank; at 32 pixels, and with a flow: calls on images of 224 pixels.
+a bank of 20 variants of 100 images, a fit of 400 images, and a training run of about 200 steps.
+With builtin:pixels: calls at 32, 64 and 224 pixels, a fit and a bank at 224; fitted at 32 pixels,
+and with a flow: calls on images of 224 pixels.
 The two checkouts take turns, each time in a new process; a ratio is the median over rounds of this
 checkout's time over the other's, with its smallest and largest value.
 """
@@ -69,8 +70,18 @@ with torch.no_grad():
         half = nfaug.NFAugment(pixels, p=0.5, mix=mix)
         job = lambda: half(levels[:32], of_ten[:32])
         found[f"pixels, {mix}, 32 images of 224 pixels"] = seconds(job, 8)
-small = torch.nn.functional.interpolate(levels, (32, 32), mode="bilinear", antialias=True)
-tiny = torch.utils.data.TensorDataset((small * 255).to(torch.uint8), of_ten)
+for side in (64, 32):
+    small = torch.nn.functional.interpolate(
+        levels, (side, side), mode="bilinear", antialias=True
+    )
+    tiny = torch.utils.data.TensorDataset((small * 255).to(torch.uint8), of_ten)
+    half = nfaug.NFAugment(nfaug.fit("builtin:pixels", tiny, progress=False), p=0.5)
+    job = lambda: half(tiny.tensors[0][:64], of_ten[:64])
+    with torch.no_grad():
+        found[f"pixels, 64 images of {side} pixels"] = seconds(job, 8)
+found["builtin:rgb32, a fit of 400 images"] = seconds(
+    lambda: nfaug.fit("builtin:rgb32", tiny, progress=False), 1
+)
 for name in ("builtin:pixels", "builtin:rgb32"):
     enlarged = nfaug.NFAugment(nfaug.fit(name, tiny, progress=False), p=1.0)
     job = lambda: enlarged(levels[:32], of_ten[:32])

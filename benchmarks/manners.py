@@ -1,13 +1,12 @@
 """How nfaug behaves in the harnesses of the libraries that it plugs into; prints Markdown.
 
     python benchmarks/manners.py torchvision
-    python benchmarks/manners.py kornia --checkout ../kornia
     python benchmarks/manners.py albumentations --checkout ../albumentations
     python benchmarks/manners.py timm --checkout ../pytorch-image-models
 
 A case passes, or nfaug refuses it by a message of its own (each message is listed once, with how
 often), or something else happens, which is named. torchvision: every call of v2.MixUp and v2.CutMix
-beside the same call of `NFAugment`. kornia and albumentations: their own tests of their
+beside the same call of `NFAugment`. albumentations: its own tests of its
 augmentations, loaded from a checkout, on nfaug's class. timm: `nfaug timm` around the checkout's
 train.py, with one flag of its parser after the other. The checkout should be of the installed
 version. albumentations' tests need `deepdiff`. Each module of benchmarks/peers holds one library.
@@ -26,7 +25,7 @@ import torch
 
 sys.path.append(str(Path(__file__).parents[1] / "tests"))
 
-PEERS = ("torchvision", "kornia", "albumentations", "timm")
+PEERS = ("torchvision", "albumentations", "timm")
 
 
 def main(arguments: list[str] | None = None) -> None:

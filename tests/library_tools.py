@@ -19,6 +19,7 @@ OPTIONAL = (
     "diffusers",
     "gradio",
     "ipykernel",
+    "kornia",
     "lightning",
     "nbclient",
     "nbformat",

@@ -33,7 +33,6 @@ PUBLIC = (
     "nfaug.explore.app",
     "nfaug.hub",
     "nfaug.integrations.albumentations",
-    "nfaug.integrations.kornia",
     "nfaug.integrations.timm",
     "nfaug.integrations.torchvision",
     "nfaug.pictures",
@@ -44,7 +43,6 @@ PUBLIC = (
 LIBRARIES = {
     "nfaug.explore.app": "gradio",
     "nfaug.integrations.albumentations": "albumentations",
-    "nfaug.integrations.kornia": "kornia",
 }
 
 
@@ -88,9 +86,6 @@ def public_methods(cls: type) -> dict[str, Any]:
 OF_LIBRARIES = {
     "nfaug.integrations.albumentations:NFATransform.apply",
     "nfaug.integrations.albumentations:NFATransform.get_params_dependent_on_data",
-    "nfaug.integrations.kornia:NFAugmentation.apply_transform",
-    "nfaug.integrations.kornia:NFAugmentation.generate_parameters",
-    "nfaug.integrations.kornia:NFAugmentation.transform_inputs",
 }
 CALLABLES = {name: value for name, value in public_callables().items() if name not in OF_LIBRARIES}
 

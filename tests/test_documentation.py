@@ -206,8 +206,6 @@ def test_examples_run(
     evaluate(document)
     counts = re.findall(r"'applied': (\d+)", capsys.readouterr().out)
     assert "0" not in counts, "a block prints stats() of images that NFA does not change"
-    if path == ROOT / "docs" / "how-to" / "libraries.md":
-        assert len(counts) == 5, "torchvision, kornia, albumentations, Lightning, Trainer"
 
 
 def anchors(path: Path) -> set[str]:
@@ -229,21 +227,3 @@ def test_links_lead_somewhere(path: Path) -> None:
     commands = re.findall(r"`(python (?:-m )?[\w./]+)", text)
     missing += [command for command in commands if not script_exists(command)]
     assert not missing
-
-
-@pytest.mark.parametrize(
-    "line",
-    [
-        "nfaug train --data my-images --out my-nfa --no-such-option 1",
-        "nfaug train --data my-images --out my-nfa --recipe no-such-recipe",
-        "nfaug no-such-verb",
-        "make no-such-target",
-        'pip install -e ".[no-such-extra]"',
-        "python examples/no_such_script.py",
-        "python -m benchmarks.no_such_module",
-        "curl example.org",
-    ],
-)
-def test_a_broken_command_is_seen(line: str) -> None:
-    with pytest.raises(AssertionError):
-        check_command(line)

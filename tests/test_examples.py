@@ -146,6 +146,33 @@ def test_fit_and_share(folder: Path, run: Any, tmp_path: Path, hub: Any) -> None
     assert nfaug.load(out).pca.has_memory
 
 
+# huggingface_hub 2.4 warns about its own call.
+@pytest.mark.filterwarnings("ignore:Use 'content=:DeprecationWarning")
+@pytest.mark.filterwarnings("ignore:the data have no test split:UserWarning")
+@pytest.mark.filterwarnings("ignore:6 images judge:UserWarning")
+@pytest.mark.filterwarnings("ignore:seeds is 1:UserWarning")
+def test_the_whole_line(folder: Path, run: Any, tmp_path: Path, hub: Any) -> None:
+    """Train, eval, push, pull and fit, preview, and a timm model without and with NFA."""
+    out = tmp_path / "line"
+    lines, _ = run(
+        "nfpi_pipeline.py", "--data", folder / "train", "--test-data", folder / "val",
+        "--repo", "owner/flow", "--recipe", "small", "--epochs", 1, "--dataset.image-size", 8,
+        "--flow.steps", "[1,1]", "--flow.blocks", "[1,1]", "--flow.width", "[8,8]",
+        "--model", "resnet10t", "--image-size", 16, "--per-class", 4, "--steps", 2, "--seeds", 1,
+        "--out", out,
+    )  # fmt: skip
+    verbs = [line.split()[2] for line in lines if line.startswith("$ nfaug ")]
+    assert verbs == ["train", "eval", "push", "fit", "info", "preview", "compare"]
+    pulled = nfaug.load("owner/flow")
+    assert pulled.config.gaussians["kind"] == "fpi"
+    assert not pulled.pca.has_memory
+    assert nfaug.load(out / "fitted").pca.has_memory
+    assert (out / "sheet.png").stat().st_size > 0
+    rows = (out / "compare" / "cells.csv").read_text().splitlines()[1:]
+    trained = {row.split(",")[0] for row in rows}
+    assert trained == {"none", "nfa:builtin:pixels", f"nfa:{out / 'fitted'}"}
+
+
 @pytest.mark.parametrize("gpus", [0, 0.5, 1])
 def test_actors_of_ray_compute_on_the_gpu_that_they_reserve(
     gpus: float, folder: Path, monkeypatch: pytest.MonkeyPatch

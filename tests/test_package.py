@@ -17,7 +17,6 @@ from nfaug.io.text import public_name
 
 ADAPTERS = {
     "albumentations": "NFATransform",
-    "kornia": "NFAugmentation",
     "timm": "NFALoader",
     "torchvision": "NFACollate",
 }
@@ -95,7 +94,7 @@ def test_what_works_without_the_extras(tiny_folder: Path, tiny_path: Path, tmp_p
         for module, distributions in importlib.metadata.packages_distributions().items()
         if module[0] != "_" and {d.lower().replace("-", "_") for d in distributions} & extras
     ]
-    assert {"timm", "ema_pytorch", "matplotlib", "sklearn", "kornia"} <= {*modules}
+    assert {"timm", "ema_pytorch", "matplotlib", "sklearn"} <= {*modules}
     words = [",".join(modules), *map(str, (tiny_folder, tiny_path, tmp_path))]
     ran = subprocess.run(
         [sys.executable, "-c", WITHOUT_EXTRAS, *words], capture_output=True, text=True

@@ -381,28 +381,6 @@ def the_loader_of_timm(device: torch.device) -> Figures:
     return [read(new, device), read(targets, device)]
 
 
-def an_augmentation_of_kornia(device: torch.device) -> Figures:
-    """Alone and in a container, with labels on the GPU and on the CPU."""
-    from kornia.augmentation import AugmentationSequential
-
-    from nfaug.integrations.kornia import NFAugmentation, with_labels
-
-    images, labels = batch_of(12)
-    unit = (images / 255).to(device)
-    results = []
-    for given in (labels, labels.to(device)):
-        for contained in (False, True):
-            nfa = NFAugmentation(checkpoint(), p=1.0, gate=False)
-            augment: Any = nfa
-            if contained:
-                augment = with_labels(AugmentationSequential(nfa, data_keys=["input", "class"]))
-            torch.default_generator.manual_seed(0)
-            new, _ = augment(unit, given)
-            assert nfa.nfa.stats()["applied"] > 0
-            results.append(read(new, device))
-    return results
-
-
 PATHS: list[Callable[[torch.device], Figures]] = [
     a_batch_without_images,
     pixels_that_are_not_finite,
@@ -423,7 +401,6 @@ PATHS: list[Callable[[torch.device], Figures]] = [
     steps_of_training,
     a_training_run,
     the_loader_of_timm,
-    an_augmentation_of_kornia,
 ]
 
 

@@ -3,7 +3,7 @@
 import importlib
 from typing import Any
 
-_ADAPTERS = ("albumentations", "kornia", "timm", "torchvision")
+_ADAPTERS = ("albumentations", "timm", "torchvision")
 
 
 def __getattr__(name: str) -> Any:

@@ -14,7 +14,6 @@ EXTRAS = {
     "diffusers": "vae",
     "ema_pytorch": "train",
     "gradio": "ui",
-    "kornia": "kornia",
     "matplotlib": "train",
     "ray": "ray",
     "scipy": "train",
