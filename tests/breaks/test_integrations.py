@@ -22,7 +22,7 @@ from nfaug.integrations.timm import NFALoader
 
 
 def made(**options: Any) -> NFAugmentation:
-    return NFAugmentation(checkpoint(), **{"p": 1.0, "gate": False, **options})
+    return NFAugmentation(checkpoint(), **{"p": 1.0, "gate": None, **options})
 
 
 def unit_batch() -> tuple[Tensor, Tensor]:

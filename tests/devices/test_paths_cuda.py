@@ -56,8 +56,8 @@ FORMATS: dict[str, Callable[[Tensor], Tensor]] = {
 }
 
 SETTINGS: dict[str, dict[str, Any]] = {
-    "axes, memory": {"partners": "memory"},
-    "axes, batch": {"partners": "batch", "axes": 3},
+    "memory": {"partners": "memory"},
+    "batch": {"partners": "batch"},
     "pairs": {"mix": "pair", "gate": None},
     "regions, memory": {"mix": "regions", "partners": "memory"},
     "regions, batch": {"mix": "regions", "partners": "batch"},
@@ -392,7 +392,7 @@ def an_augmentation_of_kornia(device: torch.device) -> Figures:
     results = []
     for given in (labels, labels.to(device)):
         for contained in (False, True):
-            nfa = NFAugmentation(checkpoint(), p=1.0, gate=False)
+            nfa = NFAugmentation(checkpoint(), p=1.0, gate=None)
             augment: Any = nfa
             if contained:
                 augment = with_labels(AugmentationSequential(nfa, data_keys=["input", "class"]))

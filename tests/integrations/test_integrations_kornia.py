@@ -13,7 +13,7 @@ from nfa_tools import batch_of, checkpoint
 from torch import Tensor
 
 import nfaug
-from nfaug.augment.params import SharedGenerator
+from nfaug.augment.draws import SharedGenerator
 from nfaug.integrations.kornia import NFAugmentation, with_labels
 
 KEYS = ["input", "class"]
@@ -26,7 +26,7 @@ def batch() -> tuple[Tensor, Tensor]:
 
 
 def made(**options: Any) -> NFAugmentation:
-    return NFAugmentation(checkpoint(), **{"p": 1.0, "gate": False, **options})
+    return NFAugmentation(checkpoint(), **{"p": 1.0, "gate": None, **options})
 
 
 def contained(*augmentations: Any, **options: Any) -> Any:
@@ -45,7 +45,7 @@ def test_alone(batch: tuple[Tensor, Tensor], monkeypatch: pytest.MonkeyPatch) ->
     assert same is labels
     assert nfa.nfa.stats()["applied"] == len(images)
     generator = SharedGenerator().manual_seed(int(drawn["seed"]))
-    other = nfaug.NFAugment(checkpoint(), p=1.0, gate=False, generator=generator)
+    other = nfaug.NFAugment(checkpoint(), p=1.0, gate=None, generator=generator)
     assert torch.equal(other(images, labels)[0], new)
     monkeypatch.setenv("RANK", "1")
     assert torch.equal(nfa(images, labels, params=drawn)[0], new)

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..augment.params import SharedGenerator, own_seed
+from ..augment.draws import SharedGenerator, own_seed
 from ..augment.samples import as_labels
 from ..augment.transform import NFAugment
 from ..io.device import to_device
@@ -163,10 +163,10 @@ class NFAugmentation(IntensityAugmentationBase2D):
                 "for each image. Frames of videos have none: keep it out of VideoSequential"
             )
         generator = SharedGenerator().manual_seed(int(params["seed"]))
-        draws = self.nfa.make_params(to_device(labels, input.device), generator=generator)
+        draws = self.nfa.draw(to_device(labels, input.device), generator=generator)
         chosen = (params["batch_prob"] > 0.5).to(input.device)
         draws = dataclasses.replace(draws, chosen=draws.chosen & chosen[draws.index])
-        images, _ = self.nfa(input, labels, params=draws)
+        images, _ = self.nfa.replay(input, labels, draws)
         return images
 
     def is_on(self) -> bool:
