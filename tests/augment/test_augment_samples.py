@@ -162,3 +162,6 @@ def test_a_getter_of_labels() -> None:
     assert new["info"]["kind"] is labels
     with pytest.raises(ValueError, match="labels_getter="):
         nfa(sample)
+    torchvisions: Any = "default"  # its name for what is None here
+    with pytest.raises(ValueError, match=r"labels_getter must be .*'default'"):
+        NFAugment(checkpoint(), labels_getter=torchvisions)

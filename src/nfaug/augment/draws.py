@@ -117,8 +117,12 @@ def draw(
     """
     batch = len(labels)
     device = labels.device
-    shares = config.p if isinstance(config.p, tuple) else ()
-    most = max(config.p) if isinstance(config.p, tuple) else config.p
+    if isinstance(config.p, tuple):
+        shares = config.p
+        most = max(shares)
+    else:
+        shares = ()
+        most = config.p
     count = min(batch, math.ceil(most * batch - 1e-6))  # of 64.000001 images, 64
     rng = np.random.default_rng(own_seed(generator) if count else 0)
 
@@ -145,10 +149,11 @@ def draw(
     # `count` is rounded up; choosing with probability p * B / count makes the share exactly p.
     chosen = coin * count < share * batch
     partner, paired = pick_in_batch(first, own, ok[index])
-    from_memory = torch.zeros_like(paired)
-    fallback = torch.zeros_like(partner)
-    memory = 0
-    if pca.memory is not None and config.partners != "batch":
+    if pca.memory is None or config.partners == "batch":
+        memory = 0
+        fallback = torch.zeros_like(partner)
+        from_memory = torch.zeros_like(paired)
+    else:
         memory = len(pca.memory)
         row, fallback, stored = pick_in_memory(first, second, own, pca.offsets)
         from_memory = stored

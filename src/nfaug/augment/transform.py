@@ -133,6 +133,8 @@ class NFAugment(nn.Module):
         self.config = config
         if generator is not None and generator.device.type != "cpu":
             raise ValueError(f"generator must be on the CPU; got one on {generator.device}")
+        if labels_getter is not None and not callable(labels_getter):
+            raise ValueError(f"labels_getter must be a function or None; got {labels_getter!r:.80}")
         self.generator = generator
         self.labels_getter = labels_getter
         self.normalization = Normalization(mean, std, self.engine.codec.channels)
@@ -323,6 +325,7 @@ class NFAugment(nn.Module):
         return self._augmented(given, draws)
 
     def _augmented(self, inputs: Sequence[Any], draws: Draws | None) -> Any:
+        """What a call returns for these inputs, under new draws if there are none."""
         sample = inputs[0] if len(inputs) == 1 else tuple(inputs)
         if torch.compiler.is_compiling():
             # A compiled graph follows the switch of its process.

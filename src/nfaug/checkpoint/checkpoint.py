@@ -157,6 +157,8 @@ class Checkpoint:
         torchvision.
         """
         names = list(self.config.classes or ())
+        if not self.source:
+            return ""
         if self.source in builtin_names():
             shown = ", ".join(f"{label} {name}" for label, name in enumerate(names[:3]))
             return (
@@ -164,7 +166,7 @@ class Checkpoint:
                 f"their axes. For other classes pass nfaug.fit({self.source!r}, dataset) in its "
                 "place; for these, call nfa.check_classes(dataset) first"
             )
-        if self.source and names != sorted(names) and names == sorted(names, key=natural_key):
+        if names != sorted(names) and names == sorted(names, key=natural_key):
             return (
                 f"the classes of {self.source} are in natural order, as timm has them; "
                 "torchvision's ImageFolder has 10 before 9, and B before a: pass "
