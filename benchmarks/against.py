@@ -50,7 +50,7 @@ if images.dtype != torch.uint8:
     images = (images * 255).to(torch.uint8)
 checkpoint = nfaug.fit(nfaug.load("builtin:fashion-mnist").flow, digits, progress=False)
 flow = checkpoint.flow.freeze()
-nfa = nfaug.NFAugment(checkpoint, p=1.0, gate=False)
+nfa = nfaug.NFAugment(checkpoint, p=1.0, gate=None)
 few = torch.utils.data.Subset(digits, range(100))
 of_ten = torch.arange(400) % 10
 levels = torch.rand(10, 3, 224, 224)[of_ten] / 2 + torch.rand(400, 3, 224, 224) / 2

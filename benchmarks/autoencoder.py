@@ -61,7 +61,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     )
     with tempfile.TemporaryDirectory() as folder:
         start = time.process_time()
-        make_bank(fitted, part, f"{folder}/bank", variants=options.variants, gate=False)
+        make_bank(fitted, part, f"{folder}/bank", variants=options.variants, gate=None)
         seconds = time.process_time() - start
     each = seconds / len(part) / options.variants
     print("\n| images | variants | s | variants/s | 1,000 x 20, minutes |\n|---|---|---|---|---|")

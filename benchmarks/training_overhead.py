@@ -133,7 +133,7 @@ class Loop:
             device=self.device,
         )
         mixup = Mixup(mixup_alpha=0.8, num_classes=classes) if arm == "mixup" else None
-        self.nfa = NFAugment(checkpoint, p=0.5, gate=False)  # every image is decoded
+        self.nfa = NFAugment(checkpoint, p=0.5, gate=None)  # every image is decoded
         if arm in ("mixup", "nfa"):
             self.nfa.enabled = arm == "nfa"
             self.loader = NFALoader(self.loader, self.nfa, mixup=mixup)

@@ -4,7 +4,7 @@
 
 DATA holds train/ and val/ with one folder per class. Fit the checkpoint to these classes
 (nfaug fit). It prints "epoch 1: loss 2.013, top-1 31.5%" for each epoch, then NFA's counters,
-{'seen': ..., 'applied': ..., 'no_partner': ..., 'gated': ..., ..., 'corrected': ...}.
+{'seen': ..., 'applied': ..., 'far': ..., 'no_partner': ..., ..., 'not_finite': ...}.
 """
 
 from __future__ import annotations

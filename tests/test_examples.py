@@ -96,7 +96,7 @@ def test_a_bank_as_webdataset(folder: Path, fitted: Path, run: Any, tmp_path: Pa
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 def test_swin(folder: Path, fitted: Path, run: Any, tmp_path: Path) -> None:
     images = open_dataset(folder / "train")
-    make_bank(nfaug.load(fitted), images, tmp_path / "bank", variants=1, progress=False, gate=False)
+    make_bank(nfaug.load(fitted), images, tmp_path / "bank", variants=1, progress=False, gate=None)
     lines, shares = run(
         "swin_small_data.py", folder, "--bank", tmp_path / "bank", "--img-size", 32, "--width", 8,
         "--epochs", 1, "--batch-size", 8, "--workers", 0, "--device", "cpu",
@@ -110,7 +110,7 @@ def test_swin(folder: Path, fitted: Path, run: Any, tmp_path: Path) -> None:
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 def test_jsd_bank(folder: Path, fitted: Path, tmp_path: Path, run: Any) -> None:
     images = open_dataset(folder / "train")
-    make_bank(nfaug.load(fitted), images, tmp_path / "bank", variants=1, progress=False, gate=False)
+    make_bank(nfaug.load(fitted), images, tmp_path / "bank", variants=1, progress=False, gate=None)
     (line,), _ = run(
         "jsd_bank.py", folder / "train", "--bank", tmp_path / "bank", "--img-size", 16,
         "--epochs", 1, "--batch-size", 8, "--workers", 0, "--device", "cpu",

@@ -325,7 +325,7 @@ def test_a_class_of_one_image_has_no_partners(tiny_checkpoint: Checkpoint, tmp_p
     assert fitted.pca.offsets.tolist() == [0, 5, 5, 10]
     others = fitted.gaussians.variances[[0, 2]].mean(0)
     torch.testing.assert_close(fitted.gaussians.variances[1], others)
-    nfa = nfaug.NFAugment(nfaug.load(fitted.save(tmp_path / "flow")), p=1.0, gate=False)
+    nfa = nfaug.NFAugment(nfaug.load(fitted.save(tmp_path / "flow")), p=1.0, gate=None)
     images, _ = nfa(dataset.images, labels)
     assert torch.equal(images[5], dataset.images[5])
     assert not torch.equal(images[0], dataset.images[0])

@@ -44,4 +44,4 @@ def test_the_example_runs(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_settings_arrive() -> None:
     nfa = torch.hub.load(str(ROOT), "nfa", source="local", p=0.25, strength=1.0)
-    assert (nfa.p, nfa.strength) == (0.25, 1.0)
+    assert (nfa.p, nfa.config.strength) == (0.25, 1.0)

@@ -148,12 +148,12 @@ def agree(card: Card) -> None:
                 if floating:
                     images = images / 255
                 nfa = NFAugment(rgb32, p=1.0, mix=mix, gate=None)
-                draws = nfa.make_params(labels)
-                here, _ = nfa(images, labels, params=draws)
+                draws = nfa.draw(labels)
+                here, _ = nfa.replay(images, labels, draws)
                 changed = int((here != images).flatten(1).any(1).sum())
                 placed = images.to(card.device)
-                there, _ = nfa(placed, labels, params=draws)
-                again, _ = nfa(placed, labels, params=draws)
+                there, _ = nfa.replay(placed, labels, draws)
+                again, _ = nfa.replay(placed, labels, draws)
                 scale = 255 if floating else 1
                 off = (there.cpu().float() - here.float()).abs() * scale
                 card.note(

@@ -47,7 +47,7 @@ def run(checkout: Path) -> Outcomes:
     definitions = importlib.import_module("tests.aug_definitions")
     with tempfile.TemporaryDirectory() as folder:
         path = fitted().save(Path(folder) / "pixels")
-        settings = {"checkpoint": str(path), "config": {"gate": False}}
+        settings = {"checkpoint": str(path), "config": {"gate": None}}
         definitions.AUGMENTATION_CLS_PARAMS[:] = [[Labelled, settings]]
         importlib.import_module("tests.utils").get_all_valid_transforms = lambda: [Labelled]
         files = [str(checkout / "tests" / f"test_{name}.py") for name in FILES]

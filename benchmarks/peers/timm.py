@@ -80,7 +80,7 @@ def run(checkout: Path) -> Outcomes:
                 continue
             tried.add(flag)
             words = f"{BASE} {case}".format(data=data, out=Path(folder) / "out").split()
-            _add(outcomes, case, script, words, nfaug.NFAugment(checkpoint, p=1.0, gate=False))
+            _add(outcomes, case, script, words, nfaug.NFAugment(checkpoint, p=1.0, gate=None))
             print(case, file=sys.stderr, flush=True)
     # Errors name the folder, which is another one in each run.
     outcomes.other = {case: text.replace(folder, "...") for case, text in outcomes.other.items()}

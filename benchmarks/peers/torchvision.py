@@ -224,7 +224,7 @@ def run() -> Outcomes:
     for case in cases():
         engine = engines[1 if case.name.startswith("1 ") else 3]
         getter = case.getter or "default"
-        nfa = NFAugment(engine, p=1.0, gate=False, labels_getter=getter)
+        nfa = NFAugment(engine, p=1.0, gate=None, labels_getter=case.getter)
         others = [
             attempt(case, v2.MixUp(num_classes=CLASSES, labels_getter=getter)),
             attempt(case, v2.CutMix(num_classes=CLASSES, labels_getter=getter)),

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import nfaug
+from nfaug.augment.mixing import Batch
 from nfaug.augment.pixels import Normalization
 from nfaug.augment.transform import NFAugment
 from nfaug.checkpoint import checkpoint as reader
@@ -35,65 +36,68 @@ def changed(one: Tensor, two: Tensor) -> Tensor:
 def test_the_formula(mix: str, partners: str) -> None:
     parts, flow = checkpoint(), tiny_flow()
     pca: Any = parts.pca
-    settings: Any = {"mix": mix, "partners": partners, "strength": 0.8, "gate": False}
+    settings: Any = {"mix": mix, "partners": partners, "strength": 0.8, "gate": None}
     nfa = NFAugment(parts, p=0.7, generator=torch.Generator().manual_seed(0), **settings)
     images, labels = batch_of(21)
-    (new, _), params = nfa(images, labels, return_params=True)
-    assert params.weights.shape == (15, 1 if mix == "pair" else pca.rank)
+    draws = nfa.draw(labels)
+    new, _ = nfa.replay(images, labels, draws)
+    assert draws.weights.shape == (15, 1 if mix == "pair" else pca.rank)
     z = flow.encode(images)[0].flatten(1)
     expected = images.clone()
-    for slot, i in enumerate(params.index.tolist()):
+    for slot, i in enumerate(draws.index.tolist()):
         axes, mean = pca.axes[labels[i]], pca.mean[labels[i]]
         a = axes @ (z[i] - mean)
-        partner = int(params.partner[slot])
-        if params.from_memory[slot]:
+        partner = int(draws.partner[slot])
+        if draws.from_memory[slot]:
             assert pca.memory_labels[partner] == labels[i]
             b = pca.memory[partner].float()
         else:
-            j = int(params.index[partner])
+            j = int(draws.index[partner])
             assert labels[j] == labels[i]
             assert i != j
             b = axes @ (z[j] - mean)
-        if params.chosen[slot]:
-            moved = z[i] + (params.weights[slot] * (b - a)) @ axes
+        if draws.chosen[slot]:
+            moved = z[i] + (draws.weights[slot] * (b - a)) @ axes
             expected[i] = flow.decode(moved.view(1, *flow.config.shape))[0]
     assert (new.int() - expected.int()).abs().max() <= 1, "a rounding edge is worth one level"
     assert (new != expected).float().mean() < 1e-3
-    assert params.from_memory.any() == (partners != "batch")
-    assert params.from_memory.all() == (partners == "memory")
-    assert (params.weights <= 0.8).all()
+    assert draws.from_memory.any() == (partners != "batch")
+    assert draws.from_memory.all() == (partners == "memory")
+    assert (draws.weights <= 0.8).all()
     assert 10 < changed(new, images).sum() <= nfa.stats()["applied"]
 
 
 def test_noise() -> None:
-    nfa = NFAugment(checkpoint(), p=0.6, strength=0.0, noise=0.3, gate=False)
+    nfa = NFAugment(checkpoint(), p=0.6, strength=0.0, noise=0.3, gate=None)
     images, labels = batch_of(20)
-    (new, _), params = nfa(images, labels, return_params=True)
-    assert params.noise.shape == (12, 192)
-    assert params.noise.std() == pytest.approx(0.3, rel=0.1)
-    assert params.noise.mean() == pytest.approx(0, abs=0.03)
+    draws = nfa.draw(labels)
+    new, _ = nfa.replay(images, labels, draws)
+    assert draws.noise.shape == (12, 192)
+    assert draws.noise.std() == pytest.approx(0.3, rel=0.1)
+    assert draws.noise.mean() == pytest.approx(0, abs=0.03)
     flow = tiny_flow()
     z = flow.encode(images)[0]
     expected = images.clone()
-    expected[params.index] = flow.decode(z[params.index] + params.noise.view(12, 3, 8, 8))
+    expected[draws.index] = flow.decode(z[draws.index] + draws.noise.view(12, 3, 8, 8))
     off = (new.int() - expected.int()).abs()
     assert off.max() <= 1, "a rounding at most"
     assert (off > 0).float().mean() < 1e-3
     assert nfa.stats()["applied"] == 12
-    assert torch.equal(nfa(images, labels, params=params)[0], new)
+    assert torch.equal(nfa.replay(images, labels, draws)[0], new)
 
 
 def test_types_and_normalizations_agree() -> None:
-    nfa = NFAugment(checkpoint(), p=1.0, gate=False)
+    nfa = NFAugment(checkpoint(), p=1.0, gate=None)
     images, labels = batch_of(12)
-    (eight, _), params = nfa(images, labels, return_params=True)
-    unit = nfa(images / 255, labels, params=params)[0]
+    draws = nfa.draw(labels)
+    eight, _ = nfa.replay(images, labels, draws)
+    unit = nfa.replay(images / 255, labels, draws)[0]
     assert (unit * 255 - eight).abs().max() < 0.51, "8 bits are the continuous result, rounded"
     for mean, std in (((0.4, 0.5, 0.6), (0.2, 0.3, 0.25)), (0.5, 0.25)):
-        other = NFAugment(nfa.engine, gate=False, mean=mean, std=std)
+        other = NFAugment(nfa.engine, gate=None, mean=mean, std=std)
         normalized = other.normalization.undo(images / 255)
         assert float(normalized.min()) < 0
-        new = other(normalized, labels, params=params)[0]
+        new = other.replay(normalized, labels, draws)[0]
         assert torch.allclose(other.normalization.unit(new), unit, atol=1e-5)
 
 
@@ -107,22 +111,22 @@ def test_strength_zero_is_exact() -> None:
 
 
 def test_share_and_number_of_images() -> None:
-    images, labels = batch_of(10)
+    _, labels = batch_of(10)
     for p, slots in ((0.0, 0), (0.05, 1), (0.51, 6), (0.7, 7), (1.0, 10)):
-        _, params = NFAugment(checkpoint(), p=p)(images, labels, return_params=True)
-        assert len(params.index) == slots, p
-        assert len(set(params.index.tolist())) == slots
+        draws = NFAugment(checkpoint(), p=p).draw(labels)
+        assert len(draws.index) == slots, p
+        assert len(set(draws.index.tolist())) == slots
     torch.manual_seed(0)
     one = NFAugment(checkpoint(), p=0.25)
-    share = sum(bool(one.make_params(labels[:1]).chosen) for _ in range(1000)) / 1000
+    share = sum(bool(one.draw(labels[:1]).chosen) for _ in range(1000)) / 1000
     assert abs(share - 0.25) < 0.05, "a batch of one is augmented with probability p"
     each = NFAugment(checkpoint(), p=[0.1, 0.5, 0.9])
     drawn, chosen = torch.zeros(CLASSES), torch.zeros(CLASSES)
     for _ in range(300):
-        params = each.make_params(labels)
-        assert len(params.index) == 9
-        own = labels[params.index]
-        chosen += torch.bincount(own[params.chosen], minlength=CLASSES)
+        draws = each.draw(labels)
+        assert len(draws.index) == 9
+        own = labels[draws.index]
+        chosen += torch.bincount(own[draws.chosen], minlength=CLASSES)
         drawn += torch.bincount(labels, minlength=CLASSES)
     assert torch.allclose(chosen / drawn, torch.tensor([0.1, 0.5, 0.9]), atol=0.06)
 
@@ -131,13 +135,10 @@ def test_weights_are_beta_distributed() -> None:
     _, labels = batch_of(400)
     for alpha in (0.05, 0.4, 1.0, 5.0):
         nfa = NFAugment(checkpoint(), p=1.0, alpha=alpha, strength=1.0)
-        weights = nfa.make_params(labels).weights
+        weights = nfa.draw(labels).weights
         assert ((weights >= 0) & (weights <= 1)).all()
         assert abs(float(weights.mean()) - 0.5) < 0.03
         assert float(weights.var()) == pytest.approx(1 / (4 * (2 * alpha + 1)), rel=0.1)
-    axes = NFAugment(checkpoint(), axes=3).make_params(labels).weights
-    assert axes[:, :3].all()
-    assert not axes[:, 3:].any()
 
 
 def test_disabled_returns_the_input() -> None:
@@ -145,7 +146,7 @@ def test_disabled_returns_the_input() -> None:
     images, labels = batch_of(8)
     nfa.enabled = False
     assert nfa(images, labels)[0] is images
-    assert nfa(images, labels, return_params=True) == ((images, labels), None)
+    assert nfa.replay(images, labels, nfa.draw(labels)) == (images, labels)
     nfa.enabled = True
     assert nfa.eval()(images, labels)[0] is images
     assert nfa.stats()["seen"] == 0
@@ -187,27 +188,35 @@ def test_ranks_differ(monkeypatch: pytest.MonkeyPatch) -> None:
     assert torch.equal(second, run())
 
 
-def test_params_replay() -> None:
+def test_a_replay_is_the_call_again() -> None:
     images, labels = batch_of(16)
-    nfa = NFAugment(checkpoint())
-    (first, _), params = nfa(images, labels, return_params=True)
-    assert torch.equal(nfa(images, labels, params=params)[0], first)
+    nfa = NFAugment(checkpoint(), generator=torch.Generator().manual_seed(0))
+    draws = nfa.draw(labels, generator=torch.Generator().manual_seed(0))
+    first, same = nfa(images, labels)
+    assert changed(first, images).any()
+    assert same is labels
+    for _ in range(2):
+        again, same = nfa.replay(images, labels, draws)
+        assert torch.equal(again, first)
+        assert same is labels
     with pytest.raises(ValueError, match="16 images"):
-        nfa(images[:4], labels[:4], params=params)
+        nfa.replay(images[:4], labels[:4], draws)
+    with pytest.raises(ValueError, match="Tensor as the last"):
+        nfa.replay(images, labels)  # type: ignore[call-overload]
 
 
 @pytest.mark.parametrize("partners", ["batch", "memory"])
 def test_replay_with_other_labels_never_mixes_classes(partners: str) -> None:
-    nfa = NFAugment(checkpoint(), p=1.0, gate=False, partners=partners)
+    nfa = NFAugment(checkpoint(), p=1.0, gate=None, partners=partners)
     images, labels = batch_of(16)
-    params = nfa.make_params(labels)
-    assert torch.equal(nfa(images, (labels + 1) % CLASSES, params=params)[0], images) == (
+    draws = nfa.draw(labels)
+    assert torch.equal(nfa.replay(images, (labels + 1) % CLASSES, draws)[0], images) == (
         partners == "memory"
     ), "in a batch whole classes have moved together"
-    nfa = NFAugment(nfa.engine, p=1.0, gate=False, partners=partners)
-    others = torch.where(torch.arange(16) == params.index[0], (labels + 1) % CLASSES, labels)
-    new = nfa(images, others, params=params)[0]
-    assert torch.equal(new[params.index[0]], images[params.index[0]])
+    nfa = NFAugment(nfa.engine, p=1.0, gate=None, partners=partners)
+    others = torch.where(torch.arange(16) == draws.index[0], (labels + 1) % CLASSES, labels)
+    new = nfa.replay(images, others, draws)[0]
+    assert torch.equal(new[draws.index[0]], images[draws.index[0]])
     assert nfa.stats()["no_partner"] >= 1
     assert nfa.stats()["applied"] >= 8
 
@@ -215,23 +224,23 @@ def test_replay_with_other_labels_never_mixes_classes(partners: str) -> None:
 def test_permuting_the_batch_permutes_the_result() -> None:
     nfa = NFAugment(checkpoint(), p=0.8)
     images, labels = batch_of(20)
-    params = nfa.make_params(labels)
-    new = nfa(images / 255, labels, params=params)[0]
-    rows, slots = torch.randperm(20), torch.randperm(len(params.index))
-    moved = {name: getattr(params, name)[slots] for name in PER_IMAGE}
+    draws = nfa.draw(labels)
+    new = nfa.replay(images / 255, labels, draws)[0]
+    rows, slots = torch.randperm(20), torch.randperm(len(draws.index))
+    moved = {name: getattr(draws, name)[slots] for name in PER_IMAGE}
     moved["index"] = rows.argsort()[moved["index"]]
     in_batch = moved["partner"].clamp(max=len(slots) - 1)
     moved["partner"] = torch.where(
         moved["from_memory"], moved["partner"], slots.argsort()[in_batch]
     )
-    again = nfa(images[rows] / 255, labels[rows], params=dataclasses.replace(params, **moved))[0]
+    again = nfa.replay(images[rows] / 255, labels[rows], dataclasses.replace(draws, **moved))[0]
     assert changed(new, images / 255).sum() > 10
     assert (again - new[rows]).abs().max() < 1e-5
-    assert torch.equal(nfa(images / 255, labels, params=params)[0], new), "bit for bit"
+    assert torch.equal(nfa.replay(images / 255, labels, draws)[0], new), "bit for bit"
 
 
 def test_batches_without_partners() -> None:
-    nfa = NFAugment(checkpoint(memory=False), p=1.0, gate=False)
+    nfa = NFAugment(checkpoint(memory=False), p=1.0, gate=None)
     images, labels = batch_of(3)
     assert nfa(images[:0], labels[:0])[0].shape == (0, 3, 8, 8)
     assert torch.equal(nfa(images[:1], labels[:1])[0], images[:1]), "no partner"
@@ -239,7 +248,7 @@ def test_batches_without_partners() -> None:
     new, _ = nfa(images_of(alone), alone)
     assert torch.equal(new[2], images_of(alone)[2])
     assert nfa.stats() == dict.fromkeys(ALL, 0) | {"seen": 4, "applied": 2, "no_partner": 2}
-    nfa.noise = 0.3  # which needs no partner
+    nfa.config = dataclasses.replace(nfa.config, noise=0.3)  # which needs no partner
     assert changed(nfa(images[:1], labels[:1])[0], images[:1]).all()
 
 
@@ -259,7 +268,7 @@ def test_rejected_images_stay_unchanged_and_are_counted(partners: str) -> None:
     assert (stats["not_finite"], stats["fell_back"]) == (2, 0)
     assert stats["gated"] >= 1
     assert sum(stats[name] for name in ALL[1:]) == stats["seen"] == 12
-    nfa.gate = 1e4
+    nfa.config = dataclasses.replace(nfa.config, gate=1e4)
     assert changed(nfa(unit, labels)[0], unit)[7]
 
 
@@ -277,10 +286,9 @@ def test_a_flow_sees_the_8_bit_images_that_it_was_fitted_to(size: tuple[int, int
         (normalized, Normalization(mean, std, 3)),
     ):
         labels = torch.arange(6) % CLASSES
-        encoded = engine.encode(
-            given, torch.arange(len(labels)), labels, labels >= 0, normalization, None
-        )
-        assert torch.equal(encoded.latents.z, engine.on(given.device)[0].encode(expected)[0])
+        batch = Batch(given, labels, labels >= 0)
+        encoded = engine.encode(batch, torch.arange(len(labels)), normalization, None)
+        assert torch.equal(encoded.z, engine.on(given.device)[0].encode(expected)[0])
 
 
 @pytest.mark.parametrize("size", [SIZE, (20, 12)], ids=["own size", "another size"])
@@ -369,8 +377,9 @@ def test_results_are_ordinary_tensors() -> None:
     weight = torch.ones(3, requires_grad=True)
     (new * weight[:, None, None]).sum().backward()
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        (auto, _), params = nfa(images, labels, return_params=True)
-    assert torch.equal(auto, nfa(images, labels, params=params)[0]), "float32 under autocast"
+        draws = nfa.draw(labels)
+        auto, _ = nfa.replay(images, labels, draws)
+    assert torch.equal(auto, nfa.replay(images, labels, draws)[0]), "float32 under autocast"
 
 
 def test_compiled_steps() -> None:
@@ -397,7 +406,7 @@ def test_compiled_steps() -> None:
 def test_devices() -> None:
     images, labels = batch_of(12)
     parts = dataclasses.replace(checkpoint(), pca=copy.deepcopy(checkpoint().pca))
-    nfa = NFAugment(parts, p=1.0, gate=False)
+    nfa = NFAugment(parts, p=1.0, gate=None)
     parts.pca.to("meta")
     assert changed(nfa(images, labels)[0], images).any(), "moving a checkpoint later is harmless"
     flow, pca = nfa.engine.on(torch.device("meta"))

@@ -29,14 +29,14 @@ def test_no_synchronization(mix: Any, partners: Any, share: float | list[float])
     nfa = NFAugment(checkpoint(), p=share, mix=mix, partners=partners, noise=0.1, mean=0.0, std=1.0)
     for _ in range(8):  # the flow is copied to the GPU, and values of the first batches are checked
         nfa(unit, there)
-    drawn = nfa.make_params(there)
+    drawn = nfa.draw(there)
     torch.cuda.synchronize()
     with waiting_is_an_error():
         for given in (there, soft, labels):  # the last on the CPU, as some loops leave them
             nfa(unit, given)
-        new, _ = nfa(unit, there, params=drawn)
+        new, _ = nfa.replay(unit, there, drawn)
         empty, _ = nfa(unit[:0], there[:0])
     assert nfa.stats()["seen"] == 12 * 16
-    expected, _ = nfa(unit.cpu(), labels, params=drawn.to("cpu"))
+    expected, _ = nfa.replay(unit.cpu(), labels, drawn.to("cpu"))
     assert (new.cpu() - expected).abs().mean() < 1e-2, "the copies were complete"
     assert empty.shape == (0, 3, 8, 8)

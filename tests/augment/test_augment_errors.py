@@ -91,10 +91,10 @@ def test_one_hot_labels(dtype: torch.dtype) -> None:
     images, labels = batch_of(6)
     hot = torch.nn.functional.one_hot(labels, CLASSES)
     nfa = NFAugment(checkpoint(), p=1.0)
-    params = nfa.make_params(labels)
-    expected = nfa(images, labels, params=params)[0]
+    draws = nfa.draw(labels)
+    expected = nfa.replay(images, labels, draws)[0]
     for rows in (hot, hot.bool(), hot.to(dtype)):
-        new, same = nfa(images, rows, params=params)
+        new, same = nfa.replay(images, rows, draws)
         assert torch.equal(new, expected)
         assert same is rows
     smooth = (hot * 0.9 + 0.1 / CLASSES).to(dtype)
@@ -138,23 +138,23 @@ def test_a_bundled_flow_warns_once_unless_its_classes_are_compared(tmp_path: Pat
 def test_labels_by_name() -> None:
     images, labels = batch_of(6)
     nfa = NFAugment(checkpoint(), p=1.0)
-    params = nfa.make_params(labels)
-    expected = nfa(images, labels, params=params)[0]
+    draws = nfa.draw(labels)
+    expected = nfa.replay(images, labels, draws)[0]
     names = [NAMES[label] for label in labels]
     for given in (names, tuple(names), np.array(names)):
-        new, same = nfa(images, given, params=params)
+        new, same = nfa.replay(images, given, draws)
         assert torch.equal(new, expected)
         assert same is given or list(same) == names
-    assert torch.equal(nfa({"image": images, "label": names}, params=params)["image"], expected)
-    one, two = (nfa.make_params(x, generator=torch.Generator()) for x in (names, labels))
+    assert torch.equal(nfa.replay({"image": images, "label": names}, draws)["image"], expected)
+    one, two = (nfa.draw(x, generator=torch.Generator()) for x in (names, labels))
     assert torch.equal(one.partner, two.partner)
 
 
 def test_lists_and_arrays_of_labels() -> None:
     images, labels = batch_of(6)
     nfa = NFAugment(checkpoint(), p=1.0)
-    params = nfa.make_params(labels)
-    expected = nfa(images, labels, params=params)[0]
+    draws = nfa.draw(labels)
+    expected = nfa.replay(images, labels, draws)[0]
     hot = torch.nn.functional.one_hot(labels, CLASSES)
     for given in (
         labels.tolist(),
@@ -163,7 +163,7 @@ def test_lists_and_arrays_of_labels() -> None:
         hot.numpy(),
         tuple(labels.tolist()),
     ):
-        assert torch.equal(nfa(images, given, params=params)[0], expected)
+        assert torch.equal(nfa.replay(images, given, draws)[0], expected)
     for wrong in ([[1], [1, 2]], [None] * 6, {1, 2}):
         with pytest.raises(ValueError, match="labels must"):
             nfa(images, wrong)
@@ -171,9 +171,9 @@ def test_lists_and_arrays_of_labels() -> None:
 
 def test_rows_that_are_one_hot() -> None:
     rows = torch.tensor([[0.95, 0.05], [0.05, 0.95], [0.0, 1.0], [1.0, 1.0], [0.0, 0.0]])
-    assert parse_labels(rows, 2).usable.tolist() == [False, False, True, False, False]
-    assert parse_labels(torch.full((1, 2), torch.nan), 2).usable.tolist() == [False]
-    assert parse_labels(torch.ones(3, 1), 1).usable.all()
+    assert parse_labels(rows, 2)[1].tolist() == [False, False, True, False, False]
+    assert parse_labels(torch.full((1, 2), torch.nan), 2)[1].tolist() == [False]
+    assert parse_labels(torch.ones(3, 1), 1)[1].all()
 
 
 @pytest.mark.parametrize("make", [nfaug.NFAugment, nfaug.NFAugment.from_pretrained])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import functools
 from typing import Any
 
@@ -14,6 +15,8 @@ from torch import Tensor
 
 import nfaug
 from nfaug.augment import engine
+from nfaug.augment.counters import Outcome
+from nfaug.augment.mixing import Batch
 from nfaug.augment.transform import NFAugment
 from nfaug.checkpoint.checkpoint import Checkpoint
 
@@ -80,11 +83,12 @@ def test_chosen_images_and_partners_are_encoded_and_changed_ones_decoded(
     images = images_of(labels, seed=3)
     torch.manual_seed(0)
     nfa = NFAugment(checkpoint(memory=memory), p=0.3, gate=0.9)
-    (new, _), params = nfa(images, labels, return_params=True)
-    through = set(params.index[params.chosen].tolist())
+    draws = nfa.draw(labels)
+    new, _ = nfa.replay(images, labels, draws)
+    through = set(draws.index[draws.chosen].tolist())
     assert len(through) == 18
     if not memory:
-        through |= set(params.index[params.partner[params.chosen]].tolist())
+        through |= set(draws.index[draws.partner[draws.chosen]].tolist())
     changed = int((new != images).flatten(1).any(1).sum())
     assert sum(counted.encoded) == len(through)
     assert sum(counted.decoded) == changed == nfa.stats()["applied"]
@@ -116,8 +120,25 @@ def test_latents_are_decoded_with_their_change_and_without(counted: Counted) -> 
     torch.manual_seed(0)
     nfa = NFAugment(fitted, p=0.3, gate=0.9)
     counted.decoded.clear()
-    _, params = nfa(data.images, labels, return_params=True)
+    draws = nfa.draw(labels)
+    nfa.replay(data.images, labels, draws)
     applied = nfa.stats()["applied"]
-    unmixed = int(inside[params.index[params.chosen]].sum())
+    unmixed = int(inside[draws.index[draws.chosen]].sum())
     assert counted.decoded == [unmixed, applied]
     assert 0 < applied < unmixed < 18, "the gate leaves out an image, and a variant"
+
+
+def test_the_first_reason_of_an_image_counts() -> None:
+    """Image 0 has all reasons to stay as it is, each other one reason less, and the last none."""
+    reasons = ["NOT_FINITE", "UNCHOSEN", "FELL_BACK", "NO_PARTNER", "GATED", "FAR"]
+    position = torch.arange(len(reasons) + 1)
+    ok, chosen, finite, paired, inside, near = (position > number for number in range(6))
+    labels = torch.zeros_like(position)
+    nfa = NFAugment(checkpoint(), p=1.0, partners="memory")
+    batch = Batch(images_of(labels, seed=3), labels, ok)
+    encoded = nfa.engine.encode(batch, position, nfa.normalization, None)
+    z = torch.where(finite[:, None, None, None], encoded.z, torch.inf)
+    encoded = encoded._replace(z=z, inside=inside, near=near)
+    draws = dataclasses.replace(nfa.draw(labels), index=position, chosen=chosen, paired=paired)
+    _, outcome = nfa.engine.mix(encoded, draws, None)
+    assert [Outcome(code).name for code in outcome.tolist()] == [*reasons, "APPLIED"]

@@ -8,35 +8,33 @@ import torch
 from nfa_tools import checkpoint, images_of
 from torch import Tensor
 
-from nfaug.augment.params import pick_in_memory
-from nfaug.augment.transform import NFAParams, NFAugment
+from nfaug.augment.draws import Draws, pick_in_memory
+from nfaug.augment.transform import NFAugment
 
 LABEL = 1
 LABELS = torch.full((40,), LABEL)
 FITTED = images_of(LABELS, seed=100 + LABEL)  # what the memory of `checkpoint` was made of
 
 
-def drawn(nfa: NFAugment, partner: Tensor, fallback: Tensor) -> NFAParams:
+def drawn(nfa: NFAugment, partner: Tensor, fallback: Tensor) -> Draws:
     """Draws with row partner[i] of the class for image i, and row fallback[i] for self-matches."""
-    params = nfa.make_params(LABELS)
+    draws = nfa.draw(LABELS)
     start = LABEL * 40
     rows = {"partner": start + partner, "fallback": start + fallback}
-    return dataclasses.replace(params, index=torch.arange(40), **rows)
+    return dataclasses.replace(draws, index=torch.arange(40), **rows)
 
 
 def make_nfa() -> NFAugment:
-    return NFAugment(checkpoint(), p=1.0, gate=False)
+    return NFAugment(checkpoint(), p=1.0, gate=None)
 
 
 def test_self_matches_use_the_fallback_row() -> None:
     own = torch.arange(40)
     for images in (FITTED, FITTED / 255, FITTED.half() / 255):
         nfa = make_nfa()
-        params = drawn(nfa, own, own.roll(1))
-        new = nfa(images, LABELS, params=params)[0]
-        expected = nfa(images, LABELS, params=dataclasses.replace(params, partner=params.fallback))[
-            0
-        ]
+        draws = drawn(nfa, own, own.roll(1))
+        new = nfa.replay(images, LABELS, draws)[0]
+        expected = nfa.replay(images, LABELS, dataclasses.replace(draws, partner=draws.fallback))[0]
         assert torch.equal(new, expected)
         assert (new != images).flatten(1).any(1).all()
     assert nfa.stats()["applied"] == 80
@@ -45,13 +43,13 @@ def test_self_matches_use_the_fallback_row() -> None:
 def test_without_other_images_there_is_no_partner() -> None:
     nfa = make_nfa()
     own = torch.arange(40)
-    new = nfa(FITTED, LABELS, params=drawn(nfa, own, own))[0]
+    new = nfa.replay(FITTED, LABELS, drawn(nfa, own, own))[0]
     assert torch.equal(new, FITTED)
     assert nfa.stats()["no_partner"] == 40
 
 
 def test_equal_images_are_not_partners() -> None:
-    nfa = NFAugment(checkpoint(memory=False), p=1.0, gate=False)
+    nfa = NFAugment(checkpoint(memory=False), p=1.0, gate=None)
     images, labels = FITTED[[3, 3]], LABELS[:2]
     assert torch.equal(nfa(images, labels)[0], images)
     assert nfa.stats()["no_partner"] == 2

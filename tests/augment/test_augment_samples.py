@@ -13,7 +13,7 @@ from nfa_tools import batch_of, checkpoint
 from torchvision import tv_tensors
 from torchvision.transforms import v2
 
-from nfaug.augment import params as augment_params
+from nfaug.augment import draws as augment_draws
 from nfaug.augment.transform import NFAugment
 
 Batch = namedtuple("Batch", ["images", "labels", "index"])
@@ -26,8 +26,8 @@ def nfa() -> NFAugment:
 
 def test_containers_keep_their_type(nfa: NFAugment) -> None:
     images, labels = batch_of(6)
-    params = nfa.make_params(labels)
-    new = nfa(images, labels, params=params)[0]
+    draws = nfa.draw(labels)
+    new = nfa.replay(images, labels, draws)[0]
     index = torch.arange(6)
     samples: list[Any] = [
         (images, labels),
@@ -44,7 +44,7 @@ def test_containers_keep_their_type(nfa: NFAugment) -> None:
         defaultdict(list, image=images, labels=labels),
     ]
     for sample in samples:
-        out = nfa(sample, params=params)
+        out = nfa.replay(sample, draws)
         assert (type(out), len(out)) == (type(sample), len(sample))
         old, found = (list(x.values()) if hasattr(x, "values") else x for x in (sample, out))
         first = found[0]["image"] if isinstance(found[0], dict) else found[0]
@@ -144,8 +144,8 @@ def test_ranks_and_workers_do_not_share_draws(monkeypatch: pytest.MonkeyPatch) -
     for rank, worker in itertools.product(range(3), range(3)):
         monkeypatch.setenv("RANK", str(rank))
         info = SimpleNamespace(seed=1234 + worker)
-        monkeypatch.setattr(augment_params, "get_worker_info", lambda info=info: info)
-        seeds.append(augment_params.own_seed(torch.Generator().manual_seed(0)))
+        monkeypatch.setattr(augment_draws, "get_worker_info", lambda info=info: info)
+        seeds.append(augment_draws.own_seed(torch.Generator().manual_seed(0)))
     assert len(set(seeds)) == 9
 
 
@@ -153,14 +153,15 @@ def test_a_getter_of_labels() -> None:
     """As torchvision's MixUp takes one, for samples whose labels lie elsewhere."""
     images, labels = batch_of(6)
     nfa = NFAugment(checkpoint(), p=1.0, labels_getter=lambda sample: sample["info"]["kind"])
-    params = nfa.make_params(labels)
+    draws = nfa.draw(labels)
     sample = {"image": images, "info": {"kind": labels}}
-    new = nfa(sample, params=params)
+    new = nfa.replay(sample, draws)
     nfa.labels_getter = None
-    expected = nfa(images, labels, params=params)[0]
+    expected = nfa.replay(images, labels, draws)[0]
     assert torch.equal(new["image"], expected)
     assert new["info"]["kind"] is labels
     with pytest.raises(ValueError, match="labels_getter="):
         nfa(sample)
-    same = NFAugment(checkpoint(), p=1.0, labels_getter="default")  # torchvision's name for this
-    assert torch.equal(same(images, labels, params=params)[0], expected)
+    torchvisions: Any = "default"  # its name for what is None here
+    with pytest.raises(ValueError, match=r"labels_getter must be .*'default'"):
+        NFAugment(checkpoint(), labels_getter=torchvisions)

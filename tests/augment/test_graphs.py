@@ -23,19 +23,21 @@ def test_a_cpu_calls_plainly() -> None:
     plain = nfaug.NFAugment(checkpoint(), p=1.0)
     graphed = nfaug.NFAugment(plain.engine, p=1.0, cuda_graphs=True)
     assert graphed.engine.on(torch.device("cpu"))[0] is plain.engine.on(torch.device("cpu"))[0]
-    (expected, _), params = plain(images, labels, return_params=True)
+    draws = plain.draw(labels)
+    expected, _ = plain.replay(images, labels, draws)
     for form in (graphed, copy.deepcopy(graphed), pickle.loads(pickle.dumps(graphed))):
-        assert torch.equal(form(images, labels, params=params)[0], expected)
+        assert torch.equal(form.replay(images, labels, draws)[0], expected)
 
 
 def test_a_capture_that_fails_warns_once_and_calls_plainly() -> None:
     """The GPU that is pretended has no streams."""
     images, labels = batch_of(12)
     nfa = nfaug.NFAugment(checkpoint(), p=1.0, cuda_graphs=True)
-    (expected, _), params = nfa(images, labels, return_params=True)
+    draws = nfa.draw(labels)
+    expected, _ = nfa.replay(images, labels, draws)
     with pretended_gpu() as gpu:
         with pytest.warns(UserWarning, match="graphs") as caught:
-            found = [nfa(images.to(gpu), labels, params=params)[0].cpu() for _ in range(2)]
+            found = [nfa.replay(images.to(gpu), labels, draws)[0].cpu() for _ in range(2)]
         assert len(caught) == 1
     for new in found:
         assert (new.int() - expected.int()).abs().max() <= 1

@@ -13,13 +13,13 @@ from torch import Tensor
 from torch.nn import functional as F
 
 import nfaug
-from nfaug.augment.config import MixConfig
+from nfaug.augment.draws import draw
 from nfaug.augment.regions import draw_masks, mix_by_region
 from nfaug.augment.transform import NFAugment
 
 
 def regions(parts: Any = None, **settings: Any) -> NFAugment:
-    settings = {"p": 1.0, "strength": 1.0, "gate": False, **settings}
+    settings = {"p": 1.0, "strength": 1.0, "gate": None, **settings}
     return NFAugment(checkpoint() if parts is None else parts, mix="regions", **settings)
 
 
@@ -73,20 +73,21 @@ def test_the_formula(partners: Any) -> None:
     pca: Any = parts.pca
     nfa = regions(p=0.7, partners=partners, generator=torch.Generator().manual_seed(0))
     images, labels = batch_of(21)
-    (new, _), params = nfa(images, labels, return_params=True)
-    assert params.weights.shape == (15, 32, 32)
-    assert params.from_memory.any() == (partners != "batch")
-    assert params.from_memory.all() == (partners == "memory")
+    draws = nfa.draw(labels)
+    new, _ = nfa.replay(images, labels, draws)
+    assert draws.weights.shape == (15, 32, 32)
+    assert draws.from_memory.any() == (partners != "batch")
+    assert draws.from_memory.all() == (partners == "memory")
     z = flow.encode(images)[0]
     expected = images.clone()
-    for slot, i in enumerate(params.index.tolist()):
+    for slot, i in enumerate(draws.index.tolist()):
         axes, mean = pca.axes[labels[i]], pca.mean[labels[i]]
-        partner = int(params.partner[slot])
-        if params.from_memory[slot]:
+        partner = int(draws.partner[slot])
+        if draws.from_memory[slot]:
             z2 = (mean + pca.memory[partner].float() @ axes).view_as(z[i])
         else:
-            z2 = z[params.index[partner]]
-        mask = params.weights[slot][None, None]
+            z2 = z[draws.index[partner]]
+        mask = draws.weights[slot][None, None]
         w = F.interpolate(mask, (8, 8), mode="bilinear", antialias=True)
         expected[i] = flow.decode(z[i : i + 1] + w * (z2 - z[i]))[0]
     assert (new.int() - expected.int()).abs().max() <= 1, "a rounding edge is worth one level"
@@ -103,12 +104,13 @@ def test_a_memory_that_spans_its_images_is_as_good_as_the_batch() -> None:
     )
     assert fitted.pca is not None
     nfa = regions(fitted, partners="batch")
-    (new, _), params = nfa(images, labels, return_params=True)
-    row = labels.argsort(stable=True).argsort()[params.index]  # in the memory, sorted by class
-    assert torch.equal(fitted.pca.memory_labels[row], labels[params.index])
-    partner, stored = row[params.partner], torch.ones_like(params.from_memory)
-    stored = dataclasses.replace(params, partner=partner, fallback=partner, from_memory=stored)
-    again = nfa(images, labels, params=stored)[0]
+    draws = nfa.draw(labels)
+    new, _ = nfa.replay(images, labels, draws)
+    row = labels.argsort(stable=True).argsort()[draws.index]  # in the memory, sorted by class
+    assert torch.equal(fitted.pca.memory_labels[row], labels[draws.index])
+    partner, stored = row[draws.partner], torch.ones_like(draws.from_memory)
+    stored = dataclasses.replace(draws, partner=partner, fallback=partner, from_memory=stored)
+    again = nfa.replay(images, labels, stored)[0]
     assert changed(new, images).all()
     assert (again.int() - new.int()).abs().max() <= 1
 
@@ -116,38 +118,40 @@ def test_a_memory_that_spans_its_images_is_as_good_as_the_batch() -> None:
 def test_auto_takes_blurred_partners_only_if_the_batch_has_none() -> None:
     """The memory of `checkpoint` has 40 images a class and 8 axes."""
     labels = torch.tensor([0, 0, 0, 1, 2, 2])
-    params = regions().make_params(labels)
-    assert torch.equal(params.from_memory, labels[params.index] == 1)
-    assert params.paired.all()
+    draws = regions().draw(labels)
+    assert torch.equal(draws.from_memory, labels[draws.index] == 1)
+    assert draws.paired.all()
     parts = checkpoint()
     pca: Any = parts.pca
     parts.pca = type(pca)({**pca.tensors(), "counts": torch.tensor([9, 9, 10])})
-    params = regions(parts).make_params(labels)
-    assert torch.equal(params.from_memory, labels[params.index] != 2)
+    draws = regions(parts).draw(labels)
+    assert torch.equal(draws.from_memory, labels[draws.index] != 2)
 
 
 def test_replay_and_seeds() -> None:
     images, labels = batch_of(16)
     nfa = regions(partners="memory", generator=torch.Generator().manual_seed(1))
-    (first, _), params = nfa(images, labels, return_params=True)
-    assert torch.equal(nfa(images, labels, params=params.to("cpu"))[0], first)
+    draws = nfa.draw(labels)
+    first, _ = nfa.replay(images, labels, draws)
+    assert torch.equal(nfa.replay(images, labels, draws.to("cpu"))[0], first)
     for seed in (1, 2):
         again = regions(partners="memory", generator=torch.Generator().manual_seed(seed))
         assert torch.equal(again(images, labels)[0], first) == (seed == 1)
-    axis = dataclasses.replace(nfa.config, mix="axis").draw
+    axis = dataclasses.replace(nfa.config, mix="axis")
     pca: Any = checkpoint().pca
-    drawn = axis(labels, labels >= 0, pca, torch.Generator().manual_seed(1))
-    assert torch.equal(drawn.index, params.index), "images are drawn as with axes"
-    assert torch.equal(drawn.partner, params.partner)
+    drawn = draw(axis, labels, labels >= 0, pca, torch.Generator().manual_seed(1))
+    assert torch.equal(drawn.index, draws.index), "images are drawn as with axes"
+    assert torch.equal(drawn.partner, draws.partner)
 
 
 def test_permuting_the_batch_permutes_the_result() -> None:
     images, labels = batch_of(12)
     nfa = regions(partners="batch")
-    (new, _), params = nfa(images / 255, labels, return_params=True)
+    draws = nfa.draw(labels)
+    new, _ = nfa.replay(images / 255, labels, draws)
     rows = torch.randperm(12)
-    moved = dataclasses.replace(params, index=rows.argsort()[params.index])
-    again = nfa(images[rows] / 255, labels[rows], params=moved)[0]
+    moved = dataclasses.replace(draws, index=rows.argsort()[draws.index])
+    again = nfa.replay(images[rows] / 255, labels[rows], moved)[0]
     assert changed(new, images / 255).sum() > 8
     assert (again - new[rows]).abs().max() < 1e-5
 
@@ -159,7 +163,7 @@ def test_without_partners_nothing_changes() -> None:
     new, _ = nfa(images, labels)
     assert changed(new, images).tolist() == [True, True, False]
     assert nfa.stats()["no_partner"] == 1
-    nfa.noise = 0.3
+    nfa.config = dataclasses.replace(nfa.config, noise=0.3)
     assert changed(nfa(images, labels)[0], images).all()
 
 
@@ -176,26 +180,23 @@ def test_the_gate_judges_the_whole_partner() -> None:
     labels = torch.zeros(2, dtype=torch.int64)
     images = images_of(labels, seed=1)
     images[1] = torch.randint(256, (3, 8, 8), generator=torch.Generator().manual_seed(0))
-    open_, shut = regions(partners="batch"), regions(partners="batch", gate=True)
-    new, params = open_(images, labels, return_params=True)
-    assert changed(new[0], images).all()
-    kept = shut(images, labels, params=params)[0]
+    open_, shut = regions(partners="batch"), regions(partners="batch", gate=1.25)
+    draws = open_.draw(labels)
+    new, _ = open_.replay(images, labels, draws)
+    assert changed(new, images).all()
+    kept = shut.replay(images, labels, draws)[0]
     assert torch.equal(kept, images)
     assert shut.stats()["gated"] == 2
-    shut.gate = 1e4
-    assert torch.equal(shut(images, labels, params=params)[0], new[0])
+    shut.config = dataclasses.replace(shut.config, gate=1e4)
+    assert torch.equal(shut.replay(images, labels, draws)[0], new)
 
 
 @pytest.mark.parametrize("size", [(8, 8), (21, 17), (57, 64)])
 def test_images_of_any_size_and_type(size: tuple[int, int]) -> None:
     images, labels = batch_of(12, size=size)
     nfa = regions()
-    (eight, _), params = nfa(images, labels, return_params=True)
-    unit = nfa(images / 255, labels, params=params)[0]
+    draws = nfa.draw(labels)
+    eight, _ = nfa.replay(images, labels, draws)
+    unit = nfa.replay(images / 255, labels, draws)[0]
     assert changed(eight, images).all()
     assert (unit * 255 - eight).abs().max() < 0.51
-
-
-def test_axes_are_refused() -> None:
-    with pytest.raises(ValueError, match=r"^axes .*regions.*3"):
-        MixConfig(mix="regions", axes=3)

@@ -14,8 +14,9 @@ import pytest
 import torch
 from nfa_tools import checkpoint
 
-from nfaug.augment.config import MixConfig
+from nfaug.augment.config import MixConfig, MixSettings
 from nfaug.augment.transform import NFAugment
+from nfaug.pictures.preview import preview_grid
 
 
 @pytest.mark.parametrize(
@@ -32,7 +33,8 @@ from nfaug.augment.transform import NFAugment
         ({"gate": 10**400}, "^gate .*1000"),
         ({"alpha": None}, "^alpha .*None"),
         ({"strength": "x"}, "^strength .*'x'"),
-        ({"axes": 0}, "^axes .*0"),
+        ({"gate": bool(0)}, "^gate .*False"),
+        ({"gate": np.True_}, "^gate .*True"),
         ({"mix": "both"}, "^mix .*'both'"),
     ],
 )
@@ -58,33 +60,41 @@ def test_options_out_of_range(options: dict[str, Any], message: str) -> None:
 
 
 def test_values_are_normalized() -> None:
-    for gate, radius in ((True, 1.25), (False, None), (None, None), (np.False_, None), (2, 2.0)):
+    for gate, radius in ((None, None), (2, 2.0), (np.float32(0.5), 0.5)):
         assert MixConfig(gate=gate).gate == radius
     shares = (0.25, 0.5, 1.0)
     for p in (list(shares), np.array(shares), torch.tensor(shares)):
         assert MixConfig(p=p) == MixConfig(p=shares)  # type: ignore[arg-type]
     assert hash(MixConfig(p=shares)) == hash(MixConfig(p=shares))
-    values = dataclasses.asdict(MixConfig(p=shares, gate=False, axes=3))
+    values = dataclasses.asdict(MixConfig(p=shares, gate=None))
     assert MixConfig(**json.loads(json.dumps(values))) == MixConfig(**values)
 
 
 def test_every_setting_is_documented_and_a_keyword() -> None:
-    fields = {field.name: field.default for field in dataclasses.fields(MixConfig)}
-    shown = inspect.signature(NFAugment).parameters
-    assert {name: shown[name].default for name in fields} == fields
+    fields = [field.name for field in dataclasses.fields(MixConfig)]
+    assert list(MixSettings.__annotations__) == fields
     entries = docstring_parser.parse(inspect.getdoc(MixConfig) or "").params
-    assert [entry.arg_name for entry in entries] == [*fields]
+    assert [entry.arg_name for entry in entries] == fields
 
 
 def test_settings_of_an_augmentation_can_be_set() -> None:
-    nfa = NFAugment(checkpoint(), config=MixConfig(strength=0.7, gate=False))
-    assert (nfa.strength, nfa.gate, nfa.partners, nfa.p) == (0.7, None, "auto", 0.5)
-    nfa.gate = True
+    nfa = NFAugment(checkpoint(), config=MixConfig(strength=0.7, gate=None))
+    assert nfa.p == 0.5
+    nfa.config = dataclasses.replace(nfa.config, gate=1.25)
     nfa.p = 0.25
     assert nfa.config == MixConfig(p=0.25, strength=0.7)
-    with pytest.raises(ValueError, match="alpha"):
-        nfa.alpha = -1.0
+    with pytest.raises(ValueError, match="p must"):
+        nfa.p = -1.0
     bare = NFAugment(checkpoint(memory=False))
     with pytest.raises(ValueError, match="'memory'"):
-        bare.partners = "memory"
-    assert bare.partners == "auto", "a rejected value changes nothing"
+        bare.config = MixConfig(partners="memory")
+    assert bare.config == MixConfig(), "a rejected value changes nothing"
+
+
+def test_a_setting_that_does_not_exist() -> None:
+    parts: Any = checkpoint()
+    for make in (functools.partial(NFAugment, parts), functools.partial(preview_grid, parts, [])):
+        with pytest.raises(TypeError, match="'strenght'; did you mean strength"):
+            make(strenght=1.0)
+    with pytest.raises(TypeError, match="no setting 'axes'"):
+        NFAugment(parts, axes=3)  # type: ignore[call-arg]

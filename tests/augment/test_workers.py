@@ -25,7 +25,7 @@ def test_workers_of_every_start_method(
     if method not in torch.multiprocessing.get_all_start_methods():
         pytest.skip(f"this platform has no start method {method!r}")
     images, labels = batch_of(16)
-    nfa = NFAugment(checkpoint(), p=1.0, gate=False, generator=torch.Generator())
+    nfa = NFAugment(checkpoint(), p=1.0, gate=None, generator=torch.Generator())
     nfa(images, labels)  # counters that hold counts travel to the workers too
     loader = DataLoader(
         TensorDataset(images, labels),

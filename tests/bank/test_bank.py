@@ -23,7 +23,7 @@ from torchvision.datasets import ImageFolder
 from torchvision.transforms.functional import pil_to_tensor
 
 from nfaug.augment.config import MixConfig
-from nfaug.augment.params import SharedGenerator, seed_of
+from nfaug.augment.draws import SharedGenerator, seed_of
 from nfaug.augment.transform import NFAugment
 from nfaug.bank import Bank, BankDataset, make_bank
 from nfaug.bank import make as module
@@ -67,10 +67,10 @@ def test_a_seed_reproduces_and_another_differs(bank: Bank, tmp_path: Path) -> No
 
 
 def test_a_bank_of_regions(tmp_path: Path) -> None:
-    made = make(tmp_path / "one", mix="regions", gate=False)
-    assert made.manifest.parameters == MixConfig(p=1.0, mix="regions", gate=False)
+    made = make(tmp_path / "one", mix="regions", gate=None)
+    assert made.manifest.parameters == MixConfig(p=1.0, mix="regions", gate=None)
     assert made.applied.all()
-    make(tmp_path / "two", mix="regions", gate=False)
+    make(tmp_path / "two", mix="regions", gate=None)
     assert contents(tmp_path / "two") == contents(made.path)
     assert Bank(made.path).manifest == made.manifest
 

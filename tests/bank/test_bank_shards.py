@@ -114,7 +114,7 @@ def test_the_command(
     tiny_path: Path, tiny_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     words = ["bank", "--checkpoint", str(tiny_path), "--data", str(tiny_folder), "--batch-size=4"]
-    words += ["--gate=off", "--residual", "--variants=2", "--json"]
+    words += ["--gate=none", "--residual", "--variants=2", "--json"]
     assert main([*words, "--out", str(tmp_path / "one")]) == 0
     one = json.loads(capsys.readouterr().out)
     assert one["bytes"] == 36 * 2 * (8 * 8 + 2)

@@ -18,7 +18,7 @@ from torchvision.datasets import ImageFolder
 
 import nfaug
 from nfaug.augment.detail import add_change
-from nfaug.augment.params import SharedGenerator, seed_of
+from nfaug.augment.draws import SharedGenerator, seed_of
 from nfaug.augment.pixels import resize_levels
 from nfaug.augment.transform import NFAugment
 from nfaug.bank import Bank, BankDataset, make_bank

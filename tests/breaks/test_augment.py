@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 import inspect
 import pickle
 from collections.abc import Callable
@@ -18,8 +19,8 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
 import nfaug
-from nfaug.augment.config import MixConfig
-from nfaug.augment.params import SharedGenerator
+from nfaug.augment.config import MixConfig, MixSettings
+from nfaug.augment.draws import SharedGenerator
 from nfaug.augment.transform import NFAugment
 from nfaug.bank import make_bank
 from nfaug.integrations.torchvision import NFACollate
@@ -31,7 +32,7 @@ class Model(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.nfa = NFAugment(checkpoint(), p=1.0, gate=False)
+        self.nfa = NFAugment(checkpoint(), p=1.0, gate=None)
         self.head = nn.Linear(192, CLASSES)
 
     def forward(self, images: Tensor, labels: Tensor) -> Tensor:
@@ -89,7 +90,7 @@ def test_a_compiled_model_follows_the_switches() -> None:
 
 
 @pytest.mark.parametrize(
-    "single", [{"p": 0.5}, {"p": 0.3}, {"gate": None}, {"axes": None}, {"mix": "axis", "noise": 0}]
+    "single", [{"p": 0.5}, {"p": 0.3}, {"gate": None}, {"mix": "axis", "noise": 0}]
 )
 def test_settings_given_twice(single: dict[str, Any], tmp_path: Path) -> None:
     """Break 71: p=0.5, the default, was ignored beside config=MixConfig(p=0.9)."""
@@ -110,9 +111,9 @@ def test_settings_given_twice(single: dict[str, Any], tmp_path: Path) -> None:
 def test_the_signature_shows_each_setting() -> None:
     """Break 71: what refuses settings that are given twice leaves help() and types as they are."""
     shown = inspect.signature(NFAugment).parameters
-    assert list(shown)[:3] == ["checkpoint", "p", "alpha"]
-    assert shown["p"].default == 0.5
-    assert "float" in str(shown["p"].annotation)
+    assert list(shown)[:2] == ["checkpoint", "config"]
+    assert shown["settings"].annotation == "Unpack[MixSettings]"
+    assert "float" in str(MixSettings.__annotations__["p"])
 
 
 @pytest.mark.parametrize("copied", [copy.deepcopy, lambda both: pickle.loads(pickle.dumps(both))])
@@ -154,13 +155,13 @@ def test_an_image_with_a_pixel_that_is_no_number_stays_as_it_is(size: tuple[int,
     """Break 94: its pixel became grey, though the documentation says that it stays unchanged."""
     images, labels = batch_of(12, size=size)
     unit = images / 255
-    whole = NFAugment(checkpoint(), p=1.0, gate=False, partners="memory")
-    params = whole.make_params(labels, generator=torch.Generator().manual_seed(0))
-    expected = whole(unit, labels, params=params)[0]
+    whole = NFAugment(checkpoint(), p=1.0, gate=None, partners="memory")
+    draws = whole.draw(labels, generator=torch.Generator().manual_seed(0))
+    expected = whole.replay(unit, labels, draws)[0]
     unit[3, 1, 2, 4] = torch.nan
-    nfa = NFAugment(checkpoint(), p=1.0, gate=False, partners="memory")
+    nfa = NFAugment(checkpoint(), p=1.0, gate=None, partners="memory")
     with pytest.warns(UserWarning, match="NaN"):
-        new = nfa(unit, labels, params=params)[0]
+        new = nfa.replay(unit, labels, draws)[0]
     nfa(unit, labels)  # which does not warn again
     assert torch.allclose(new[3], unit[3], rtol=0, atol=0, equal_nan=True)
     others = torch.arange(12) != 3
@@ -202,11 +203,11 @@ def test_arrays_of_labels_of_any_order_of_bytes(kind: str) -> None:
     """Break 104: labels in another machine's order of bytes, or of uint64, were torch's errors."""
     images, labels = batch_of(6)
     nfa = NFAugment(checkpoint(), p=1.0)
-    params = nfa.make_params(labels)
-    expected = nfa(images, labels, params=params)[0]
+    draws = nfa.draw(labels)
+    expected = nfa.replay(images, labels, draws)[0]
     hot = nn.functional.one_hot(labels, CLASSES)
     for given in (labels, hot):
-        assert torch.equal(nfa(images, given.numpy().astype(kind), params=params)[0], expected)
+        assert torch.equal(nfa.replay(images, given.numpy().astype(kind), draws)[0], expected)
     with pytest.raises(ValueError, match="got 9223372036854775809"):
         nfa(images, np.full(6, 2**63 + 1, np.uint64))
 
@@ -220,17 +221,17 @@ def test_draws_of_a_larger_checkpoint() -> None:
     parts: Any = checkpoint(pca=fit_pca(few, rank=3))
     small = NFAugment(parts, p=1.0)
     with pytest.raises(ValueError, match="of 120 images in the memory; this one has 15"):
-        small(images, labels, params=large.make_params(labels))
-    large.partners = "batch"
+        small.replay(images, labels, large.draw(labels))
+    large.config = dataclasses.replace(large.config, partners="batch")
     with pytest.raises(ValueError, match="of 8 axes; this one has 3"):
-        small(images, labels, params=large.make_params(labels))
-    large.mix = "pair"
-    small(images, labels, params=large.make_params(labels))
+        small.replay(images, labels, large.draw(labels))
+    large.config = dataclasses.replace(large.config, mix="pair")
+    small.replay(images, labels, large.draw(labels))
     order = torch.arange(12) % CLASSES
     pixels = TensorDataset(images_of(order)[..., :4, :4], order)
     smaller = NFAugment(nfaug.fit("builtin:pixels", pixels, rank=3, progress=False))
     with pytest.raises(ValueError, match="of 192 dimensions of latents; this one has 48"):
-        smaller(images, labels, params=large.make_params(labels))
+        smaller.replay(images, labels, large.draw(labels))
 
 
 @pytest.mark.parametrize("start", ["forkserver", "spawn"])
@@ -239,7 +240,7 @@ def test_a_flow_of_many_tensors_in_workers(start: str) -> None:
     images, labels = batch_of(16, size=(32, 32))
     generator = SharedGenerator()  # whose draws are the same in every worker
     generator.manual_seed(0)
-    nfa = NFAugment("builtin:rgb32", p=1.0, gate=False, generator=generator)
+    nfa = NFAugment("builtin:rgb32", p=1.0, gate=None, generator=generator)
     nfa.check_classes(nfa.classes)
     loader = DataLoader(
         TensorDataset(images, labels),

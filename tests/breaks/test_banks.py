@@ -111,7 +111,7 @@ def test_a_generator_in_workers_of_a_forkserver() -> None:
     """Break 48 (and 3): the loader failed, or workers drew the same numbers."""
     images, labels = batch_of(8)
     generator = torch.Generator().manual_seed(0)
-    nfa = NFAugment(checkpoint(), p=1.0, gate=False, generator=generator)
+    nfa = NFAugment(checkpoint(), p=1.0, gate=None, generator=generator)
     loader = DataLoader(
         TensorDataset(images.repeat(2, 1, 1, 1), labels.repeat(2)),
         batch_size=8,
@@ -419,7 +419,7 @@ def test_a_residual_is_added_to_an_image_of_one_pixel(
     """Break 60: images one pixel wide gave RuntimeError in training."""
     pictures = Pictures(6)
     items = [(pictures[index][0].resize(size), pictures[index][1]) for index in range(6)]
-    made = make(tmp_path / "b", items, residual=True, gate=False, variants=1)
+    made = make(tmp_path / "b", items, residual=True, gate=None, variants=1)
     rows = made.applied[:, 0].nonzero()[0].tolist()
     assert rows
     data = BankDataset(items, made, p=1.0)
@@ -450,7 +450,7 @@ def test_a_bank_that_continues_reads_a_spread_of_its_images(
 @pytest.mark.parametrize(
     "single",
     [{"seed": 2.5}, {"seed": True}, {"seed": 10**30}, {"variants": 2.5}, {"batch_size": 2.5},
-     {"variants": 10**30}, {"axes": 10**30}, {"workers": -1}],
+     {"variants": 10**30}, {"workers": -1}],
 )  # fmt: skip
 def test_numbers_that_are_not_written_into_a_manifest(
     single: dict[str, Any], tmp_path: Path

@@ -57,10 +57,11 @@ def test_a_call_with_labels_on_the_cpu(mix: Any, partners: Any, floating: bool) 
         checkpoint(), p=[0.2, 0.5, 1.0], mix=mix, partners=partners, noise=0.1, mean=0.0, std=1.0,
         generator=torch.Generator().manual_seed(0),
     )  # fmt: skip
-    (expected, _), params = nfa(images, labels, return_params=True)
+    draws = nfa.draw(labels)
+    expected, _ = nfa.replay(images, labels, draws)
     with pretended_gpu() as gpu:
         for given in (labels, labels.to(gpu)):
-            new, same = nfa(images.to(gpu), given, params=params)
+            new, same = nfa.replay(images.to(gpu), given, draws)
             assert new.device == gpu
             assert same is given
             assert nfa(images.to(gpu), given)[0].device == gpu, "with draws of its own"

@@ -33,7 +33,7 @@ from nfaug.explore.app import build_app, serve
 
 headers = json.loads(sys.argv[1])
 flows, labels = sys.argv[2:4], sys.argv[4:]
-settings = (None, 0, 1, 0, 4, 1, "axis", 1.25, True)
+settings = (None, 0, 1, 0, 1, "axis", 1.25, True)
 page = build_app(flows)
 functions = {entry.api_name: entry.fn for entry in page.fns.values() if entry.api_name}
 named = next(x for x in page.blocks.values() if getattr(x, "label", "") == "Checkpoint")

@@ -60,7 +60,7 @@ def test_what_there_is() -> None:
 def test_they_are_loaded_by_name_and_augment(name: str) -> None:
     flow = nfaug.load(name).flow
     shape = (flow.config.channels, *flow.config.image_size)
-    nfa = nfaug.NFAugment.from_pretrained(name, p=1.0, gate=False)
+    nfa = nfaug.NFAugment.from_pretrained(name, p=1.0, gate=None)
     images = torch.randint(256, (6, *shape), generator=torch.Generator().manual_seed(0))
     images = images.to(torch.uint8)
     new, _ = nfa(images, [nfa.classes[0]] * 6)

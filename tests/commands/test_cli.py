@@ -508,7 +508,7 @@ def test_a_fit_without_gaussians_serves_every_other_command(
     pulled = nfaug.load("owner/flow")
     assert pulled.gaussians is None
     images, labels = batch_of(12, channels=1)
-    variants, _ = nfaug.NFAugment(pulled, p=1.0, gate=False)(images, labels)
+    variants, _ = nfaug.NFAugment(pulled, p=1.0, gate=None)(images, labels)
     assert not torch.equal(variants, images)
     copy = nfaug.load(pulled.save(tmp_path / "copy"))
     card = make_card(copy.config, copy.pca, "owner/flow")

@@ -24,8 +24,8 @@ def test_mixing_options_are_the_fields_of_the_settings(command: Any) -> None:
         else ["--checkpoint=f", "--data=d", "--out=o"]
     )
     assert mixing(parser.parse_args(required)) == MixConfig()
-    given = parser.parse_args([*required, "--gate=off", "--strength=0.5", "--axes=3", "--mix=pair"])
-    assert mixing(given) == MixConfig(gate=False, strength=0.5, axes=3, mix="pair")
+    given = parser.parse_args([*required, "--gate=none", "--strength=0.5", "--mix=pair"])
+    assert mixing(given) == MixConfig(gate=None, strength=0.5, mix="pair")
     assert mixing(parser.parse_args([*required, "--mix=regions"])) == MixConfig(mix="regions")
     text = " ".join(parser.format_help().split())
     names = {field.name for field in dataclasses.fields(MixConfig)}
@@ -47,7 +47,7 @@ def test_preview_shows_what_the_gate_rejects(
         "2",
     ]
     pictures = []
-    for number, gate in enumerate(("1.25", "off", "0")):
+    for number, gate in enumerate(("1.25", "none", "0")):
         out = tmp_path / f"{number}.png"
         assert run(capsys, *words, "--out", str(out), "--gate", gate)[0] == 0
         pictures.append(out.read_bytes())

@@ -24,9 +24,9 @@ OPENED = {
     "seed": 5, "download": True,
 }  # fmt: skip
 MIXING = ["--alpha", "0.3", "--mix", "pair", "--partners", "memory", "--strength", "0.4"]
-MIXING += ["--noise", "0.2", "--axes", "2", "--gate", "off"]
+MIXING += ["--noise", "0.2", "--gate", "none"]
 MIXED: dict[str, Any] = {
-    "alpha": 0.3, "mix": "pair", "partners": "memory", "strength": 0.4, "noise": 0.2, "axes": 2,
+    "alpha": 0.3, "mix": "pair", "partners": "memory", "strength": 0.4, "noise": 0.2,
     "gate": None,
 }  # fmt: skip
 CASES: list[tuple[str, str, list[str], dict[str, Any]]] = [

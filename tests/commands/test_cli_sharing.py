@@ -121,8 +121,7 @@ def test_timm_runs_a_script(
         "    assert images.shape == (4, 1, 8, 8)\n"
     )
     words = ["timm", str(script), "--checkpoint", str(tiny_path), "--p", "1.0", "--json"]
-    words += ["--noise", "0.5", "--gate", "off", "--partners", "batch"]
-    words += ["--axes", "1"]
+    words += ["--noise", "0.5", "--gate", "none", "--partners", "batch"]
     capsys.readouterr()
     assert main([*words, "--", "--model", "tiny", "-b=4"]) == 0
     out, error = capsys.readouterr()

@@ -62,7 +62,7 @@ def test_preview_at_the_training_size(
 ) -> None:
     words = ["preview", "--checkpoint", str(tiny_path), "--data", str(tiny_folder), "--variants=1"]
     out = tmp_path / "x.png"
-    assert main([*words, "--out", str(out), "--image-size=90", "--gate=off"]) == 0
+    assert main([*words, "--out", str(out), "--image-size=90", "--gate=none"]) == 0
     with Image.open(out) as picture:
         pixels = np.asarray(picture).astype(int)
     assert pixels.shape[0] == 18 + 3 * 92

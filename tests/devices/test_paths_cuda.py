@@ -56,8 +56,8 @@ FORMATS: dict[str, Callable[[Tensor], Tensor]] = {
 }
 
 SETTINGS: dict[str, dict[str, Any]] = {
-    "axes, memory": {"partners": "memory"},
-    "axes, batch": {"partners": "batch", "axes": 3},
+    "memory": {"partners": "memory"},
+    "batch": {"partners": "batch"},
     "pairs": {"mix": "pair", "gate": None},
     "regions, memory": {"mix": "regions", "partners": "memory"},
     "regions, batch": {"mix": "regions", "partners": "batch"},

@@ -115,7 +115,6 @@ def test_the_gate(with_data: OpenFlow) -> None:
     "changes",
     [
         {"noise": 0.7},
-        {"axes": 1},
         {"mix": "pair"},
         {"mix": "regions", "partners": "memory"},
         {"alpha": 0.05},

@@ -38,7 +38,7 @@ import gradio as gr
 from nfaug.explore.app import build_app
 
 app, offered, other = sys.argv[1:]
-settings = (None, 0, 1, 0, 4, 1, "axis", 1.25, True)
+settings = (None, 0, 1, 0, 1, "axis", 1.25, True)
 
 
 page = build_app([offered])
@@ -115,7 +115,7 @@ def test_over_http(address: str, broken: Path, picture: Path) -> None:
         strength: float, gated: bool = False, label: str = "dog", file: Path | None = None
     ) -> tuple[Any, Any, str]:
         upload = None if file is None else handle_file(file)
-        settings = (strength, 0, 4, 1, "axis", 1.25, gated)
+        settings = (strength, 0, 1, "axis", 1.25, gated)
         return client.predict("flow", label, upload, 0, *settings, api_name="/show_variants")
 
     def pixels(gallery: Any) -> list[bytes]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import pickle
@@ -71,12 +72,12 @@ def test_no_flow_on_latents(
     assert torch.equal(z, fitted.flow.codec.prepare(photos.images))
     assert not logdet.any()
     saved = fitted.save(tmp_path / "flow")
-    nfa = nfaug.NFAugment.from_pretrained(saved, autoencoder=autoencoders[kind], p=1.0, gate=False)
+    nfa = nfaug.NFAugment.from_pretrained(saved, autoencoder=autoencoders[kind], p=1.0, gate=None)
     images = photos.images / 255
     new, _ = nfa(images, photos.targets)
     assert nfa.stats()["applied"] == len(photos)
     assert ((new - images).abs().amax((1, 2, 3)) > 0).all()
-    nfa.strength = 0.0
+    nfa.config = dataclasses.replace(nfa.config, strength=0.0)
     assert torch.equal(nfa(images, photos.targets)[0], images)
 
 

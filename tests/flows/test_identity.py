@@ -78,7 +78,7 @@ def test_fit_takes_the_shape_of_the_data(
     assert fitted.flow.config == FlowConfig(channels, size, Identity())
     assert fitted.config.flow == fitted.flow.config
     loaded = nfaug.load(fitted.save(tmp_path / "fitted"))
-    nfa = nfaug.NFAugment(loaded, p=1.0, gate=False)
+    nfa = nfaug.NFAugment(loaded, p=1.0, gate=None)
     assert nfa(images, labels)[0].shape == images.shape
     assert nfa.stats()["applied"] == 12
 
@@ -106,11 +106,12 @@ def test_mixing_is_per_axis_mixing_of_pixels() -> None:
         memory=False,
         progress=False,
     )
-    nfa = nfaug.NFAugment(fitted, p=1.0, gate=False, partners="batch")
-    (new, _), params = nfa(images, labels, return_params=True)
+    nfa = nfaug.NFAugment(fitted, p=1.0, gate=None, partners="batch")
+    draws = nfa.draw(labels)
+    new, _ = nfa.replay(images, labels, draws)
     assert nfa.stats()["applied"] == 30
-    index = params.index
+    index = draws.index
     train = torch.stack([images[labels == label] for label in range(3)])
-    expected = mix_pixels(train, images[index], labels[index], params.partner, params.weights)
+    expected = mix_pixels(train, images[index], labels[index], draws.partner, draws.weights)
     assert (new[index].double() - expected).abs().max() < 0.6, "rounding to 8 bits"
     assert (new.double() - images.double()).abs().mean() > 1

@@ -184,7 +184,7 @@ def test_a_resumed_run_keeps_its_scale(
 
 def augment(saved: Path, images: Tensor, labels: Tensor, **settings: Any) -> Tensor:
     nfa = nfaug.NFAugment.from_pretrained(
-        saved, autoencoder=settings.pop("autoencoder"), p=1.0, gate=False, **settings
+        saved, autoencoder=settings.pop("autoencoder"), p=1.0, gate=None, **settings
     )
     new, _ = nfa(images, labels)
     assert nfa.stats()["applied"] == len(images), nfa.stats()
@@ -263,12 +263,12 @@ def test_regions_take_their_detail_along(
     """Where the partner takes the place of the image, so does what is decoded."""
     images, labels = photos.images[:6] / 255, torch.arange(6) % 2
     nfa = nfaug.NFAugment.from_pretrained(
-        saved, autoencoder=autoencoder, p=1.0, gate=False, mix="regions", partners="batch"
+        saved, autoencoder=autoencoder, p=1.0, gate=None, mix="regions", partners="batch"
     )
-    draws = nfa.make_params(labels)
+    draws = nfa.draw(labels)
     weights = torch.ones_like(draws.weights)
     weights[:2] = 0
-    new = nfa(images, labels, params=dataclasses.replace(draws, weights=weights))[0][draws.index]
+    new = nfa.replay(images, labels, dataclasses.replace(draws, weights=weights))[0][draws.index]
     flow = nfaug.load(saved, autoencoder=autoencoder).flow
     with torch.no_grad():
         decoded = flow.decode(flow.encode(images * 255)[0], quantize=False)

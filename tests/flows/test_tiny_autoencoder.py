@@ -207,7 +207,7 @@ def test_an_object(photos: TensorImages, tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match="SHA-256"):
         nfaug.load(saved, autoencoder=Own(3.0))
     count, given = len(photos), Own()
-    nfa = nfaug.NFAugment.from_pretrained(saved, autoencoder=given, p=1.0, gate=False)
+    nfa = nfaug.NFAugment.from_pretrained(saved, autoencoder=given, p=1.0, gate=None)
     own: Any = nfa.engine.codec._autoencoder  # type: ignore[attr-defined]  # a frozen copy
     assert (given.scale.requires_grad, own.scale.requires_grad) == (True, False)
     generators = [torch.Generator().manual_seed(seed) for seed in range(5)]

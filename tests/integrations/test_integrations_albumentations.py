@@ -28,7 +28,7 @@ from nfaug.checkpoint.checkpoint import Checkpoint, CheckpointConfig
 A = needs("albumentations")
 NFATransform = nfaug.integrations.albumentations.NFATransform
 
-OPEN = {"gate": False}
+OPEN = {"gate": None}
 
 
 def save(path: Path, *, overwrite: bool = False, **changes: Any) -> str:
@@ -57,8 +57,8 @@ def test_equals_the_batch_transform_with_its_draws(flow_dir: str) -> None:
     seed = transform.get_applied_params()["seed"]
     batch = torch.from_numpy(image).permute(2, 0, 1)[None]
     labels = torch.tensor([1])
-    draws = transform.nfa.make_params(labels, generator=torch.Generator().manual_seed(seed))
-    expected, _ = transform.nfa(batch, labels, params=draws)
+    draws = transform.nfa.draw(labels, generator=torch.Generator().manual_seed(seed))
+    expected, _ = transform.nfa.replay(batch, labels, draws)
     assert (out["image"] == expected[0].permute(1, 2, 0).numpy()).all()
     assert (out["image"] != image).any()
 

@@ -37,7 +37,7 @@ CLIP_MEAN, CLIP_STD = (0.481, 0.458, 0.408), (0.269, 0.261, 0.276)
 
 
 def make_nfa(**settings: Any) -> NFAugment:
-    return NFAugment(checkpoint(), **{"p": 1.0, "gate": False, **settings})
+    return NFAugment(checkpoint(), **{"p": 1.0, "gate": None, **settings})
 
 
 def make_loader(folder: Path, *, prefetcher: bool = True, batch: int = 4, **settings: Any) -> Any:
@@ -87,7 +87,7 @@ def test_it_takes_the_normalisation_of_the_loader(folder: Path, prefetcher: bool
 @pytest.mark.parametrize("prefetcher", [True, False])
 def test_a_checkpoint_of_other_channels(folder: Path, prefetcher: bool) -> None:
     """The error about the mean says what to do; with --in-chans 1 the loader serves it."""
-    nfa = NFAugment(checkpoint(channels=1), p=1.0, gate=False)
+    nfa = NFAugment(checkpoint(channels=1), p=1.0, gate=None)
     with pytest.raises(ValueError, match=r"3 channels.*--in-chans 1 .*--channels 3"):
         NFALoader(make_loader(folder, prefetcher=prefetcher), nfa)
     source = create_dataset("", root=str(folder), split="train", input_img_mode="L")

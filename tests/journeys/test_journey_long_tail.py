@@ -39,7 +39,7 @@ def test_from_fit_to_training(run: Callable[..., Any], mixed_folder: Path, tmp_p
     assert [Path(name).name for name in fitted["skipped_files"]] == ["17.png"]
     assert (fitted["classes"], fitted["images"], fitted["axes"]) == (3, 17, 3)
     words = ["bank", "--checkpoint", flow, "--out", bank, "--image-size", 32]
-    words += ["--variants", 2, "--gate", "off"]
+    words += ["--variants", 2, "--gate", "none"]
     run("-m", "nfaug", *words, *reading)
     trained = run("long_tail.py", mixed_folder, bank)
     assert trained["classes"] == ["bird", "cat", "newt"]

@@ -48,7 +48,7 @@ def test_an_unedited_script(
     processes: int,
 ) -> None:
     out = tmp_path / "record.json"
-    words = ["timm", SCRIPT, "--checkpoint", flow_dir, "--p", "1.0", "--gate", "off", "--json"]
+    words = ["timm", SCRIPT, "--checkpoint", flow_dir, "--p", "1.0", "--gate", "none", "--json"]
     words = [*launcher, "-m", "nfaug", *words, "--", folder, "--out", out, "--mixup", 0.5, *options]
     stats = run_ranks(run, words) if processes > 1 and not launcher else run(*words)
     steps = 6 // processes

@@ -1,44 +1,37 @@
-"""MixConfig: everything that decides what NFA does to an image, and the draws that follow."""
+"""MixConfig: everything that decides what NFA does to an image."""
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, Literal, get_args, get_origin, get_type_hints
+from typing import Any, Literal, TypedDict, get_args, get_origin, get_type_hints
 
 import numpy as np
-import torch
 from torch import Tensor
 
-from ..classes.pca import ClasswisePCA
-from ..io.device import to_device
-from ..io.numbers import check_number, check_whole
+from ..io.numbers import check_number
 from ..io.text import did_you_mean
-from .params import NFAParams, own_seed, pick_in_batch, pick_in_memory
-from .regions import draw_masks
 
-__all__ = ["Mix", "MixConfig", "Partners", "check_given_once"]
+__all__ = ["Mix", "MixConfig", "MixSettings", "Partners", "one_config"]
 
 Mix = Literal["axis", "pair", "regions"]
 Partners = Literal["auto", "batch", "memory"]
 
-_GATE = 1.25
 
-
-@dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True)
 class MixConfig:
     """What NFA does to an image.
 
     `NFAugment`, banks, previews, the adapters and the command line all take these settings. A new
-    one is a field, a line under `Args`, a check and its use in `draw` here, and a keyword of
-    `NFAugment`.
+    one is a field, a line under `Args` and a check here, the same keyword in `MixSettings`, and its
+    use in `draw`.
 
     Example:
         >>> from nfaug import MixConfig
-        >>> config = MixConfig(strength=1.0, gate=False)
-        >>> config.strength, config.gate
-        (1.0, None)
+        >>> config = MixConfig(strength=1.0, gate=None)
+        >>> config.strength, config.p
+        (1.0, 0.5)
 
     Args:
         p: Probability that an image is replaced by a variant, in [0, 1]: one number, or one for
@@ -58,12 +51,10 @@ class MixConfig:
             the partner's regions larger.
         noise: Standard deviation of Gaussian noise on latents, in which class Gaussians have a
             standard deviation of 0.3 to 1. Noise needs no partner, and the gate ignores it.
-        axes: How many of a class's axes to mix along, the largest first; None for all, which mix
-            "regions" needs.
         gate: How far from its class an image or its variant may lie before the image stays
-            unchanged. 1.0 is the limit found at fitting, the 99% quantile of held-out images; True
-            is 1.25; False or None is no limit. In classes of 5 to 10 images, 1.25 leaves about one
-            image in six unchanged, and 1.0 half of them.
+            unchanged; None for no limit. 1.0 is the limit found at fitting, the 99% quantile of
+            held-out images. In classes of 5 to 10 images, 1.25 leaves about one image in six
+            unchanged, and 1.0 half of them.
 
     Raises:
         ValueError: A setting is out of range.
@@ -75,8 +66,7 @@ class MixConfig:
     partners: Partners = "auto"
     strength: float = 1.5
     noise: float = 0.0
-    axes: int | None = None
-    gate: bool | float | None = _GATE
+    gate: float | None = 1.25
 
     def __post_init__(self) -> None:
         checked: dict[str, Any] = {
@@ -86,8 +76,6 @@ class MixConfig:
             "noise": check_number("noise", self.noise, 0, math.inf),
             "gate": _check_gate(self.gate),
         }
-        if self.axes is not None:
-            checked["axes"] = check_whole("axes", self.axes)
         for name, hint in get_type_hints(type(self)).items():
             value = getattr(self, name)
             if get_origin(hint) is Literal and value not in get_args(hint):
@@ -96,8 +84,6 @@ class MixConfig:
                     f"{name} must be one of {', '.join(choices)}; got {value!r}"
                     f"{did_you_mean(str(value), choices)}"
                 )
-        if self.axes is not None and self.mix == "regions":
-            raise ValueError(f'axes must be None with mix="regions"; got {self.axes}')
         for name, value in checked.items():
             object.__setattr__(self, name, value)
 
@@ -117,105 +103,38 @@ class MixConfig:
         alone = ("memory",) if self.mix == "regions" else ("auto", "memory")
         return not (has_memory and self.partners in alone)
 
-    def draw(
-        self,
-        labels: Tensor,
-        usable: Tensor,
-        pca: ClasswisePCA,
-        generator: torch.Generator | None = None,
-    ) -> NFAParams:
-        """Draw images, partners, weights and noise for a batch.
 
-        The CPU draws, so that a seed gives the same on every device. No value is read back from an
-        accelerator.
+class MixSettings(TypedDict, total=False):
+    """The fields of `MixConfig` as keywords, for type checkers and editors."""
 
-        Args:
-            labels: (B,), int64 in range.
-            usable: (B,) bool: which images may be partners.
-            pca: The axes and the memory of the classes.
-            generator: Source of the seed (see `own_seed`); it does not change if no image is
-                augmented.
-
-        Returns:
-            The draws, on the device of the labels.
-
-        Example:
-            >>> import nfaug
-            >>> pca = nfaug.load("builtin:rgb32").pca
-            >>> labels = torch.tensor([3, 3, 5, 5])
-            >>> len(config.draw(labels, torch.ones(4, dtype=torch.bool), pca).index)
-            2
-        """
-        batch, device, rank = len(labels), labels.device, pca.rank
-        most = max(self.p) if isinstance(self.p, tuple) else self.p
-        count = min(batch, math.ceil(most * batch - 1e-6))  # of 64.000001 images, 64
-        rng = np.random.default_rng(own_seed(generator) if count else 0)
-
-        order = rng.permutation(batch)[:count]
-        # A second row was once used; without it a seed would draw other numbers after this.
-        coins = rng.random((2, count), np.float32)[0]
-        integers = rng.integers(2**31, size=(2, count))
-        if self.mix == "regions":
-            drawn = draw_masks(rng, count, alpha=self.alpha, strength=self.strength)
-        else:
-            width = 1 if self.mix == "pair" else rank
-            drawn = rng.beta(self.alpha, self.alpha, (count, width)).astype(np.float32)
-            drawn *= np.float32(self.strength)
-        shares = self.p if isinstance(self.p, tuple) else ()
-        # Two uploads, since an accelerator spends as much time on a small one as on a large one.
-        index, number, second = _placed([order, *integers], np.int64, device)
-        coin, weights, by_class = _placed([coins, drawn, shares], np.float32, device)
-        if self.axes is not None:
-            unused = torch.arange(rank, device=device) >= self.axes
-            weights = weights.expand(-1, rank).masked_fill(unused, 0.0)
-        noise = torch.empty(count, 0, device=device)
-        if self.noise:
-            normal = rng.standard_normal((count, pca.dim), np.float32)
-            noise = self.noise * to_device(torch.from_numpy(normal), device)
-        own = labels[index]
-        share = by_class[own] if isinstance(self.p, tuple) else self.p
-        # `count` is rounded up; choosing with probability p * B / count makes the share exactly p.
-        chosen = coin * count < share * batch
-        partner, paired = pick_in_batch(number, own, usable[index])
-        memory = 0
-        if pca.memory is None or self.partners == "batch":
-            from_memory, fallback = torch.zeros_like(paired), torch.zeros_like(partner)
-        else:
-            memory = len(pca.memory)
-            row, fallback, stored = pick_in_memory(number, second, own, pca.offsets)
-            from_memory = stored
-            if self.partners == "auto" and self.mix == "regions":
-                whole = pca.counts[own] <= rank + 1  # the axes span these images
-                from_memory = stored & (whole | ~paired)
-            partner = torch.where(from_memory, row, partner)
-            paired = stored if self.partners == "memory" else paired | stored
-        return NFAParams(
-            batch=batch,
-            mix=self.mix,
-            index=index,
-            chosen=chosen,
-            partner=partner,
-            fallback=fallback,
-            from_memory=from_memory,
-            paired=paired,
-            weights=weights,
-            noise=noise,
-            memory=memory,
-        )
+    p: float | Sequence[float] | Tensor
+    alpha: float
+    mix: Mix
+    partners: Partners
+    strength: float
+    noise: float
+    gate: float | None
 
 
-def _placed(arrays: Sequence[Any], dtype: Any, device: torch.device) -> list[Tensor]:
-    """Tensors of these arrays on a device, which share one upload."""
-    shapes = [np.shape(array) for array in arrays]
-    flat = np.concatenate([np.asarray(array, dtype).ravel() for array in arrays])
-    parts = to_device(torch.from_numpy(flat), device).split([math.prod(s) for s in shapes])
-    return [part.view(shape) for part, shape in zip(parts, shapes, strict=True)]
+def one_config(config: MixConfig | None, settings: Mapping[str, Any]) -> MixConfig:
+    """The settings that are given as a whole, or one by one.
 
-
-def check_given_once(config: MixConfig | None, single: Mapping[str, Any]) -> None:
-    """Raise ValueError if settings are given as a whole and singly, also where both agree."""
-    if config is not None and single:
-        raise ValueError(f"pass config=, or single settings; got {config} and {dict(single)}")
+    Raises:
+        ValueError: They are given in both ways, also where both agree.
+        TypeError: There is no setting of this name.
+    """
+    if config is None:
+        names = [field.name for field in dataclasses.fields(MixConfig)]
+        for name in settings:
+            if name not in names:
+                raise TypeError(
+                    f"there is no setting {name!r}{did_you_mean(name, names)} (MixConfig has "
+                    f"{', '.join(names)})"
+                )
+        return MixConfig(**settings)
+    if settings:
+        raise ValueError(f"pass config=, or single settings; got {config} and {dict(settings)}")
+    return config
 
 
 def _check_share(value: Any) -> float | tuple[float, ...]:
@@ -226,7 +145,8 @@ def _check_share(value: Any) -> float | tuple[float, ...]:
 
 
 def _check_gate(value: Any) -> float | None:
-    gate = value.item() if hasattr(value, "item") else value  # a numpy.bool_ is not a bool
-    if gate is None or gate is False:
+    if value is None:
         return None
-    return check_number("gate", _GATE if gate is True else gate, 0, 1e6)  # squares stay finite
+    if isinstance(value, (bool, np.bool_)):  # which were numbers of other meanings
+        raise ValueError(f"gate must be a number, or None for no limit; got {value}")
+    return check_number("gate", value, 0, 1e6)  # squares stay finite

@@ -18,7 +18,7 @@ _WORKERS = 256  # of a data loader, with the main process
 
 
 class Outcome(IntEnum):
-    """What became of an image in a call of `NFAugment`."""
+    """What became of an image in a call of `NFAugment`; `Engine.mix` has the order of reasons."""
 
     UNCHOSEN = 0
     APPLIED = 1

@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 import pickle
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from multiprocessing.context import get_spawning_popen
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -19,12 +18,13 @@ from ..flows.flow import Flow
 from ..io.device import is_read_at_once
 from .counters import Outcome
 from .detail import add_change
+from .draws import Draws
 from .graphs import CudaGraphs
-from .mixing import MIXES, Latents, find_partners
-from .params import NFAParams, rows_where
+from .mixing import Batch, Encoded, find_partners, mix_axes, mix_regions, rows_where
 from .pixels import Normalization, all_finite, as_unit, resize
+from .regions import mix_by_region
 
-__all__ = ["FAR", "Encoded", "Engine", "not_fitted"]
+__all__ = ["FAR", "Engine", "not_fitted"]
 
 # A flow maps images unlike its training images to large latents, where float32 loses digits. Of
 # builtin:fashion-mnist, every image with an inexact round trip has max|z| >= 57, and its own images
@@ -42,30 +42,6 @@ def not_fitted(name: str, argument: str) -> ValueError:
     )
 
 
-@dataclass(frozen=True)
-class Encoded:
-    """Images and their latents, which several calls of `Engine.mix` can share.
-
-    Attributes:
-        images: (B, C, H, W).
-        index: (n,) positions of the images that are encoded.
-        latents: Their latents.
-        far: (n,) bool, max|z| > 32: the round trip of these images is not exact.
-        normalization: Normalization of the images.
-    """
-
-    images: Tensor
-    index: Tensor
-    latents: Latents
-    far: Tensor
-    normalization: Normalization
-
-    def rows(self, rows: Tensor) -> Encoded:
-        """Those at these positions of `index`."""
-        latents = self.latents.rows(rows)
-        return Encoded(self.images, self.index[rows], latents, self.far[rows], self.normalization)
-
-
 class Engine:
     """A frozen flow and a classwise PCA, with copies on every device that images arrive on.
 
@@ -79,7 +55,7 @@ class Engine:
         flow: Flow,
         pca: ClasswisePCA | None,
         classes: Sequence[str] = (),
-        source: str = "",
+        class_warning: str = "",
     ) -> None:
         if pca is None:
             raise not_fitted("this checkpoint", "checkpoint")
@@ -91,7 +67,7 @@ class Engine:
         self.config = flow.config
         self.codec = flow.codec
         self.classes = tuple(classes)
-        self.source = source  # of the order of classes; see `Checkpoint`
+        self.class_warning = class_warning
         self.num_classes = pca.num_classes
         self.rank = pca.rank
         self.has_memory = pca.has_memory
@@ -118,8 +94,8 @@ class Engine:
         if not hasattr(checkpoint, "pca"):
             wanted = "a Checkpoint, its name or its path"
             raise TypeError(f"checkpoint must be {wanted}; got {type(checkpoint).__name__}")
-        source = getattr(checkpoint, "source", "")
-        return cls(checkpoint.flow, checkpoint.pca, checkpoint.config.classes or (), source)
+        warning = getattr(checkpoint, "class_warning", "")
+        return cls(checkpoint.flow, checkpoint.pca, checkpoint.config.classes or (), warning)
 
     def with_cuda_graphs(self) -> Engine:
         """An engine that shares the flow and the PCA, and replays CUDA graphs of the flow."""
@@ -139,10 +115,8 @@ class Engine:
 
     def encode(
         self,
-        images: Tensor,
+        batch: Batch,
         index: Tensor,
-        labels: Tensor,
-        usable: Tensor,
         normalization: Normalization,
         gate: float | None,
         chosen: Tensor | None = None,
@@ -150,112 +124,128 @@ class Engine:
         """Encode images once, for one or more calls of `mix`.
 
         Args:
-            images: (B, C, H, W) images.
+            batch: The batch.
             index: (n,) positions of the images to encode.
-            labels: (n,) their class indices in range.
-            usable: (n,) bool; others of them, such as those with pixels that are not finite, are
-                not augmented and are not partners.
-            normalization: Normalization of `images`.
+            normalization: Normalization of the images.
             gate: Radius of the class's range; None for no gate.
-            chosen: (n,) bool, the images that `mix` augments, if it is one call: the CPU then
-                decodes the latents of these alone.
+            chosen: (n,) bool, the images that `mix` changes, if it is one call: of an autoencoder,
+                the CPU then decodes the latents of these alone.
         """
-        flow, pca = self.on(images.device)
+        flow, pca = self.on(batch.images.device)
+        labels = batch.labels[index]
         parts = self._parts(torch.arange(len(index), device=index.device))
-        levels = torch.cat([self._levels(images[index[rows]], normalization) for rows in parts])
-        z = images.new_empty(len(index), *flow.shape, dtype=flow.dtype)
+        levels = torch.cat(
+            [self._levels(batch.images[index[rows]], normalization) for rows in parts]
+        )
+        z = levels.new_empty(len(index), *flow.shape, dtype=flow.dtype)
         for rows in parts:
             z[rows] = self._call("encode", flow.latents, levels[rows])
         a, energy = pca.locate(z, labels)
         inside = torch.ones_like(labels, dtype=torch.bool)
         if gate is not None:
             inside = pca.is_inside(a, energy, labels, gate)
-        far = torch.zeros_like(inside)
-        base: Tensor | None = None
-        resized: Tensor | None = None
         if self.codec.exact:
-            far = z.flatten(1).amax(1).maximum(-z.flatten(1).amin(1)) > FAR
-            if not self._is_replaced(images):
-                base = levels
+            near = z.flatten(1).amax(1).maximum(-z.flatten(1).amin(1)) <= FAR
+            low = levels
+            base = levels
         else:
-            resized = levels / 255
-            wanted = inside if chosen is None else inside & chosen
-            decoded = rows_where(wanted)
-            base = resized.clone()
-            base[decoded] = self._call("decode", self._decode_unit, z[decoded])
-        latents = Latents(z, a, labels, usable, inside, base, resized, gate)
-        return Encoded(images, index, latents, far, normalization)
+            near = torch.ones_like(inside)
+            low = levels / 255
+            base = low.clone()
+            rows = rows_where(inside if chosen is None else inside & chosen)
+            base[rows] = self._call("decode", self._decode_unit, z[rows])
+        return Encoded(z, a, labels, batch.ok[index], inside, near, low, base)
 
-    def mix(self, encoded: Encoded, params: NFAParams, out: Tensor) -> Tensor:
-        """Mix latents under these draws, decode those that are applied, and write them into `out`.
-
-        Images far from those of the flow stay as they are, on every device.
+    def mix(self, encoded: Encoded, draws: Draws, gate: float | None) -> tuple[Encoded, Tensor]:
+        """Mix latents with those of their partners, and add noise.
 
         Args:
-            encoded: Images and latents, in the order of `params.index`.
-            params: The draws.
-            out: (B, C, H, W), a copy of the images, or the images themselves.
+            encoded: The latents, in the order of `draws.index`.
+            draws: The draws.
+            gate: Radius of the class's range; None for no gate.
 
         Returns:
-            The code of each image's `Outcome`, (n,).
+            The latents of the variants with what these are to be compared with, and the code of
+            each image's `Outcome`, (n,). `decode` may still change APPLIED to FELL_BACK.
         """
-        latents = encoded.latents
-        _, pca = self.on(latents.z.device)
-        b, paired = find_partners(latents, params, pca)
-        mixed = MIXES[params.mix](latents, b, params.chosen & paired, params, pca)
-        z = mixed.z
-        changing = paired
-        if params.noise.shape[1]:
-            changing = latents.usable
-            noisy = (params.chosen & changing)[:, None]
-            z = z + torch.where(noisy, params.noise, 0.0).view_as(z)
-        outcome = torch.where(encoded.far, Outcome.FAR.value, Outcome.APPLIED.value)
-        for passed, otherwise in (
-            (mixed.inside, Outcome.GATED),
-            (changing, Outcome.NO_PARTNER),
+        _, pca = self.on(encoded.z.device)
+        b, paired = find_partners(encoded, draws, pca)
+        moved = draws.chosen & paired
+        inside = encoded.inside
+        base = encoded.base
+        if draws.mix == "regions":
+            z, masks = mix_regions(encoded, b, moved, draws, pca)
+            if gate is not None:
+                inside = inside & pca.gate(z, encoded.labels, radius=gate)
+            if not self.codec.exact:  # the detail that it loses goes where the image goes
+                base = mix_by_region(base, encoded.low, masks)
+        else:
+            # A move along the axes does not change the energy outside their span.
+            z, a = mix_axes(encoded, b, moved, draws, pca)
+            if gate is not None:
+                inside = inside & pca.is_near(a, encoded.labels, gate)
+        changes = paired
+        if draws.noise.shape[1]:  # which needs no partner
+            changes = encoded.ok
+            noisy = (draws.chosen & changes)[:, None]
+            z = z + torch.where(noisy, draws.noise, 0.0).view_as(z)
+        outcome = torch.full_like(encoded.labels, Outcome.APPLIED.value)
+        ladder = (  # the first that does not hold decides
+            (encoded.ok, Outcome.NOT_FINITE),
+            (draws.chosen, Outcome.UNCHOSEN),
             (all_finite(z), Outcome.FELL_BACK),
-            (params.chosen, Outcome.UNCHOSEN),
-        ):
-            outcome = torch.where(passed, outcome, otherwise.value)
-        for rows in self._parts(rows_where(outcome == Outcome.APPLIED)):
-            old = encoded.images[encoded.index[rows]]
-            base = None if mixed.base is None else as_unit(mixed.base[rows])
-            low = None if latents.resized is None else latents.resized[rows]
-            new, finite = self._compose(old, z[rows], base, low, encoded.normalization)
-            codes = outcome[rows]
-            kept = finite & (codes == Outcome.APPLIED)
-            if not is_read_at_once(z.device) or not bool(kept.all()):
-                new = torch.where(kept[:, None, None, None], new, old)
-                failed = (codes == Outcome.APPLIED) & ~finite
-                codes = torch.where(failed, Outcome.FELL_BACK.value, codes)
-                outcome.index_copy_(0, rows, codes)
-            out.index_copy_(0, encoded.index[rows], new)
-        return outcome
+            (changes, Outcome.NO_PARTNER),
+            (inside, Outcome.GATED),
+            (encoded.near, Outcome.FAR),
+        )
+        for holds, otherwise in reversed(ladder):
+            outcome = torch.where(holds, outcome, otherwise.value)
+        return encoded._replace(z=z, base=base), outcome
 
-    def _compose(
+    def decode(
         self,
-        old: Tensor,
-        z: Tensor,
-        base: Tensor | None,
-        low: Tensor | None,
+        mixed: Encoded,
+        outcome: Tensor,
+        images: Tensor,
+        index: Tensor,
         normalization: Normalization,
-    ) -> tuple[Tensor, Tensor]:
-        """New images of mixed latents, and whether each is finite.
+    ) -> None:
+        """Decode the variants that are applied, and write them over their images.
 
         8-bit images of the flow's size become decode(z'). To all others, and where the round trip
-        is not exact, the change decode(z') - base is added (`add_change`). `low` are the images at
-        the flow's size, if they are not the base.
+        is not exact, the change decode(z') - base is added (`add_change`).
+
+        Args:
+            mixed: The latents of the variants.
+            outcome: (n,) codes, as `mix` returns them; FELL_BACK is written into it for variants
+                that are not finite.
+            images: (B, C, H, W) images of the batch.
+            index: (n,) positions of the variants in it.
+            normalization: Normalization of the images.
         """
-        new = self._call("decode", self._decode_unit, z)
-        if base is not None:
-            new = add_change(normalization.unit(old), new.sub_(base), base if low is None else low)
-        finite = all_finite(new)  # conversion to 8 bits would hide NaN
-        if old.dtype == torch.uint8:
-            new = new.mul_(255).round_()
-        else:
-            new = normalization.undo(new)
-        new = new.to(old.dtype)
-        return new, finite & all_finite(new)
+        replaced = self._is_replaced(images)
+        for rows in self._parts(rows_where(outcome == Outcome.APPLIED)):
+            old = images[index[rows]]
+            new = self._call("decode", self._decode_unit, mixed.z[rows])
+            if not replaced:
+                base = as_unit(mixed.base[rows])
+                low = base if self.codec.exact else mixed.low[rows]
+                new = add_change(normalization.unit(old), new.sub_(base), low)
+            finite = all_finite(new)  # conversion to 8 bits would hide NaN
+            if old.dtype == torch.uint8:
+                new = new.mul_(255).round_()
+            else:
+                new = normalization.undo(new)
+            new = new.to(old.dtype)
+            finite = finite & all_finite(new)
+            codes = outcome[rows]
+            applied = codes == Outcome.APPLIED
+            kept = finite & applied
+            if not is_read_at_once(old.device) or not bool(kept.all()):
+                new = torch.where(kept[:, None, None, None], new, old)
+                codes = torch.where(applied & ~finite, Outcome.FELL_BACK.value, codes)
+                outcome.index_copy_(0, rows, codes)
+            images.index_copy_(0, index[rows], new)
 
     def _parts(self, rows: Tensor) -> tuple[Tensor, ...]:
         """Positions of images in parts, so that a part of pixels stays in the CPU's cache."""
@@ -272,7 +262,7 @@ class Engine:
         return self._graphs.call(name, function, given)
 
     def _is_replaced(self, images: Tensor) -> bool:
-        """Whether new images are the decoded latents alone, without a change that is added."""
+        """Whether variants are the decoded latents alone, without a change that is added."""
         fits = images.dtype == torch.uint8 and tuple(images.shape[-2:]) == self.codec.image_size
         return fits and self.codec.exact
 

@@ -1,96 +1,96 @@
-"""How latents are mixed: partners, and one function for each way of mixing."""
+"""A batch, its latents, and how latents are mixed."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from ..classes.pca import ClasswisePCA
 from ..io.device import is_read_at_once
-from .params import NFAParams, rows_where
+from .draws import Draws
 from .regions import mix_by_region
 
-__all__ = ["MIXES", "Latents", "Mixed", "find_partners"]
+__all__ = ["Batch", "Encoded", "find_partners", "mix_axes", "mix_regions", "rows_where"]
 
 _SELF_MATCH = 1e-2  # relative distance: the memory is float16, and convolutions may use TF32
 
 
-@dataclass(frozen=True)
-class Latents:
-    """Latents of images, and what mixing needs of them.
+class Batch(NamedTuple):
+    """Images whose values are checked, and their classes.
+
+    Attributes:
+        images: (B, C, H, W), of any size and type.
+        labels: (B,) int64 in [0, K), the class of each image.
+        ok: (B,) bool, whether an image has such a class and finite pixels. Others stay as they are,
+            and are no partners.
+    """
+
+    images: Tensor
+    labels: Tensor
+    ok: Tensor
+
+
+class Encoded(NamedTuple):
+    """Latents of n images of a batch, and what mixing and decoding need of them.
 
     Attributes:
         z: (n, C, H, W) latents.
-        a: (n, r) PCA coefficients.
-        labels: (n,) class indices in range.
-        usable: (n,) bool, whether an image has a label and finite pixels.
-        inside: (n,) bool, whether a latent lies in its class's range.
-        base: (n, C, H, W) in [0, 1] or uint8, what `z` decodes to, where the change of an image is
-            added to it; None where the new image is the decoded latent.
-        resized: (n, C, H, W) in [0, 1], the images at the flow's size, where decoding `z` loses
-            detail; else None.
-        gate: Radius of the class's range; None for no gate.
+        a: (n, r) their coefficients along the axes of their class.
+        labels, ok: (n,) those of the batch.
+        inside: (n,) bool, whether the gate lets an image through.
+        near: (n,) bool, whether the round trip of an image is exact, or need not be.
+        low: (n, C, h, w) the images at the flow's size, uint8 or in [0, 1].
+        base: (n, C, h, w) what `z` decodes to, of the same type. `low` itself, if the round trip
+            is exact.
     """
 
     z: Tensor
     a: Tensor
     labels: Tensor
-    usable: Tensor
+    ok: Tensor
     inside: Tensor
-    base: Tensor | None
-    resized: Tensor | None
-    gate: float | None
+    near: Tensor
+    low: Tensor
+    base: Tensor
 
-    def rows(self, index: Tensor) -> Latents:
+    def rows(self, index: Tensor) -> Encoded:
         """Those of the images at these positions."""
-        return Latents(
-            z=self.z[index],
-            a=self.a[index],
-            labels=self.labels[index],
-            usable=self.usable[index],
-            inside=self.inside[index],
-            base=None if self.base is None else self.base[index],
-            resized=None if self.resized is None else self.resized[index],
-            gate=self.gate,
-        )
+        return Encoded(*[each[index] for each in self])
 
 
-@dataclass(frozen=True)
-class Mixed:
-    """Mixed latents `z`, whether they are still `inside`, and the `base` to compare them with."""
-
-    z: Tensor
-    inside: Tensor
-    base: Tensor | None
+def rows_where(wanted: Tensor) -> Tensor:
+    """The positions of what is `wanted` (n,), or all positions where asking would wait."""
+    if is_read_at_once(wanted.device):
+        return wanted.nonzero().flatten()
+    return torch.arange(len(wanted), device=wanted.device)
 
 
-def find_partners(latents: Latents, params: NFAParams, pca: ClasswisePCA) -> tuple[Tensor, Tensor]:
+def find_partners(encoded: Encoded, draws: Draws, pca: ClasswisePCA) -> tuple[Tensor, Tensor]:
     """The PCA coefficients b (n, r) of the partners, and whether there is one to mix with, (n,).
 
     Self-matches in the memory use the fallback row. A partner can be of another class only if
     draws are replayed with other labels.
     """
-    a = latents.a
-    labels = latents.labels
-    stored = params.from_memory
-    position = torch.where(stored, 0, params.partner)
+    a = encoded.a
+    labels = encoded.labels
+    stored = draws.from_memory
+    position = torch.where(stored, 0, draws.partner)
     b = a[position]
-    valid = latents.usable[position] & (labels[position] == labels)
+    valid = encoded.ok[position] & (labels[position] == labels)
     if pca.memory is None or pca.memory_labels is None:
-        valid = params.paired & valid & ~stored
+        valid = valid & ~stored
     else:
-        row = torch.where(stored, params.partner, 0)
-        fallback = torch.where(stored, params.fallback, 0)
+        row = torch.where(stored, draws.partner, 0)
+        fallback = torch.where(stored, draws.fallback, 0)
         first = pca.memory[row].float()
         second = pca.memory[fallback].float()
         known = torch.where(_same_image(a, first)[:, None], second, first)
         same_class = (pca.memory_labels[row] == labels) & (pca.memory_labels[fallback] == labels)
-        valid = params.paired & torch.where(stored, same_class, valid)
+        valid = torch.where(stored, same_class, valid)
         b = torch.where(stored[:, None], known, b)
-    return b, latents.usable & valid & ~_same_image(a, b)
+    return b, draws.paired & encoded.ok & valid & ~_same_image(a, b)
 
 
 def _same_image(a: Tensor, b: Tensor) -> Tensor:
@@ -98,54 +98,34 @@ def _same_image(a: Tensor, b: Tensor) -> Tensor:
     return (b - a).square().sum(1) <= _SELF_MATCH**2 * a.square().sum(1)
 
 
-def _mix_axes(
-    latents: Latents, b: Tensor, chosen: Tensor, params: NFAParams, pca: ClasswisePCA
-) -> Mixed:
-    """z' = z + U (w * (b - a)), with a weight for each axis, or one for all.
+def mix_axes(
+    encoded: Encoded, b: Tensor, moved: Tensor, draws: Draws, pca: ClasswisePCA
+) -> tuple[Tensor, Tensor]:
+    """z' = z + U (w * (b - a)) of the images that are moved (n,), and a' = a + w * (b - a).
 
-    A move along the axes does not change the energy outside their span, so that the distance
-    within it decides whether z' is in range.
+    A row of w has a weight for each axis, or one for all.
     """
-    delta = torch.where(chosen[:, None], params.weights * (b - latents.a), 0.0)
-    z = pca.add(latents.z, latents.labels, delta)
-    inside = latents.inside
-    if latents.gate is not None:
-        inside = inside & pca.is_near(latents.a + delta, latents.labels, latents.gate)
-    return Mixed(z, inside, latents.base)
+    delta = torch.where(moved[:, None], draws.weights * (b - encoded.a), 0.0)
+    return pca.add(encoded.z, encoded.labels, delta), encoded.a + delta
 
 
-def _mix_regions(
-    latents: Latents, b: Tensor, chosen: Tensor, params: NFAParams, pca: ClasswisePCA
-) -> Mixed:
-    """z' = z + w * (z2 - z), with a mask w over positions.
+def mix_regions(
+    encoded: Encoded, b: Tensor, moved: Tensor, draws: Draws, pca: ClasswisePCA
+) -> tuple[Tensor, Tensor]:
+    """z' = z + w * (z2 - z) of the images that are moved (n,), and the masks w over positions.
 
     z2 is a latent of the batch, or m + U b with b from the memory.
     """
-    z = latents.z
-    stored = params.from_memory
+    z = encoded.z
+    stored = draws.from_memory
     z2 = torch.empty_like(z)
     rows = rows_where(~stored)
-    z2[rows] = z[torch.where(stored, 0, params.partner)[rows]]
+    z2[rows] = z[torch.where(stored, 0, draws.partner)[rows]]
     rows = rows_where(stored)
     if len(rows):
-        known = pca.rebuild(b[rows], latents.labels[rows]).view(-1, *z.shape[1:])
+        known = pca.rebuild(b[rows], encoded.labels[rows]).view(-1, *z.shape[1:])
         if not is_read_at_once(z.device):  # then the rows are all
             known = torch.where(stored[:, None, None, None], known, z2)
         z2[rows] = known
-    masks = params.weights * chosen[:, None, None]
-    z = mix_by_region(z, z2, masks)
-    base = latents.base
-    if base is not None and latents.resized is not None:
-        # The detail that the round trip loses goes where the image goes.
-        base = mix_by_region(base, latents.resized, masks)
-    inside = latents.inside
-    if latents.gate is not None:
-        inside = inside & pca.gate(z, latents.labels, radius=latents.gate)
-    return Mixed(z, inside, base)
-
-
-MIXES: dict[str, Callable[[Latents, Tensor, Tensor, NFAParams, ClasswisePCA], Mixed]] = {
-    "axis": _mix_axes,
-    "pair": _mix_axes,
-    "regions": _mix_regions,
-}
+    masks = draws.weights * moved[:, None, None]
+    return mix_by_region(z, z2, masks), masks

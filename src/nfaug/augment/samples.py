@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Iterator, Mapping, MutableMapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -15,7 +14,6 @@ from .pixels import check_dense
 
 __all__ = [
     "GivenLabels",
-    "Labels",
     "are_names",
     "as_labels",
     "check_usable",
@@ -71,9 +69,15 @@ def _find_labels(sample: Any) -> Any:
         sample = sample[1]
         if not isinstance(sample, Mapping):
             return sample
-    keys = {str(key).lower(): key for key in sample} if isinstance(sample, Mapping) else {}
-    found = [key for key in _LABEL_KEYS if key in keys][:1] or [k for k in keys if "label" in k]
-    if len(found) != 1:
+    keys = {}
+    if isinstance(sample, Mapping):
+        keys = {str(key).lower(): key for key in sample}
+    found = [key for key in _LABEL_KEYS if key in keys]
+    if not found:
+        found = [key for key in keys if "label" in key]
+        if len(found) > 1:
+            found = []
+    if not found:
         raise ValueError(
             f"no labels found in a {type(sample).__name__} of {[*keys.values()] or 'one item'}: "
             "pass (images, labels), a mapping with the key 'labels', or labels_getter="
@@ -116,32 +120,22 @@ def _is_spatial(path: str, leaf: Any, batch: int) -> bool:
         return False
     if leaf.ndim > 2 and len(leaf) == batch:
         return True
-    kind, key = type(leaf), path.rpartition(".")[2].lower()
+    kind = type(leaf)
     if kind.__name__ == "Image":
         return False
-    named = any(w in key and leaf.ndim + key.count("[") >= n for w, n in _SPATIAL.items())
-    in_list = key.endswith("]") and leaf.ndim > 2 and leaf.ndim != 4
-    return named or in_list or kind.__module__.startswith(_TV_TENSORS)
+    if kind.__module__.startswith(_TV_TENSORS):
+        return True
+    key = path.rpartition(".")[2].lower()
+    in_list = key.endswith("]")
+    if in_list and leaf.ndim > 2 and leaf.ndim != 4:
+        return True
+    dimensions = leaf.ndim + key.count("[")  # of a list of tensors, one for the list
+    return any(word in key and dimensions >= least for word, least in _SPATIAL.items())
 
 
 def _described(leaf: Any) -> str:
     shape = f" {tuple(leaf.shape)}" if hasattr(leaf, "shape") else ""
     return f"{type(leaf).__module__.partition('.')[0]}.{type(leaf).__name__}{shape}"
-
-
-@dataclass(frozen=True)
-class Labels:
-    """The labels of a batch, parsed.
-
-    Attributes:
-        given: What the caller passed, as a tensor: (B,) integers or (B, K) one-hot rows.
-        index: (B,) int64, the class of each image, in [0, K).
-        usable: (B,) bool, whether an image has such a class.
-    """
-
-    given: Tensor
-    index: Tensor
-    usable: Tensor
 
 
 def are_names(labels: Any) -> bool:
@@ -187,10 +181,11 @@ def as_labels(labels: Any, classes: Sequence[str]) -> Tensor:
     return torch.tensor([index[name] for name in labels], device="cpu")
 
 
-def parse_labels(labels: Tensor, num_classes: int) -> Labels:
-    """The class of each image, from integers (B,) in [0, K) or one-hot rows (B, K).
+def parse_labels(labels: Tensor, num_classes: int) -> tuple[Tensor, Tensor]:
+    """The class of each image, (B,) int64 in [0, K), and whether its label names one, (B,) bool.
 
-    Other values are not usable; `check_usable` says which. Reads no value back from an accelerator.
+    Labels are integers (B,) in [0, K), or one-hot rows (B, K). Others are not usable:
+    `check_usable` says which. Reads no value back from an accelerator.
 
     Raises:
         ValueError: The labels have another shape or type.
@@ -199,7 +194,7 @@ def parse_labels(labels: Tensor, num_classes: int) -> Labels:
     if labels.ndim == 1 and whole:
         index = labels.to(torch.int64)
         usable = (index >= 0) & (index < num_classes)
-        return Labels(labels, index.clamp(0, num_classes - 1), usable)
+        return index.clamp(0, num_classes - 1), usable
     if labels.ndim != 2 or labels.shape[1] != num_classes or labels.is_complex():
         raise ValueError(
             f"labels must be integers of shape (B,), or rows of shape (B, {num_classes}) for the "
@@ -208,16 +203,16 @@ def parse_labels(labels: Tensor, num_classes: int) -> Labels:
     ones = (labels == 1).sum(1)
     zeros = (labels == 0).sum(1)
     usable = (ones == 1) & (zeros == num_classes - 1)
-    return Labels(labels, labels.float().argmax(1), usable)
+    return labels.float().argmax(1), usable
 
 
-def check_usable(labels: Labels, num_classes: int) -> None:
+def check_usable(labels: Tensor, usable: Tensor, num_classes: int) -> None:
     """Raise ValueError for a label that is not usable. Reads values back from an accelerator."""
-    if bool(labels.usable.all()):
+    if bool(usable.all()):
         return
-    bad = (~labels.usable).nonzero().flatten().tolist()
-    value = labels.given[bad[0]]
-    where = f"at position {bad[0]}, and {len(bad) - 1} more of {len(labels.given)}"
+    bad = (~usable).nonzero().flatten().tolist()
+    value = labels[bad[0]]
+    where = f"at position {bad[0]}, and {len(bad) - 1} more of {len(labels)}"
     if value.ndim == 0:
         number = value.cpu().numpy().item()  # torch's own refuses the largest of uint64
         raise ValueError(

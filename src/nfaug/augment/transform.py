@@ -3,29 +3,26 @@
 from __future__ import annotations
 
 import dataclasses
-import functools
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from multiprocessing.context import get_spawning_popen
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple, ParamSpec, TypeVar, overload
+from typing import TYPE_CHECKING, Any, TypeVar, overload
 
 import torch
 from torch import Tensor, nn
 
-from ..checkpoint.resolve import builtin_names
 from ..data.classes import check_same_classes, dataset_classes
-from ..data.sources.layout import natural_key
 from ..flows.autoencoder import AutoencoderSource
 from ..io.device import is_read_at_once, to_device
-from .config import Mix, MixConfig, Partners, check_given_once
+from .config import MixConfig, MixSettings, one_config
 from .counters import Counters, Outcome, SharedValue
-from .engine import Encoded, Engine, not_fitted
-from .params import NFAParams, check_params
+from .draws import Draws, draw
+from .engine import Engine, not_fitted
+from .mixing import Batch, Encoded
 from .pixels import Normalization, all_finite, check_images, check_range
 from .samples import (
     GivenLabels,
-    Labels,
     are_names,
     as_labels,
     check_usable,
@@ -34,30 +31,15 @@ from .samples import (
     replace_images,
 )
 
-__all__ = ["NFAParams", "NFAugment"]
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
+
+__all__ = ["NFAugment"]
 
 _FIRST_BATCHES = 8  # of which an accelerator's values are checked, which makes it wait
 _EVERY_BATCHES = 256  # and of these, later
-_Options = ParamSpec("_Options")
 _Labels = TypeVar("_Labels")
 _Sample = TypeVar("_Sample")
-
-
-def _config_or_keywords(init: Callable[_Options, None]) -> Callable[_Options, None]:
-    """`NFAugment.__init__`, which refuses single settings beside `config`.
-
-    Only a wrapper sees which keywords a caller wrote: one may equal its default.
-    """
-    names = [field.name for field in dataclasses.fields(MixConfig)]
-
-    @functools.wraps(init)
-    def checked(*inputs: _Options.args, **options: _Options.kwargs) -> None:
-        single = {name: options[name] for name in names if name in options}
-        config: Any = options.get("config")
-        check_given_once(config, single)
-        init(*inputs, **options)
-
-    return checked
 
 
 class NFAugment(nn.Module):
@@ -84,10 +66,10 @@ class NFAugment(nn.Module):
     belongs to. Apply NFA after flips and crops, and before mixup and CutMix.
 
     The module has no parameters, buffers or `state_dict` entries, and follows the device of the
-    images. `eval()` and `enabled = False` turn it off. Settings are attributes, too: `nfa.p = 0.3`.
-    Values of labels and images are checked in every batch on the CPU. On an accelerator, where this
-    synchronises, they are checked in the first 8 batches and every 256th; in others, images with
-    unusable labels stay unchanged.
+    images. `eval()` and `enabled = False` turn it off. `nfa.p = 0.3` and `nfa.config = ...` change
+    settings. Values of labels and images are checked in every batch on the CPU. On an accelerator,
+    where this synchronises, they are checked in the first 8 batches and every 256th; in others,
+    images with unusable labels stay unchanged.
 
     Shape:
         Images (B, C, H, W) of any size: uint8, floating point in [0, 1], or normalized by `mean`
@@ -98,24 +80,24 @@ class NFAugment(nn.Module):
     Args:
         checkpoint: A fitted `Checkpoint`, its folder, "owner/name" on the Hub, "builtin:NAME", or
             the `engine` of another augmentation.
-        p, alpha, mix, partners, strength, noise, axes, gate: How images are mixed: see `MixConfig`.
-        config: All of these at once; none of them may then be given.
+        config: How images are mixed.
         mean: Mean that images are normalized by, a number or one per channel; ignored for uint8.
         std: Standard deviation that images are normalized by, like `mean`.
         generator: CPU generator to draw from; None for torch's. The same state gives the same
             batch. Ranks of a distributed run and data-loader workers draw different numbers;
             spawned workers know their rank if RANK is set, as `torchrun` does.
-        labels_getter: Finds the labels in a sample, as in torchvision's `MixUp`. By default, and
-            with its "default", they are the second item, or the value of a key such as "labels" or
-            "target".
+        labels_getter: Finds the labels in a sample, as in torchvision's `MixUp`. None for the
+            second item, or the value of a key such as "labels" or "target".
         cuda_graphs: Whether encode and decode are captured as CUDA graphs for the constant number
             of images, ceil(p*B), and replayed, which spares the CPU most launches of a batch. Calls
             are plain on other devices, for more than four batch sizes, and after a capture failed,
             which warns. Written against torch's documentation: it has not run on a GPU yet.
+        settings: Fields of `MixConfig` as keywords, such as `p=0.5`, if `config` is not given.
 
     Raises:
-        ValueError: A setting is out of range, or the checkpoint is not fitted, or lacks the memory
-            that `partners` asks for.
+        ValueError: A setting is out of range or given twice, or the checkpoint is not fitted, or
+            lacks the memory that `partners` asks for.
+        TypeError: There is no such setting.
 
     Example:
         >>> import torch
@@ -130,46 +112,36 @@ class NFAugment(nn.Module):
         32
     """
 
-    @_config_or_keywords
     def __init__(
         self,
         checkpoint: Any,
         *,
-        p: float | Sequence[float] | Tensor = MixConfig.p,
-        alpha: float = MixConfig.alpha,
-        mix: Mix = MixConfig.mix,
-        partners: Partners = MixConfig.partners,
-        strength: float = MixConfig.strength,
-        noise: float = MixConfig.noise,
-        axes: int | None = MixConfig.axes,
-        gate: bool | float | None = MixConfig.gate,
         config: MixConfig | None = None,
         mean: Sequence[float] | float | None = None,
         std: Sequence[float] | float | None = None,
         generator: torch.Generator | None = None,
-        labels_getter: Callable[[Any], Any] | Literal["default"] | None = None,
+        labels_getter: Callable[[Any], Any] | None = None,
         cuda_graphs: bool = False,
+        **settings: Unpack[MixSettings],
     ) -> None:
         super().__init__()
-        shares: Any = p
-        single = MixConfig(
-            p=shares, alpha=alpha, mix=mix, partners=partners, strength=strength, noise=noise,
-            axes=axes, gate=gate,
-        )  # fmt: skip
+        config = one_config(config, settings)
         self.engine = Engine.of(checkpoint)
         if cuda_graphs:
             self.engine = self.engine.with_cuda_graphs()
         self.classes, self.num_classes = self.engine.classes, self.engine.num_classes
-        self.config = single if config is None else config
+        self.config = config
         if generator is not None and generator.device.type != "cpu":
             raise ValueError(f"generator must be on the CPU; got one on {generator.device}")
+        if labels_getter is not None and not callable(labels_getter):
+            raise ValueError(f"labels_getter must be a function or None; got {labels_getter!r:.80}")
         self.generator = generator
-        self.labels_getter = None if labels_getter == "default" else labels_getter
+        self.labels_getter = labels_getter
         self.normalization = Normalization(mean, std, self.engine.codec.channels)
         self._switch = SharedValue()
         self._enabled = True  # the same, for compilers, which cannot read shared memory
         self._batches = 0
-        self._unchecked = self.engine.source
+        self._class_warning = self.engine.class_warning
         self._warned_of_pixels = False
         self._counters = Counters()
 
@@ -246,82 +218,15 @@ class NFAugment(nn.Module):
             raise ValueError(f"partners={value.partners!r} needs a memory, which nfaug fit makes")
         self._config = value
 
-    def _change(self, **changes: Any) -> None:
-        self.config = dataclasses.replace(self.config, **changes)
-
-    # The settings one by one, so that editors and type checkers see them.
-
     @property
     def p(self) -> float | tuple[float, ...]:
-        """Share of the images that are augmented, or one for each class (see `MixConfig`)."""
+        """The setting `p` of `config`, which a training may change from epoch to epoch."""
         return self.config.p
 
     @p.setter
     def p(self, value: float | Sequence[float] | Tensor) -> None:
-        self._change(p=value)
-
-    @property
-    def alpha(self) -> float:
-        """Parameter of the Beta distribution of the weights (see `MixConfig`)."""
-        return self.config.alpha
-
-    @alpha.setter
-    def alpha(self, value: float) -> None:
-        self._change(alpha=value)
-
-    @property
-    def mix(self) -> Mix:
-        """How two latents are mixed (see `MixConfig`)."""
-        return self.config.mix
-
-    @mix.setter
-    def mix(self, value: Mix) -> None:
-        self._change(mix=value)
-
-    @property
-    def partners(self) -> Partners:
-        """Where partners come from (see `MixConfig`)."""
-        return self.config.partners
-
-    @partners.setter
-    def partners(self, value: Partners) -> None:
-        self._change(partners=value)
-
-    @property
-    def strength(self) -> float:
-        """Factor of the weights (see `MixConfig`)."""
-        return self.config.strength
-
-    @strength.setter
-    def strength(self, value: float) -> None:
-        self._change(strength=value)
-
-    @property
-    def noise(self) -> float:
-        """Standard deviation of the noise on latents (see `MixConfig`)."""
-        return self.config.noise
-
-    @noise.setter
-    def noise(self, value: float) -> None:
-        self._change(noise=value)
-
-    @property
-    def axes(self) -> int | None:
-        """Number of axes that are mixed; None for all (see `MixConfig`)."""
-        return self.config.axes
-
-    @axes.setter
-    def axes(self, value: int | None) -> None:
-        self._change(axes=value)
-
-    @property
-    def gate(self) -> bool | float | None:
-        """Radius of the class's range; None for no gate (see `MixConfig`)."""
-        return self.config.gate
-
-    @gate.setter
-    def gate(self, value: bool | float | None) -> None:
-        self._change(gate=value)
+        given: Any = value
+        self.config = dataclasses.replace(self.config, p=given)
 
     def check_classes(
         self, classes: Mapping[str, int] | Iterable[str] | Any, *, required: bool = True
@@ -348,143 +253,104 @@ class NFAugment(nn.Module):
         names = dataset_classes(classes, required=required)
         if required or (names and self.classes):
             check_same_classes(names, self.classes)
-            self._unchecked = ""
-
-    def _warn_of_classes(self, labels: Any) -> None:
-        """Warn once of classes that are likely others, unless something compared them."""
-        if not self._unchecked or are_names(labels):  # names of classes need no order
-            return
-        source = self._unchecked
-        self._unchecked = ""
-        names = [*self.classes]
-        if source in builtin_names():
-            shown = ", ".join(f"{label} {name}" for label, name in enumerate(names[:3]))
-            warnings.warn(
-                f"{source} has classes of its own ({shown}, ...), and mixes images along their "
-                f"axes. For other classes pass nfaug.fit({source!r}, dataset) in its place; for "
-                "these, call nfa.check_classes(dataset) first",
-                stacklevel=2,
-            )
-        elif names != sorted(names) and names == sorted(names, key=natural_key):
-            warnings.warn(
-                f"the classes of {source} are in natural order, as timm has them; torchvision's "
-                "ImageFolder has 10 before 9, and B before a: pass nfa.check_classes your names",
-                stacklevel=2,
-            )
+            self._class_warning = ""
 
     if TYPE_CHECKING:  # torch's own has no types
 
         @overload
-        def __call__(
-            self,
-            images: Tensor,
-            labels: _Labels,
-            /,
-            *,
-            params: NFAParams | None = None,
-            return_params: Literal[False] = False,
-        ) -> tuple[Tensor, _Labels]: ...
+        def __call__(self, images: Tensor, labels: _Labels, /) -> tuple[Tensor, _Labels]: ...
 
         @overload
-        def __call__(
-            self,
-            sample: _Sample,
-            /,
-            *,
-            params: NFAParams | None = None,
-            return_params: Literal[False] = False,
-        ) -> _Sample: ...
+        def __call__(self, sample: _Sample, /) -> _Sample: ...
 
-        @overload
-        def __call__(
-            self,
-            images: Tensor,
-            labels: _Labels,
-            /,
-            *,
-            params: NFAParams | None = None,
-            return_params: Literal[True],
-        ) -> tuple[tuple[Tensor, _Labels], NFAParams | None]: ...
+        def __call__(self, *inputs: Any) -> Any: ...
 
-        @overload
-        def __call__(
-            self,
-            sample: _Sample,
-            /,
-            *,
-            params: NFAParams | None = None,
-            return_params: Literal[True],
-        ) -> tuple[_Sample, NFAParams | None]: ...
-
-        @overload
-        def __call__(self, *inputs: Any, **options: Any) -> Any: ...
-
-        def __call__(self, *inputs: Any, **options: Any) -> Any: ...
-
-    def forward(
-        self,
-        *inputs: Any,
-        params: NFAParams | None = None,
-        return_params: bool = False,
-    ) -> Any:
+    def forward(self, *inputs: Any) -> Any:
         """Replace images by variants, in a batch of images and labels or in a sample of both.
 
         Args:
             inputs: Images (B, C, H, W) and labels (B,), or one sample: a tuple, a list or a mapping
                 such as {"image": images, "label": labels}.
-            params: Draws of an earlier call to replay, with this checkpoint or one with as many
-                axes and as large a memory. If the labels differ, a partner of another class counts
-                as no partner.
-            return_params: Also return the draws, or None while augmentation is off.
 
         Returns:
-            What `inputs` holds, with new images; with `return_params`, a pair of this and the
-            draws.
+            What `inputs` holds, with new images.
 
         Raises:
             ValueError: The images have another form or range, the labels are no classes of the
-                checkpoint, their numbers differ, or `params` were drawn for another number of
-                images or another checkpoint.
+                checkpoint, or their numbers differ.
 
         Example:
             >>> sample = nfa({"image": images, "label": labels})
             >>> sorted(sample)
             ['image', 'label']
-            >>> _, params = nfa(images, labels, return_params=True)
-            >>> first, _ = nfa(images, labels, params=params)
-            >>> again, _ = nfa(images, labels, params=params)
+        """
+        return self._augmented(inputs, None)
+
+    @overload
+    def replay(
+        self, images: Tensor, labels: _Labels, draws: Draws, /
+    ) -> tuple[Tensor, _Labels]: ...
+
+    @overload
+    def replay(self, sample: _Sample, draws: Draws, /) -> _Sample: ...
+
+    def replay(self, *inputs: Any) -> Any:
+        """Replace images by variants as a call does, under draws that were made before.
+
+        Args:
+            inputs: What a call takes, and then the draws: those of `draw`, with this checkpoint or
+                one with as many axes and as large a memory. If the labels differ, a partner of
+                another class counts as no partner.
+
+        Returns:
+            What `inputs` holds but the draws, with new images.
+
+        Raises:
+            ValueError: As for a call; or the draws are of another number of images or of another
+                checkpoint.
+
+        Example:
+            >>> draws = nfa.draw(labels)
+            >>> first, _ = nfa.replay(images, labels, draws)
+            >>> again, _ = nfa.replay(images, labels, draws)
             >>> torch.equal(first, again)
             True
         """
-        sample = inputs[0] if len(inputs) == 1 else inputs
-        if not self._is_on():
-            params = None
-        elif torch.compiler.is_compiling():  # one graph break instead of one per draw and check
-            sample, params = torch.compiler.disable(self._run)(sample, params)
-        else:
-            sample, params = self._run(sample, params)
-        return (sample, params) if return_params else sample
+        *given, draws = inputs
+        if not isinstance(draws, Draws):
+            raise ValueError(
+                "replay takes images, labels and draws, or a sample and draws (of nfa.draw); got "
+                f"a {type(draws).__name__} as the last"
+            )
+        return self._augmented(given, draws)
 
-    def _is_on(self) -> bool:
-        """Whether images are augmented. A compiled graph follows the switch of its process."""
+    def _augmented(self, inputs: Sequence[Any], draws: Draws | None) -> Any:
+        """What a call returns for these inputs, under new draws if there are none."""
+        sample = inputs[0] if len(inputs) == 1 else tuple(inputs)
         if torch.compiler.is_compiling():
-            return self.training and self._enabled
-        return self.training and self.enabled
+            # A compiled graph follows the switch of its process.
+            if not (self.training and self._enabled):
+                return sample
+            return torch.compiler.disable(self._run)(sample, draws)  # one graph break
+        if not self.training:
+            return sample
+        return self._run(sample, draws)
 
     @torch.no_grad()
-    def _run(self, sample: Any, params: NFAParams | None) -> tuple[Any, NFAParams | None]:
-        if not self.enabled:  # switched off in another process, which a compiled graph cannot see
-            return sample, None
+    def _run(self, sample: Any, draws: Draws | None) -> Any:
+        if not self.enabled:  # also where it was switched off in another process
+            return sample
         images, given = images_and_labels(sample, self.labels_getter)
-        self._warn_of_classes(given)
-        labels = self._parse(given, images.device)
-        batch = self._prepare(images, labels)
-        if params is None:
-            params = self._draw(labels)
+        if self._class_warning and not are_names(given):  # names of classes need no order
+            warnings.warn(self._class_warning, stacklevel=2)
+            self._class_warning = ""
+        batch, usable = self._checked(images, given)
+        if draws is None:
+            draws = self._draw(batch.labels, usable)
         else:
-            params = params.to(images.device)
-        check_params(params, len(images), self.engine.on(images.device)[1])
-        return replace_images(sample, images, self._mix(batch, params)), params
+            draws = draws.to(images.device)
+            draws.check(len(images), self.engine.on(images.device)[1])
+        return replace_images(sample, images, self._changed(batch, draws))
 
     @torch.no_grad()
     def variants(
@@ -505,17 +371,15 @@ class NFAugment(nn.Module):
             >>> [batch.shape for batch in nfa.variants(images, labels, generators)]
             [torch.Size([32, 1, 8, 8]), torch.Size([32, 1, 8, 8])]
         """
-        parsed = self._parse(labels, images.device)
-        batch = self._prepare(images, parsed)
+        batch, usable = self._checked(images, labels)
+        every = torch.arange(len(images), device=images.device)
         with torch.autocast(images.device.type, enabled=False):
-            encoded = self._encode(batch, torch.arange(len(images), device=images.device))
+            encoded = self.engine.encode(batch, every, self.normalization, self.config.gate)
         for generator in generators:
-            params = self._draw(parsed, generator)
-            yield self._mix(batch._replace(images=batch.images.clone()), params, encoded)
+            draws = self._draw(batch.labels, usable, generator)
+            yield self._changed(batch, draws, encoded)
 
-    def make_params(
-        self, labels: GivenLabels, *, generator: torch.Generator | None = None
-    ) -> NFAParams:
+    def draw(self, labels: GivenLabels, *, generator: torch.Generator | None = None) -> Draws:
         """Draw images, partners, weights and noise for labels, as a call does.
 
         Args:
@@ -523,35 +387,37 @@ class NFAugment(nn.Module):
             generator: CPU generator to draw from; None for that of the augmentation.
 
         Returns:
-            The draws, to pass as `params`.
+            The draws, for `replay`.
 
         Example:
-            >>> params = nfa.make_params(labels, generator=torch.Generator().manual_seed(0))
-            >>> len(params.index)
+            >>> draws = nfa.draw(labels, generator=torch.Generator().manual_seed(0))
+            >>> len(draws.index)
             16
         """
-        return self._draw(self._parse(labels), generator)
+        index, usable = parse_labels(as_labels(labels, self.classes), self.num_classes)
+        return self._draw(index, usable, generator)
 
-    def _parse(self, labels: Any, device: torch.device | None = None) -> Labels:
-        given = as_labels(labels, self.classes)
-        if device is not None:
-            given = to_device(given, device)
-        return parse_labels(given, self.num_classes)
+    def _draw(
+        self, labels: Tensor, usable: Tensor, generator: torch.Generator | None = None
+    ) -> Draws:
+        _, pca = self.engine.on(labels.device)
+        return draw(self.config, labels, usable, pca, generator or self.generator)
 
-    def _draw(self, labels: Labels, generator: torch.Generator | None = None) -> NFAParams:
-        _, pca = self.engine.on(labels.index.device)
-        source = generator or self.generator
-        return self.config.draw(labels.index, labels.usable, pca, source)
+    def _checked(self, images: Tensor, given: Any) -> tuple[Batch, Tensor]:
+        """The batch of images and labels, and which of the labels are usable, (B,) bool.
 
-    def _prepare(self, images: Tensor, labels: Labels) -> _Batch:
-        """Check a batch and copy its images."""
+        Values are always checked on the CPU. On an accelerator reading them would wait.
+        """
+        labels = to_device(as_labels(given, self.classes), images.device)
+        index, usable = parse_labels(labels, self.num_classes)
         check_images(images, self.engine.codec.channels)
         images = images.as_subclass(Tensor)
-        if len(labels.index) != len(images):
-            raise ValueError(f"there are {len(images)} images and {len(labels.index)} labels")
-        reads = checks_values(images.device, self._batches)
+        if len(index) != len(images):
+            raise ValueError(f"there are {len(images)} images and {len(index)} labels")
+        often = self._batches < _FIRST_BATCHES or self._batches % _EVERY_BATCHES == 0
+        reads = often or is_read_at_once(images.device)
         if reads:
-            check_usable(labels, self.num_classes)
+            check_usable(labels, usable, self.num_classes)
             check_range(images, self.normalization)
         self._batches += 1
         finite = all_finite(images)
@@ -562,36 +428,25 @@ class NFAugment(nn.Module):
                 "stats() as not_finite",
                 stacklevel=2,
             )
-        return _Batch(images.clone(), labels.index, labels.usable & finite, finite)
+        return Batch(images, index, usable & finite), usable
 
-    def _encode(self, batch: _Batch, index: Tensor, chosen: Tensor | None = None) -> Encoded:
-        gate: Any = self.config.gate  # a number, or None
-        return self.engine.encode(
-            batch.images,
-            index,
-            batch.labels[index],
-            batch.usable[index],
-            self.normalization,
-            gate,
-            chosen,
-        )
-
-    def _mix(self, batch: _Batch, params: NFAParams, encoded: Encoded | None = None) -> Tensor:
-        """Write into the batch's images and return them; `encoded` holds all, if it is given."""
-        images = batch.images
-        taken = params.index
-        codes = torch.where(batch.finite, Outcome.UNCHOSEN.value, Outcome.NOT_FINITE.value)
-        if len(taken):
-            chosen = params.chosen & batch.finite[taken]
-            params = dataclasses.replace(params, chosen=chosen)
+    def _changed(self, batch: Batch, draws: Draws, encoded: Encoded | None = None) -> Tensor:
+        """A copy of the images, with variants; `encoded` has the latents of all, if it is given."""
+        engine = self.engine
+        gate = self.config.gate
+        index = draws.index
+        images = batch.images.clone()
+        outcome = torch.where(batch.ok, Outcome.UNCHOSEN.value, Outcome.NOT_FINITE.value)
+        if len(index):
             with torch.autocast(images.device.type, enabled=False):
                 if encoded is None:
-                    part = self._encode(batch, taken, chosen)
+                    drawn = engine.encode(batch, index, self.normalization, gate, draws.chosen)
                 else:
-                    part = encoded.rows(taken)
-                outcome = self.engine.mix(part, params, images)
-            codes.index_copy_(0, taken, torch.where(chosen, outcome, codes[taken]))
-        self._counters.add(codes)
+                    drawn = encoded.rows(index)
+                mixed, codes = engine.mix(drawn, draws, gate)
+                engine.decode(mixed, codes, images, index, self.normalization)
+            outcome.index_copy_(0, index, codes)
+        self._counters.add(outcome)
         return images
 
     def stats(self) -> dict[str, int]:
@@ -599,7 +454,8 @@ class NFAugment(nn.Module):
 
         Returns:
             The counts by name, with images of data-loader workers. `seen` are all images,
-            `not_finite` those with NaN or infinite pixels. Of the images chosen for augmentation,
+            `not_finite` those with NaN or infinite pixels, and on an accelerator those whose labels
+            are not usable, where they are not checked. Of the images chosen for augmentation,
             `applied` were replaced by a variant; the others stayed unchanged: `no_partner` (no
             other image of the class; with noise these are applied), `gated` (they or their variants
             lie too far from their class), `far` (unlike the flow's training images, max|z| > 32,
@@ -632,18 +488,3 @@ class NFAugment(nn.Module):
             f"{self.config}, num_classes={self.num_classes}, rank={self.engine.rank}, "
             f"image_size={self.engine.codec.image_size}, enabled={self.enabled}"
         )
-
-
-class _Batch(NamedTuple):
-    """A batch with checked values and class indices, and whether the pixels are finite."""
-
-    images: Tensor
-    labels: Tensor
-    usable: Tensor
-    finite: Tensor
-
-
-def checks_values(device: torch.device, batches: int) -> bool:
-    """Whether the values of a batch are checked, after so many batches before it."""
-    often = batches < _FIRST_BATCHES or batches % _EVERY_BATCHES == 0
-    return often or is_read_at_once(device)

@@ -7,15 +7,15 @@ import time
 from collections.abc import Iterable, Iterator, Sized
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from ..augment.config import MixConfig, check_given_once
-from ..augment.params import SharedGenerator, seed_of
+from ..augment.config import MixConfig, MixSettings, one_config
+from ..augment.draws import SharedGenerator, seed_of
 from ..augment.transform import NFAugment
 from ..checkpoint.checkpoint import Checkpoint, load
 from ..data.batches import LoaderBatches
@@ -30,6 +30,9 @@ from .reader import Bank
 from .residual import quantize
 from .shards import check_shards, shard_folder, shard_rows
 from .source import HashedImages, open_source
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
 
 __all__ = ["make_bank"]
 
@@ -50,7 +53,7 @@ def make_bank(
     overwrite: bool = False,
     progress: bool = True,
     config: MixConfig | None = None,
-    **changes: Any,
+    **settings: Unpack[MixSettings],
 ) -> Bank:
     """Compute variants of every image of a dataset, and store them on disk.
 
@@ -79,7 +82,7 @@ def make_bank(
             be read is not replaced, and files of other programs in the bank's folder stay.
         progress: Show a progress bar.
         config: Settings of `NFAugment`; `p` is always 1.
-        changes: Single settings, if `config` is not given.
+        settings: Fields of `MixConfig` as keywords, if `config` is not given.
 
     Returns:
         The bank, or the bank of the shard's images.
@@ -102,7 +105,7 @@ def make_bank(
         >>> bank.manifest.variants
         2
     """
-    check_given_once(config, changes)
+    config = one_config(config, settings)
     variants = check_whole("variants", variants)
     batch_size = check_whole("batch_size", batch_size)
     seed = check_seed(seed)
@@ -112,8 +115,7 @@ def make_bank(
     with lock_output(folder, every_rank=True):  # `torchrun` may call this on every rank
         if isinstance(checkpoint, (str, Path)):
             checkpoint = load(checkpoint)
-        changes["p"] = 1.0  # every image is augmented
-        nfa = NFAugment(checkpoint, config=replace(config or MixConfig(), **changes))
+        nfa = NFAugment(checkpoint, config=replace(config, p=1.0))  # every image is augmented
         nfa.check_classes(data, required=False)
         codec = checkpoint.flow.codec
         if not len(cast(Sized, data)):

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from ..classes.gaussians import ClassGaussians
 from ..classes.pca_fit import ClasswisePCA
+from ..data.sources.layout import natural_key
 from ..flows.autoencoder import AutoencoderConfig, AutoencoderSource, find_autoencoder
 from ..flows.config import FlowConfig
 from ..flows.flow import Flow, check_finite
@@ -36,7 +37,7 @@ from .manifest import (
     read_manifest,
     reading_checkpoint,
 )
-from .resolve import read_resolved
+from .resolve import builtin_names, read_resolved
 
 __all__ = [
     "Checkpoint",
@@ -131,7 +132,7 @@ class Checkpoint:
             `gaussians=True`.
         pca: The axes of each class in latent space, with the memory if there is one.
         source: Where the order of the classes comes from, if not from a dataset in memory: the name
-            of what was loaded, or of the data that were fitted. `NFAugment` warns of other orders.
+            of what was loaded, or of the data that were fitted.
 
     Example:
         >>> import nfaug
@@ -147,6 +148,31 @@ class Checkpoint:
     gaussians: ClassGaussians | None = None
     pca: ClasswisePCA | None = None
     source: str = field(default="", repr=False)
+
+    @property
+    def class_warning(self) -> str:
+        """What `NFAugment` warns of before it takes integers for these classes; often nothing.
+
+        A bundled flow has classes of its own, and timm orders classes in another way than
+        torchvision.
+        """
+        names = list(self.config.classes or ())
+        if not self.source:
+            return ""
+        if self.source in builtin_names():
+            shown = ", ".join(f"{label} {name}" for label, name in enumerate(names[:3]))
+            return (
+                f"{self.source} has classes of its own ({shown}, ...), and mixes images along "
+                f"their axes. For other classes pass nfaug.fit({self.source!r}, dataset) in its "
+                "place; for these, call nfa.check_classes(dataset) first"
+            )
+        if names != sorted(names) and names == sorted(names, key=natural_key):
+            return (
+                f"the classes of {self.source} are in natural order, as timm has them; "
+                "torchvision's ImageFolder has 10 before 9, and B before a: pass "
+                "nfa.check_classes your names"
+            )
+        return ""
 
     def save(self, out: str | Path, *, overwrite: bool = False) -> Path:
         """Write the checkpoint atomically into a folder.

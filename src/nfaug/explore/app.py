@@ -65,7 +65,6 @@ class _Controls(NamedTuple):
     seed: gr.Number
     strength: gr.Slider
     noise: gr.Slider
-    axes: gr.Slider
     alpha: gr.Slider
     mix: gr.Dropdown
     gate: gr.Slider
@@ -139,7 +138,7 @@ def build_app(
     outputs: list[Any] = [variants, differences, status]
     flow_inputs: list[Any] = [controls.flow]
     flow_inputs += settings
-    flow_outputs: list[Any] = [controls.label, controls.axes, controls.upload]
+    flow_outputs: list[Any] = [controls.label, controls.upload]
     flow_outputs += outputs
     with page:
         # Only what a visitor does starts a call, and one call changes all that depends on it. A
@@ -173,7 +172,6 @@ def _flows_by_name(flows: Sequence[str]) -> dict[str, str]:
 def _make_controls(names: Sequence[str], first: OpenFlow) -> _Controls:
     """The controls for flows of these names, of which the first is shown."""
     default = MixConfig()
-    rank = first.engine.rank
     classes = list(first.engine.classes)
     kinds = get_args(get_type_hints(MixConfig)["mix"])
     return _Controls(
@@ -189,7 +187,6 @@ def _make_controls(names: Sequence[str], first: OpenFlow) -> _Controls:
         seed=gr.Number(0, label="Seed", precision=0, minimum=0, min_width=80),
         strength=gr.Slider(0, 3, default.strength, step=0.05, label="Strength"),
         noise=gr.Slider(0, 1, default.noise, step=0.02, label="Noise"),
-        axes=gr.Slider(1, max(2, rank), rank, step=1, label="Axes"),
         alpha=gr.Slider(0.1, 4, default.alpha, step=0.1, label="Alpha"),
         mix=gr.Dropdown(list(kinds), value=default.mix, label="Weights per"),
         gate=gr.Slider(0.25, 3, default.gate, step=0.05, label="Gate"),
@@ -203,25 +200,19 @@ def choose_flow(
     seed: float | None,
     strength: float,
     noise: float,
-    axes: float,
     alpha: float,
     mix: Any,
     gate: float,
     gated: bool,
 ) -> tuple[Any, ...]:
-    """The first class, all axes and no upload, and what `show_variants` then shows.
-
-    `axes` is what was chosen for the flow before, and has no effect.
-    """
+    """The first class and no upload, and what `show_variants` then shows."""
     flow = flow_of(name)
     classes = list(flow.engine.classes)
-    rank = flow.engine.rank
     outputs = show_variants(
-        flow_of, name, classes[0], None, seed, strength, noise, rank, alpha, mix, gate, gated
+        flow_of, name, classes[0], None, seed, strength, noise, alpha, mix, gate, gated
     )
     label_update = gr.Dropdown(choices=classes, value=classes[0])
-    axes_update = gr.Slider(maximum=max(2, rank), value=rank)
-    return label_update, axes_update, None, *outputs
+    return label_update, None, *outputs
 
 
 def show_variants(
@@ -232,7 +223,6 @@ def show_variants(
     seed: float | None,
     strength: float,
     noise: float,
-    axes: float,
     alpha: float,
     mix: Any,
     gate: float,
@@ -245,11 +235,9 @@ def show_variants(
         raise ValueError(f"the flow has no class {label!r}; it has {', '.join(names[:20])}")
     index = names.index(label)
     whole_seed = int(seed or 0) % 2**31  # the field may be empty
-    whole_axes = int(axes)
     settings = MixConfig(
         strength=strength,
         noise=noise,
-        axes=whole_axes if whole_axes < flow.engine.rank else None,
         alpha=alpha,
         mix=mix,
         gate=gate if gated else None,

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from ..augment.config import MixConfig
+from ..augment.config import one_config
 from ..augment.transform import NFAugment
 from ..io.extras import optional_imports
 
@@ -116,7 +116,7 @@ class NFATransform(albumentations.ImageOnlyTransform):
         self.cache_dir = None if cache_dir is None else os.fspath(cache_dir)
         self.local_files_only = local_files_only
         self.force_download = force_download
-        self._mix = MixConfig(p=1.0, **fields)
+        self._mix = one_config(None, {**fields, "p": 1.0})
         self._nfa: NFAugment | None = None
 
     @property
@@ -208,10 +208,10 @@ class NFATransform(albumentations.ImageOnlyTransform):
     def apply(self, img: np.ndarray, label: int, seed: int, **params: Any) -> np.ndarray:
         """The image moved towards the partner."""
         labels = torch.tensor([label])
-        draws = self.nfa.make_params(labels, generator=torch.Generator().manual_seed(seed))
+        draws = self.nfa.draw(labels, generator=torch.Generator().manual_seed(seed))
         pixels = img[..., None] if img.ndim == 2 else img
         images = torch.from_numpy(np.array(pixels)).permute(2, 0, 1)[None]
-        variants, _ = self.nfa(images, labels, params=draws)
+        variants, _ = self.nfa.replay(images, labels, draws)
         return variants[0].permute(1, 2, 0).numpy().reshape(img.shape)
 
 

@@ -5,13 +5,13 @@ from __future__ import annotations
 import dataclasses
 import itertools
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
-from ..augment.config import MixConfig, check_given_once
+from ..augment.config import MixConfig, MixSettings, one_config
 from ..augment.pixels import resize_levels, to_pil
 from ..augment.transform import NFAugment
 from ..checkpoint.checkpoint import Checkpoint, sample_images
@@ -20,6 +20,9 @@ from ..data.choose import choose_of_class
 from ..flows.flow import Flow
 from ..io.progress import progress_bar
 from ..io.text import printable
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
 
 __all__ = ["picture_grid", "preview_grid", "sample_grid"]
 
@@ -38,7 +41,7 @@ def preview_grid(
     cell: int = 64,
     config: MixConfig | None = None,
     progress: bool = False,
-    **changes: Any,
+    **settings: Unpack[MixSettings],
 ) -> Image.Image:
     """A row per class: an image, its reconstruction, and variants of it, as in training.
 
@@ -52,7 +55,7 @@ def preview_grid(
         cell: Size in pixels up to which images are enlarged, by an integer factor.
         config: Settings of `NFAugment`; `p` is always 1.
         progress: Show a bar.
-        changes: Single settings, if `config` is not given.
+        settings: Fields of `MixConfig` as keywords, if `config` is not given.
 
     Returns:
         The picture.
@@ -75,8 +78,7 @@ def preview_grid(
             f"{max_classes} and {variants}"
         )
     generator = torch.Generator().manual_seed(seed)
-    check_given_once(config, changes)
-    config = dataclasses.replace(config or MixConfig(), **{**changes, "p": 1.0})
+    config = dataclasses.replace(one_config(config, settings), p=1.0)
     nfa = NFAugment(checkpoint, config=config, generator=generator)
     names = list(nfa.classes)[:max_classes]
     in_batch = config.needs_batch(has_memory=nfa.engine.has_memory)
