@@ -85,6 +85,8 @@ def test_settings_of_an_augmentation_can_be_set() -> None:
     assert nfa.config == MixConfig(p=0.25, strength=0.7)
     with pytest.raises(ValueError, match="p must"):
         nfa.p = -1.0
+    with pytest.raises(AttributeError, match=r"replace\(nfa\.config, strength=1\.0\)"):
+        nfa.strength = 1.0
     bare = NFAugment(checkpoint(memory=False))
     with pytest.raises(ValueError, match="'memory'"):
         bare.config = MixConfig(partners="memory")
@@ -96,5 +98,5 @@ def test_a_setting_that_does_not_exist() -> None:
     for make in (functools.partial(NFAugment, parts), functools.partial(preview_grid, parts, [])):
         with pytest.raises(TypeError, match="'strenght'; did you mean strength"):
             make(strenght=1.0)
-    with pytest.raises(TypeError, match="no setting 'axes'"):
+    with pytest.raises(TypeError, match="no argument 'axes'"):
         NFAugment(parts, axes=3)  # type: ignore[call-arg]

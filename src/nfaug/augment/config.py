@@ -121,14 +121,14 @@ def one_config(config: MixConfig | None, settings: Mapping[str, Any]) -> MixConf
 
     Raises:
         ValueError: They are given in both ways, also where both agree.
-        TypeError: There is no setting of this name.
+        TypeError: There is no setting of a name.
     """
     if config is None:
         names = [field.name for field in dataclasses.fields(MixConfig)]
         for name in settings:
             if name not in names:
                 raise TypeError(
-                    f"there is no setting {name!r}{did_you_mean(name, names)} (MixConfig has "
+                    f"there is no argument {name!r}{did_you_mean(name, names)} (settings are "
                     f"{', '.join(names)})"
                 )
         return MixConfig(**settings)

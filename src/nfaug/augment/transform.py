@@ -38,6 +38,7 @@ __all__ = ["NFAugment"]
 
 _FIRST_BATCHES = 8  # of which an accelerator's values are checked, which makes it wait
 _EVERY_BATCHES = 256  # and of these, later
+_IN_CONFIG = {field.name for field in dataclasses.fields(MixConfig)} - {"p"}
 _Labels = TypeVar("_Labels")
 _Sample = TypeVar("_Sample")
 
@@ -192,6 +193,13 @@ class NFAugment(nn.Module):
         if loaded.pca is None:
             raise not_fitted(str(checkpoint), repr(str(checkpoint)))
         return cls(loaded, **options)
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if name in _IN_CONFIG:  # a module takes any attribute, and this one would change nothing
+            raise AttributeError(
+                f"{name} is a setting: nfa.config = dataclasses.replace(nfa.config, {name}={value})"
+            )
+        super().__setattr__(name, value)
 
     @property
     def enabled(self) -> bool:
