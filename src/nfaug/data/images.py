@@ -193,8 +193,8 @@ def assemble(
     """Make a dataset of a reader's images; see `open_dataset` for the arguments.
 
     Raises:
-        ValueError: If there is no image, a label is out of range, or the first images differ in
-            what must be inferred from them.
+        ValueError: If there is no image, a label is out of range, or one of the first images has
+            channels that are not converted.
     """
     if on_error not in ("raise", "skip"):
         raise ValueError(f"on_error must be 'raise' or 'skip'; got {on_error!r}")
