@@ -5,7 +5,6 @@ from __future__ import annotations
 import shutil
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -36,7 +35,7 @@ from .manifest import (
     read_manifest,
     reading_checkpoint,
 )
-from .resolve import read_resolved
+from .resolve import resolve
 
 __all__ = [
     "Checkpoint",
@@ -346,8 +345,8 @@ def load(
         (28, 28)
     """
     options = HubOptions(revision, token, cache_dir, local_files_only, force_download)
-    read = partial(read_checkpoint, autoencoder=autoencoder, hub=options)
-    loaded = read_resolved(read, checkpoint, options)
+    folder = resolve(checkpoint, options)
+    loaded = read_checkpoint(folder, autoencoder=autoencoder, hub=options)
     loaded.source = str(checkpoint)
     return loaded
 

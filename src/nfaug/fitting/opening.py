@@ -9,7 +9,7 @@ from typing import Any
 
 from ..checkpoint.checkpoint import Checkpoint, CheckpointConfig, load
 from ..checkpoint.manifest import read_manifest
-from ..checkpoint.resolve import read_resolved
+from ..checkpoint.resolve import resolve
 from ..data.images import LabelledImages, progress_bar, spread
 from ..data.open import open_dataset, wrap_dataset
 from ..data.preprocess import as_size, size_of
@@ -38,7 +38,7 @@ def load_base(
         return Checkpoint(checkpoint, config)
     source = os.fspath(checkpoint)
     if autoencoder is not None:
-        manifest = read_resolved(read_manifest, source, whole=False)
+        manifest = read_manifest(resolve(source, whole=False))
         if "autoencoder" not in manifest:  # the flow is on pixels
             autoencoder = None
     return load(source, autoencoder=autoencoder)
