@@ -13,10 +13,10 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple, ParamSpec, TypeVar, 
 import torch
 from torch import Tensor, nn
 
+from ..checkpoint.autoencoder import AutoencoderSource
 from ..checkpoint.resolve import builtin_names
 from ..data.classes import check_same_classes, dataset_classes
 from ..data.sources.layout import natural_key
-from ..flows.autoencoder import AutoencoderSource
 from ..io.device import is_read_at_once, to_device
 from .config import Mix, MixConfig, Partners, check_given_once
 from .counters import Counters, Outcome, SharedValue

@@ -13,16 +13,17 @@ from torch import Tensor
 
 from ..classes.gaussians import ClassGaussians
 from ..classes.pca_fit import ClasswisePCA
-from ..flows.autoencoder import AutoencoderConfig, AutoencoderSource, find_autoencoder
+from ..flows.autoencoder import AutoencoderConfig
+from ..flows.codec import Codec
 from ..flows.config import FlowConfig
 from ..flows.flow import Flow, check_finite
-from ..flows.latent_codec import LatentCodec
+from ..flows.latent_codec import LatentCodec, UnopenedCodec
 from ..io.atomic import check_output, replace_directory
 from ..io.hub_options import HubOptions
 from ..io.lock import lock_output
 from ..io.progress import progress_bar
 from ..io.tensors import read_tensors, write_tensors
-from .autoencoder_file import replaced_copy
+from .autoencoder import AutoencoderSource, find_autoencoder, replaced_copy
 from .manifest import (
     CONFIG,
     GAUSSIANS,
@@ -336,7 +337,6 @@ def load(
             autoencoder cannot be found.
         nfaug.hub.HubError: The repository cannot be read.
         ValueError: `checkpoint` and `revision` name two revisions.
-        ModuleNotFoundError: The autoencoder needs diffusers (the extra `vae`).
 
     Example:
         >>> import nfaug
@@ -370,8 +370,10 @@ def read_checkpoint(
     config = CheckpointConfig.from_manifest(directory, manifest)
     if config.autoencoder is None and autoencoder is not None:
         raise ValueError(f"{directory} holds a flow on pixels, which needs no autoencoder")
-    codec = None
-    if config.autoencoder is not None and on_latents:
+    codec: Codec | None = None
+    if config.autoencoder is not None and not on_latents:
+        codec = UnopenedCodec(config.flow, config.autoencoder)
+    elif config.autoencoder is not None:
         with reading_checkpoint(directory):
             opened = find_autoencoder(
                 config.autoencoder, near=directory, given=autoencoder, hub=hub
@@ -380,8 +382,6 @@ def read_checkpoint(
     with reading_checkpoint(directory / MODEL, longest=10_000):
         tensors = read_tensors(directory / MODEL, files[MODEL])
         flow = Flow.from_tensors(config.flow, tensors, codec)
-    # A flow whose autoencoder was not opened keeps its record, and is saved with it.
-    flow.codec.record = config.autoencoder
     gaussians = None
     if GAUSSIANS in files:
         with reading_checkpoint(directory / GAUSSIANS):

@@ -9,7 +9,7 @@ from typing import Any
 
 from jsonargparse import ArgumentParser, Namespace
 
-from ..checkpoint.autoencoder_file import copy_autoencoder
+from ..checkpoint.autoencoder import copy_autoencoder
 from ..checkpoint.checkpoint import Checkpoint
 from ..checkpoint.manifest import PICTURE
 from ..checkpoint.resolve import repository_name

@@ -10,7 +10,7 @@ from typing import Any
 import yaml
 from jsonargparse import ActionConfigFile, ArgumentParser, Namespace
 
-from ..checkpoint.autoencoder_file import copy_autoencoder
+from ..checkpoint.autoencoder import copy_autoencoder
 from ..checkpoint.checkpoint import load
 from ..checkpoint.manifest import CONFIG, PICTURE, RUN_SETTINGS
 from ..data.open import DATA_SOURCES, open_dataset

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch.utils.data import Dataset
 
+from ..checkpoint.autoencoder import AutoencoderSource, open_codec
 from ..checkpoint.checkpoint import Checkpoint
 from ..checkpoint.resolve import repository_name
 from ..classes.fixed_point.config import FixedPointConfig
@@ -22,9 +23,7 @@ from ..data.batches import PassBatches
 from ..data.classes import check_class_sizes
 from ..data.images import LabelledImages, progress_bar, to_tensors
 from ..data.preprocess import as_size
-from ..flows.autoencoder import AutoencoderSource
 from ..flows.flow import Flow
-from ..flows.latent_codec import measure_codec
 from ..io.numbers import check_seed, check_whole
 from ..io.ranks import Ranks, joined
 from ..io.text import public_name
@@ -320,7 +319,7 @@ def _shaped(
     choice = torch.Generator().manual_seed(seed)
     rows = torch.randperm(len(images), generator=choice)[:_MEASURED]
     measured, _ = to_tensors(images.subset(rows), progress)
-    codec = measure_codec(autoencoder, measured, device=flow.device, progress=progress)
+    codec = open_codec(autoencoder, measured, device=flow.device, progress=progress)
     channels, height, width = codec.latent_shape
     flow = flow.with_shape(channels, (height, width))
     flow = Flow(flow.config, codec=codec.for_flow(flow.config)).to(flow.device).eval()

@@ -7,13 +7,13 @@ import warnings
 from collections.abc import Sequence
 from typing import Any
 
+from ..checkpoint.autoencoder import AutoencoderSource
 from ..checkpoint.checkpoint import Checkpoint, CheckpointConfig, load
 from ..checkpoint.manifest import read_manifest
 from ..checkpoint.resolve import resolve
 from ..data.images import LabelledImages, progress_bar, spread
 from ..data.open import open_dataset, wrap_dataset
 from ..data.preprocess import as_size, size_of
-from ..flows.autoencoder import AutoencoderSource
 from ..flows.flow import Flow
 from ..io.numbers import check_side
 

@@ -176,10 +176,10 @@ class TrainConfig:
         checkpoint_minutes: Minutes between saved states, from which a run can be resumed.
         trackers: Trackers that receive metrics and pictures: "tensorboard", "wandb", "trackio".
         pictures_every: Epochs between pictures of samples, one at the end included; 0 for none.
-        autoencoder: Train on the latents of this frozen autoencoder, a tiny one of TAESD's family
-            or a diffusers AutoencoderKL or AutoencoderDC: a safetensors file, a directory, or
-            owner/name on the Hub; None for pixels. The latents of each image (and of its mirror
-            image, with augmentation.hflip) are computed once and kept in memory.
+        autoencoder: Train on the latents of this frozen autoencoder, a tiny one of TAESD's family:
+            a safetensors file, a directory, or owner/name on the Hub; None for pixels. The latents
+            of each image (and of its mirror image, with augmentation.hflip) are computed once and
+            kept in memory.
         latent_noise: Width of the uniform noise on latents, in standard deviations of their
             channel.
         flow: The flow's architecture; channels and image size come from the data.

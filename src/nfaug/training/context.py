@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from nfaug.augment.params import seed_of
+from nfaug.checkpoint.autoencoder import open_codec
 from nfaug.checkpoint.checkpoint import Checkpoint, CheckpointConfig
 from nfaug.classes.gaussians import ClassGaussians
 from nfaug.data.batches import Batches, MemoryBatches, open_batches, progress_bar
@@ -21,7 +22,7 @@ from nfaug.data.images import LabelledImages, to_tensors
 from nfaug.data.open import wrap_dataset
 from nfaug.flows.codec import Codec
 from nfaug.flows.flow import Flow, FlowConfig
-from nfaug.flows.latent_codec import LatentCodec, measure_codec
+from nfaug.flows.latent_codec import LatentCodec
 from nfaug.io.shared import shared_tensor
 
 from .config import TrainConfig, flat
@@ -271,7 +272,7 @@ def open_context(
         generator = torch.Generator().manual_seed(config.seed)
         order = torch.randperm(len(images), generator=generator)[:_INIT_IMAGES]
         sample, _ = to_tensors(images.subset(order), shown)
-        codec = measure_codec(
+        codec = open_codec(
             config.autoencoder,
             sample,
             noise=config.latent_noise,
