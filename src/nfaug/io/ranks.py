@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Iterable, Iterator, MutableMapping
+from collections.abc import Callable, Iterable, Iterator
 from datetime import timedelta
 from typing import TypeVar
 
@@ -62,19 +62,20 @@ class Ranks:
             torch.distributed.all_gather_object(items, item)
         return items
 
-    def collect(self, own: MutableMapping[int, T], total: int, *, everywhere: bool) -> Iterator[T]:
+    def collect(self, own: Callable[[int], T], total: int, *, everywhere: bool) -> Iterator[T]:
         """Yield the items 0..total-1, of which this process has the items rank, rank + count, ...
 
         One item of each process is sent at a time, which bounds the memory.
 
         Args:
-            own: This process's items by their position. It is emptied.
+            own: Gives each of this process's items, by its position.
             total: The number of items of all processes.
             everywhere: Whether every process gets the items. If not, they are sent to the main one,
                 and nothing is yielded on the others, which must run the iterator to its end.
         """
         for start in range(0, total, self.count):
-            item = own.pop(start + self.rank, None)
+            position = start + self.rank
+            item = own(position) if position < total else None
             gathered = [item] * self.count
             if self.count > 1 and everywhere:
                 torch.distributed.all_gather_object(gathered, item)

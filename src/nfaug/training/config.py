@@ -12,6 +12,7 @@ from typing import Any, Literal, get_args
 from nfaug.classes.priors import PriorConfig
 from nfaug.data.augmentation import FlowAugmentation
 from nfaug.data.preprocess import as_size
+from nfaug.fitting import PCAConfig
 from nfaug.flows.flow import Recompute
 from nfaug.flows.mef import MefConfig
 from nfaug.io.numbers import check_number, check_seed, check_side, check_whole
@@ -142,25 +143,6 @@ class OptimConfig:
 
 
 @dataclass(frozen=True)
-class PCAConfig:
-    """The classwise PCA, fitted at the end of training.
-
-    Args:
-        rank: Axes per class; fewer if the class has fewer images.
-        per_class: Encode at most this many images of each class.
-        memory: Keep a memory: the coefficients of the training images, used as partners.
-    """
-
-    rank: int = 64
-    per_class: int = 1000
-    memory: bool = True
-
-    def __post_init__(self) -> None:
-        check_whole("rank", self.rank)
-        check_whole("per_class", self.per_class, 2)
-
-
-@dataclass(frozen=True)
 class TrainConfig:
     """A training run.
 
@@ -186,7 +168,7 @@ class TrainConfig:
         dataset: How images are read.
         prior: The class Gaussians.
         optim: The optimiser.
-        pca: The classwise PCA.
+        pca: The axes and the memory of each class, fitted at the end of training.
         augmentation: Augmentation of the flow's training images.
 
     Raises:

@@ -14,7 +14,7 @@ from torch.utils.data import Dataset
 from nfaug.checkpoint.checkpoint import Checkpoint
 from nfaug.data.images import LabelledImages, progress_bar
 from nfaug.data.open import wrap_dataset
-from nfaug.fitting import fit_classes
+from nfaug.fitting import FitConfig, fit_classes
 from nfaug.flows.codec import check_levels
 from nfaug.flows.mef import MefConfig
 from nfaug.io.extras import require
@@ -203,9 +203,7 @@ def _finish(context: RunContext, state: RunState) -> TrainResult:
             flow,
             context.data,
             context.classes,
-            **asdict(config.pca),
-            seed=config.seed,
-            statistics=False,
+            FitConfig(**asdict(config.pca), seed=config.seed),
             ranks=context.processes,
             everywhere=False,
             progress=context.shown,
