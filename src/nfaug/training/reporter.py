@@ -34,7 +34,7 @@ class Reporter:
 
     def __init__(self, context: RunContext, folder: Path | None) -> None:
         self.context: RunContext = context
-        self.folder: Path | None = folder if context.processes.main else None
+        self.folder: Path | None = folder if context.ranks.main else None
         self.trackers: list[Tracker] = []
         images = context.config.epochs * len(context.data.labels)
         self.bar: Any = progress_bar(images, "train", "image", shown=context.shown)
