@@ -141,7 +141,7 @@ def test_no_proposal_for_a_word_like_none(word: str, nfaug_command: Any) -> None
         ("fit", "--checkpoint, --data and --out are missing"),
         ("push my-nfa", "REPO is missing"),
         ("train --flow 3", "--flow must be a YAML file"),
-        ("train --trackers wandb", "--trackers must be a list, such as [wandb]"),
+        ("train --trackers tensorboard", "--trackers must be a list, such as [tensorboard]"),
         ("train -c no-such.yaml", "--config: there is no file"),
         ("fit extra", "no place for 'extra'"),
         ("preview --gate high --checkpoint f --data d --out o", "or none; got 'high'"),

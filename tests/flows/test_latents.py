@@ -302,7 +302,7 @@ def test_the_command_line(
         Image.fromarray(image.permute(1, 2, 0).numpy()).save(folder / f"{index}.png")
     flow, data = tmp_path / "flow", ("--data", tmp_path / "photos")
     made = run(
-        *("train", "--recipe", "imagenet-vae", *data, "--out", flow, "--autoencoder", autoencoder),
+        *("train", "--recipe", "photos", *data, "--out", flow, "--autoencoder", autoencoder),
         *("--dataset.image_size", "[64,64]", "--epochs", "1", "--batch-size", "18"),
         *("--flow.steps", "[1,1]", "--flow.blocks", "[0,0]", "--flow.width", "[4,4]"),
         *("--pca.rank", "4", "--pictures-every", "0", "--lr", "0.001"),

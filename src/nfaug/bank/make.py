@@ -7,8 +7,8 @@ import time
 from collections.abc import Iterable, Iterator, Sized
 from contextlib import ExitStack
 from dataclasses import replace
-from pathlib import Path
 from io import FileIO
+from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
@@ -249,7 +249,7 @@ class _Rows:
     def write(self, arrays: dict[str, Tensor]) -> None:
         """Write the rows that follow those that are written, given by file name."""
         for name, array in arrays.items():
-            rest = memoryview(array.contiguous().numpy()).cast("B")
+            rest = array.contiguous().numpy().data.cast("B")
             while len(rest):
                 written = self.files[name].write(rest)
                 rest = rest[written:]

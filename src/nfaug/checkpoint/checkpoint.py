@@ -21,6 +21,7 @@ from ..flows.latent_codec import LatentCodec, UnopenedCodec
 from ..io.atomic import check_output, replace_directory
 from ..io.hub_options import HubOptions
 from ..io.lock import lock_output
+from ..io.numbers import check_whole
 from ..io.progress import progress_bar
 from ..io.tensors import read_tensors, write_tensors
 from .autoencoder import AutoencoderSource, find_autoencoder, replaced_copy
@@ -138,7 +139,7 @@ class Checkpoint:
         >>> checkpoint = nfaug.load("builtin:rgb32")
         >>> checkpoint.config.classes[:2]
         ('airplane', 'automobile')
-        >>> checkpoint.sample("automobile", 4).shape
+        >>> checkpoint.sample(4, "automobile").shape
         torch.Size([4, 3, 32, 32])
     """
 
@@ -237,20 +238,19 @@ class Checkpoint:
 
     def sample(
         self,
-        label_or_n: int | str = 1,
-        n: int | None = None,
+        n: int = 1,
+        label: int | str | None = None,
         *,
         temperature: float = 0.7,
         generator: torch.Generator | None = None,
     ) -> Tensor:
         """Draw random images from the class Gaussians: z ~ N(mu_y, T^2 sigma_y^2), x = f^-1(z).
 
-        `sample("cat", 8)` and `sample(3, 8)` draw 8 images of one class. `sample(8)` draws 8 images
-        of random classes. Samples are no variants: NFA does not need them.
+        Samples are no variants: NFA does not need them.
 
         Args:
-            label_or_n: A class name; with `n` also a class index; without `n` the number of images.
-            n: Number of images of that class; 1 for a class name.
+            n: Number of images.
+            label: Their class, as an index or a name; None for random classes.
             temperature: T, which scales the standard deviations.
             generator: Source of random numbers.
 
@@ -258,7 +258,8 @@ class Checkpoint:
             uint8 images (n, C, H, W).
 
         Raises:
-            ValueError: There are no class Gaussians, the class is unknown, or `n` is below 1.
+            ValueError: There are no class Gaussians, the class is unknown, or `n` is not a whole
+                number above 0.
 
         Example:
             >>> checkpoint.sample(2).shape
@@ -268,17 +269,13 @@ class Checkpoint:
             raise ValueError(
                 "this checkpoint has no class Gaussians; nfaug.fit(..., gaussians=True) finds them"
             )
-        if n is None and isinstance(label_or_n, str):
-            n = 1
-        count = label_or_n if n is None else n
-        if not isinstance(count, int) or count < 1:
-            raise ValueError(f"the number of images must be a whole number above 0; got {count!r}")
+        n = check_whole("n", n)
         classes = self.gaussians.num_classes
-        if n is None:
+        if label is None:
             device = None if generator is None else generator.device
-            labels = torch.randint(classes, (count,), generator=generator, device=device)
+            labels = torch.randint(classes, (n,), generator=generator, device=device)
         else:
-            labels = torch.full((count,), self._label(label_or_n, classes))
+            labels = torch.full((n,), self._label(label, classes))
         return sample_images(
             self.flow, self.gaussians, labels, temperature=temperature, generator=generator
         )

@@ -98,7 +98,7 @@ def class_images(flow: OpenFlow, label: int, number: int, *, seed: int = 0) -> T
     dataset = flow.dataset
     if dataset is None:
         samples = flow.checkpoint.sample(
-            label, number, temperature=_TEMPERATURE, generator=generator
+            number, label, temperature=_TEMPERATURE, generator=generator
         )
         return resize_levels(samples, flow.size)
     rows = (dataset.targets == label).nonzero().flatten()

@@ -156,7 +156,7 @@ class TrainConfig:
         device: "cpu", "cuda", "cuda:1", ...; "auto" for the GPU if there is one.
         eval_every: Epochs between evaluations on the held-out images.
         checkpoint_minutes: Minutes between saved states, from which a run can be resumed.
-        trackers: Trackers that receive metrics and pictures: "tensorboard", "wandb", "trackio".
+        trackers: What receives metrics and pictures beside log.csv: "tensorboard", or nothing.
         pictures_every: Epochs between pictures of samples, one at the end included; 0 for none.
         autoencoder: Train on the latents of this frozen autoencoder, a tiny one of TAESD's family:
             a safetensors file, a directory, or owner/name on the Hub; None for pixels. The latents
