@@ -26,10 +26,9 @@ from torch.nn import functional as F
 
 import nfaug
 from nfaug.bank import make_bank
+from nfaug.checkpoint.autoencoder import open_autoencoder, open_codec
 from nfaug.data.open import open_dataset
 from nfaug.flows import tiny_autoencoder
-from nfaug.flows.autoencoder import open_autoencoder
-from nfaug.flows.latent_codec import measure_codec
 
 SIZE, LARGE = 128, 224
 
@@ -76,7 +75,7 @@ def float32() -> Any:
 def quality(source: str, images: Tensor, size: int) -> str:
     resized = F.interpolate(images.float(), (size, size), mode="bicubic", antialias=True)
     images = resized.round().clamp(0, 255).to(torch.uint8)
-    codec = measure_codec(source, images)
+    codec = open_codec(source, images)
     latents = codec.prepare(images)
     fast = codec.to_images(latents, quantize=False)
     with float32():
@@ -93,7 +92,7 @@ def psnr(x: Tensor, y: Tensor) -> float:
 
 def speed(source: str, images: Tensor, repeats: int) -> dict[str, list[float]]:
     """Milliseconds an image of encoding and of decoding."""
-    model, codec = open_autoencoder(source), measure_codec(source, images)
+    model, codec = open_autoencoder(source), open_codec(source, images)
     low, high = model.input_range
     x, latents = images / 255 * (high - low) + low, codec.prepare(images)
     z = latents * torch.tensor(codec.record.std)[:, None, None]  # the mean costs no time

@@ -18,10 +18,12 @@ from nfaug.classes.fixed_point.config import (
     Fit,
     FixedPointDivergence,
     FixedPointResult,
+    Kernel,
     SeparationConfig,
 )
-from nfaug.classes.fixed_point.rules import objective
+from nfaug.classes.fixed_point.rules import KL_FLOOR
 from nfaug.classes.fixed_point.solver import DIVERGENCE_RATIO, several_classes
+from nfaug.classes.gaussians import pairwise_kl
 from nfaug.classes.priors import PRIORS, Prior, recorded
 from nfaug.io.numbers import check_number
 
@@ -70,6 +72,35 @@ class GradientDescentConfig(SeparationConfig):
             raise ValueError(f"policy must be one of {allowed}; got {self.policy!r}")
         check_number("learning_rate", self.learning_rate, 0, math.inf, open_low=True)
         check_number("steps", self.steps, 1, math.inf)
+
+
+def objective(
+    data_means: Tensor,
+    data_variances: Tensor,
+    means: Tensor,
+    variances: Tensor,
+    weight: float,
+    *,
+    pi: Kernel = "forward",
+    alpha: float = 10.0,
+) -> Tensor:
+    r"""The objective J whose stationary points Proposition 1 describes; a differentiable scalar.
+
+    .. math:: J = \sum_y \frac12 \sum_i \left[\log 2\pi v_{yi} + \frac{s_{yi} +
+              (m_{yi} - \mu_{yi})^2}{v_{yi}}\right] + c \sum_{y \neq y'}
+              \exp\left(-\frac{KL(y \| y')}{sg(\pi)\, a}\right)
+
+    The first sum is each class's mean negative log-likelihood in nats. sg stops the gradient: the
+    equations treat pi as a constant, and without sg Eq. 3 with Eq. 9 would be constant.
+    """
+    errors = data_variances + (data_means - means).square()
+    nll = 0.5 * (errors / variances + (2 * math.pi * variances).log()).sum()
+    kl = pairwise_kl(means, variances)
+    scale = kl.detach()
+    if pi == "mean":  # over pairs of different classes; the diagonal is zero
+        scale = scale.sum() / (len(kl) * (len(kl) - 1))
+    terms = torch.exp(-kl / (scale.clamp(min=KL_FLOOR) * alpha))
+    return nll + weight * (terms.sum() - len(kl))  # each term of the diagonal is 1
 
 
 @torch.inference_mode(False)

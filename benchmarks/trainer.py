@@ -31,13 +31,14 @@ from nfaug.data.batches import LoaderBatches
 from nfaug.data.open import open_dataset, wrap_dataset
 from nfaug.flows.flow import Flow, FlowConfig, Recompute
 from nfaug.flows.mef import MefConfig
+from nfaug.io.ranks import Ranks
 from nfaug.training.config import DataConfig, TrainConfig, TrainPriorConfig
 from nfaug.training.context import open_context
-from nfaug.training.distributed import Processes, draw_noise, shared_batches
+from nfaug.training.distributed import draw_noise, shared_batches
 from nfaug.training.loop import FlowLoss, Loop
 from nfaug.training.optimizer import FlowOptimizer
 from nfaug.training.reporter import Reporter
-from nfaug.training.snapshots import Snapshots
+from nfaug.training.run import Run
 
 BATCH = 128
 
@@ -57,16 +58,17 @@ def loop_overhead(rounds: int, steps: int) -> None:
         prior=TrainPriorConfig(kind="data", statistics_images=2000),
     )
     data = wrap_dataset(TensorDataset(images.to(torch.uint8), labels))
-    context = open_context(data, config, Processes("cpu"), progress=False)
+    run = Run(None, Ranks())
+    context = open_context(data, config, run.ranks, progress=False)
     state = context.start(context.new_flow())
-    loop = Loop(context, state, Snapshots(None), Reporter(context, None))
+    loop = Loop(run, context, state, Reporter(context, None))
     order = torch.arange(len(images))
     bare = FlowLoss(context.start(context.new_flow()).optimizer.flow)
     adamax = torch.optim.Adamax(bare.parameters(), lr=1e-5)
     noise = draw_noise(bare.flow, BATCH, generator)
 
     def with_loop() -> None:
-        for share in shared_batches(context.data, order, BATCH, context.processes):
+        for share in shared_batches(context.data, order, BATCH, run.ranks):
             loop._between_steps(loop._step(share))
 
     def without() -> None:

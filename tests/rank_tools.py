@@ -33,7 +33,6 @@ from nfaug.io.ranks import joined
 from nfaug.io.shared import shared_tensor
 from nfaug.training import RunStopped, TrainConfig, TrainResult, loop, train
 from nfaug.training.config import DataConfig, OptimConfig, PCAConfig, TrainPriorConfig
-from nfaug.training.distributed import Processes
 from nfaug.training.metrics import class_statistics
 
 CONFIG = TrainConfig(
@@ -100,15 +99,16 @@ def statistics() -> dict[str, Tensor]:
         image_size=(8, 8),
         backbone=MefConfig(steps=(1, 1), blocks=(1, 1), width=(8, 8)),
     )
-    stats = class_statistics(
-        Flow(config),
-        MemoryBatches(images_of(labels, channels=1), labels),
-        torch.randperm(90, generator=torch.Generator().manual_seed(0)),
-        3,
-        batch_size=16,
-        generator=torch.Generator().manual_seed(1),
-        processes=Processes("cpu"),
-    )
+    with joined() as ranks:
+        stats = class_statistics(
+            Flow(config),
+            MemoryBatches(images_of(labels, channels=1), labels),
+            torch.randperm(90, generator=torch.Generator().manual_seed(0)),
+            3,
+            batch_size=16,
+            generator=torch.Generator().manual_seed(1),
+            ranks=ranks,
+        )
     counts, means, variances = stats.finalize()
     return {"counts": counts, "means": means, "variances": variances}
 
@@ -228,7 +228,7 @@ def job_share(out: Path, rank: int) -> int:
         except ImageDecodeError as error:
             found["error"] = str(error)
         own = {number: 10 * number for number in range(rank, 3, 2)}
-        found["collected"] = list(ranks.collect(own, 3, everywhere=False))
+        found["collected"] = list(ranks.collect(own.pop, 3, everywhere=False))
     (out / f"share-{rank}.json").write_text(json.dumps(found))
     return 0
 

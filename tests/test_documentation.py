@@ -25,6 +25,7 @@ import shlex
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 from unittest import mock
 
 import pytest
@@ -62,10 +63,15 @@ def make_images(path: Path) -> None:
             Image.fromarray(level.byte().numpy()).save(path / name / f"{index}.png")
 
 
-def make_autoencoder(path: Path) -> None:
-    model = needs("diffusers").AutoencoderTiny
-    narrow = {"encoder_block_out_channels": (4,) * 4, "decoder_block_out_channels": (4,) * 4}
-    model(**narrow).save_pretrained(path)
+def make_autoencoders(folder: Path) -> None:
+    """The files my-taesd and my-vae, as diffusers writes them."""
+    diffusers = needs("diffusers")
+    narrow: Any = {"encoder_block_out_channels": (4,) * 4, "decoder_block_out_channels": (4,) * 4}
+    diffusers.AutoencoderTiny(**narrow).save_pretrained(folder / "my-taesd")
+    narrow = {"block_out_channels": (4,) * 4, "norm_num_groups": 2}
+    narrow["down_block_types"] = ("DownEncoderBlock2D",) * 4
+    narrow["up_block_types"] = ("UpDecoderBlock2D",) * 4
+    diffusers.AutoencoderKL(**narrow).save_pretrained(folder / "my-vae")
 
 
 def make_released(path: Path) -> None:
@@ -196,7 +202,7 @@ def test_examples_run(
     document = SYBIL.parse(path)
     make_images(tmp_path / "my-images")
     if any("my-taesd" in str(example.parsed) for example in document.examples()):
-        make_autoencoder(tmp_path / "my-taesd")
+        make_autoencoders(tmp_path)
     if "released.ckpt" in text:
         make_released(tmp_path / "released.ckpt")
     (tmp_path / "path" / "to").mkdir(parents=True)

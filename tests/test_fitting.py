@@ -22,7 +22,7 @@ from nfaug.classes.pca_fit import fit_class
 from nfaug.cli import main
 from nfaug.data.batches import LoaderBatches, MemoryBatches, open_batches
 from nfaug.data.open import wrap_dataset
-from nfaug.fitting import checkpoints, classes, fit, fit_classes, open_images
+from nfaug.fitting import FitConfig, checkpoints, classes, fit, fit_classes, open_images
 from nfaug.flows.flow import Flow
 
 STRICT = FixedPointConfig(kld_weight=20.0)
@@ -156,8 +156,7 @@ def test_the_seed_decides(tiny_checkpoint: Checkpoint, tiny_images: TensorImages
 
 
 def test_images_from_workers(tiny_checkpoint: Checkpoint, tiny_images: TensorImages) -> None:
-    settings = {"rank": 4, "per_class": 10, "memory": False, "progress": False}
-    settings["statistics"] = True
+    config = FitConfig(rank=4, per_class=10, memory=False, gaussians=True, batch_size=5)
     data = {
         "memory": open_batches(tiny_images),
         "workers": open_batches(tiny_images, memory_gib=0, workers=0),
@@ -165,7 +164,7 @@ def test_images_from_workers(tiny_checkpoint: Checkpoint, tiny_images: TensorIma
     assert isinstance(data["memory"], MemoryBatches)
     assert isinstance(data["workers"], LoaderBatches)
     fits = [
-        fit_classes(tiny_checkpoint.flow, batches, NAMES, batch_size=5, **settings)  # type: ignore[arg-type]
+        fit_classes(tiny_checkpoint.flow, batches, NAMES, config, progress=False)
         for batches in data.values()
     ]
     one, two = fits

@@ -18,8 +18,8 @@ from nfa_tools import write_images
 
 import nfaug
 from nfaug.bank import BankDataset
+from nfaug.checkpoint.autoencoder import open_autoencoder
 from nfaug.data.open import open_dataset
-from nfaug.flows.autoencoder import open_autoencoder
 
 from .commands import command_words, run_command
 
@@ -57,7 +57,7 @@ def prepare(folder: Path) -> None:
     assert run_command([*fit, f"--out={folder / 'flow'}"]) == 0
     for name in ("bank", "train"):
         assert run_command([*words[name], f"--out={folder / name}"]) == 0
-    make_autoencoder(folder / "vae", "AutoencoderTiny")
+    make_autoencoder(folder / "vae")
     marker = folder / "ran"
     pickle.loads(pickle.dumps(Evil(marker)))
     marker.unlink()

@@ -16,11 +16,12 @@ from benchmarks.priors import (
     GradientDescentConfig,
     Policy,
     gradient_descent,
+    objective,
     random_gaussians,
     register,
 )
 from nfaug.classes.fixed_point import FixedPointConfig, FixedPointDivergence, solve
-from nfaug.classes.fixed_point.rules import class_kernel, mean_update, objective
+from nfaug.classes.fixed_point.rules import class_kernel, mean_update
 from nfaug.classes.gaussians import pairwise_kl
 from nfaug.classes.priors import PRIORS
 from nfaug.training import TrainConfig, train

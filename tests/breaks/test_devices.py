@@ -106,7 +106,7 @@ def test_a_fit_with_the_flow_on_the_gpu() -> None:
         for part in (fitted.flow, fitted.gaussians, fitted.pca):
             assert part is not None
             assert {tensor.device for tensor in part.state_dict().values()} == {gpu}
-        assert fitted.sample("cat", 2).device == gpu
+        assert fitted.sample(2, "cat").device == gpu
         assert nfaug.NFAugment(fitted)(images.to(gpu), labels)[0].device == gpu
         found = fitted.to("cpu").gaussians
     assert found is not None

@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from safetensors.torch import save_file
 
 from nfaug.io.extras import EXTRAS, optional_imports, require
 
@@ -27,7 +26,6 @@ import torch
 import nfaug.training
 from nfaug import open_dataset
 from nfaug.cli import main
-from nfaug.flows.autoencoder import open_autoencoder
 
 images = [(torch.full((1, 8, 8), i, dtype=torch.uint8), i % 2) for i in range(8)]
 
@@ -86,7 +84,6 @@ FUNCTIONS = (
     ("scipy", "open_dataset('digits')"),
     ("timm", "open_dataset('torch/cifar10')"),
     ("torchvision", "open_dataset('torch/cifar10')"),
-    ("diffusers", "open_autoencoder('my-vae')"),
     ("ema_pytorch", "nfaug.training.train(images)"),
     ("tensorboard", "nfaug.training.train(images, 'my-run')"),
 )
@@ -98,7 +95,6 @@ COMMANDS = (
     ("torchvision", "timm train.py --checkpoint builtin:rgb32"),
     ("sklearn", "preview --checkpoint builtin:pixels --data digits --out grid.png"),
     ("timm", "fit --checkpoint builtin:pixels --data torch/cifar10 --out my-nfa"),
-    ("diffusers", "train --data my-images --autoencoder my-vae --trackers [] --out my-run"),
 )
 
 
@@ -107,10 +103,6 @@ def folder(tiny_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """What the statements read."""
     folder = tmp_path_factory.mktemp("hidden")
     (folder / "my-images").symlink_to(tiny_folder)
-    autoencoder = folder / "my-vae"
-    autoencoder.mkdir()
-    (autoencoder / "config.json").write_text('{"_class_name": "AutoencoderKL"}')
-    save_file({}, autoencoder / "diffusion_pytorch_model.safetensors")
     return folder
 
 
@@ -156,7 +148,7 @@ def test_a_command_names_the_missing_library_and_its_extra(
 def test_a_training_without_its_libraries_writes_nothing(outcomes: Any, folder: Path) -> None:
     """Break 105: it read all images and wrote settings before the error."""
     assert len(outcomes) == len(FUNCTIONS) + len(COMMANDS)
-    assert sorted(path.name for path in folder.iterdir()) == ["my-images", "my-vae"]
+    assert sorted(path.name for path in folder.iterdir()) == ["my-images"]
 
 
 def test_libraries_of_a_long_computation_are_checked_first(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -19,11 +19,13 @@ from huggingface_hub import constants
 from nfa_tools import TensorImages, images_of
 
 import nfaug
+from nfaug.checkpoint.autoencoder import open_autoencoder
 from nfaug.checkpoint.checkpoint import Checkpoint, CheckpointConfig, CheckpointError
 from nfaug.cli import main
-from nfaug.flows.autoencoder import AutoencoderConfig, open_autoencoder
+from nfaug.flows.autoencoder import AutoencoderConfig
 from nfaug.flows.backbone import Identity
 from nfaug.flows.flow import Flow, FlowConfig
+from nfaug.flows.latent_codec import UnopenedCodec
 from nfaug.hub import HubError, pull, push_to_hub
 from nfaug.hub.push import plan_push
 
@@ -139,8 +141,8 @@ def test_the_record_of_an_autoencoder_writes_nothing_into_a_card(name: str, tmp_
     record = AutoencoderConfig(
         "hub", "someone/vae", "0" * 64, 3, (64, 64), (0.0,) * 4, (1.0,) * 4, 1 / 64
     )
-    flow = Flow(FlowConfig(4, (8, 8), Identity()))
-    flow.codec.record = record
+    shape = FlowConfig(4, (8, 8), Identity())
+    flow = Flow(shape, codec=UnopenedCodec(shape, record))
     folder = tmp_path / "flow"
     Checkpoint(flow, CheckpointConfig(flow.config, autoencoder=record)).save(folder)
     assert "0" * 64 in plan_push(folder).card

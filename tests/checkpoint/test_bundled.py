@@ -11,7 +11,7 @@ import pytest
 import torch
 
 import nfaug
-from nfaug.checkpoint.resolve import builtin_names, read_resolved
+from nfaug.checkpoint.resolve import builtin_names, resolve
 
 ROOT = Path(__file__).resolve().parents[2]
 FLOWS = [name for name in builtin_names() if nfaug.load(name).config.classes]
@@ -23,7 +23,7 @@ def test_pixels_is_the_bundled_flow_without_classes() -> None:
 
 @pytest.mark.parametrize("name", FLOWS)
 def test_a_bundled_flow_is_small_and_holds_no_image(name: str) -> None:
-    folder = read_resolved(Path, name)
+    folder = resolve(name)
     assert sorted(file.name for file in folder.iterdir()) == [
         *("README.md", "config.json", "gaussians.safetensors", "model.safetensors"),
         "pca.safetensors",

@@ -406,10 +406,10 @@ def test_samples(tiny_checkpoint: Checkpoint) -> None:
         return tiny_checkpoint.sample(*arguments, generator=generator)
 
     assert (drawn(5).shape, drawn(5).dtype) == ((5, 1, 8, 8), torch.uint8)
-    assert drawn(NAMES[1]).shape == (1, 1, 8, 8)
-    assert torch.equal(drawn(NAMES[1], 4), drawn(1, 4))
-    assert not torch.equal(drawn(0, 4), drawn(1, 4))
-    for wrong in (("nobody",), (3, 1), (-1, 1), (0,), (0, 0), (1.5,)):
+    assert drawn(1, NAMES[1]).shape == (1, 1, 8, 8)
+    assert torch.equal(drawn(4, NAMES[1]), drawn(4, 1))
+    assert not torch.equal(drawn(4, 0), drawn(4, 1))
+    for wrong in ((1, "nobody"), (1, 3), (1, -1), (0,), (0, 0), (1.5,), (NAMES[1], 4)):
         with pytest.raises(ValueError, match=r"class|number"):
             drawn(*wrong)
     with pytest.raises(ValueError, match="Gaussians"):

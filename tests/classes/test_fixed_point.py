@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from benchmarks.priors import objective
 from nfaug.classes.fixed_point import (
     FixedPointConfig,
     FixedPointDivergence,
@@ -19,7 +20,6 @@ from nfaug.classes.fixed_point.config import REFERENCE_WEIGHT
 from nfaug.classes.fixed_point.rules import (
     class_kernel,
     mean_update,
-    objective,
     proposition1_update,
     released_update,
 )

@@ -66,16 +66,16 @@ def test_large_classes_agree_with_the_exact_axes(shape: tuple[int, int]) -> None
     latents = torch.randn(count, dim, generator=generator) * scale
     ours = fit_class(latents, 5, generator=torch.Generator().manual_seed(1))
     again = fit_class(latents, 5, generator=torch.Generator().manual_seed(1))
-    assert torch.equal(ours["axes"], again["axes"])
+    assert torch.equal(ours.axes, again.axes)
     centred = (latents - latents.mean(0)).double()
     _, values, axes = torch.linalg.svd(centred, full_matrices=False)
     axes = axes[:5]
     axes = axes * axes.gather(1, axes.abs().argmax(1, keepdim=True)).sign()
-    assert torch.allclose(ours["axes"][0].double(), axes, atol=2e-3)
+    assert torch.allclose(ours.axes.double(), axes, atol=2e-3)
     variances = values[:5].square() / (count - 1)
-    assert torch.allclose(ours["eigenvalues"][0].double(), variances, rtol=1e-4)
+    assert torch.allclose(ours.eigenvalues.double(), variances, rtol=1e-4)
     energy = (centred - centred @ axes.T @ axes).square().sum(1).quantile(0.99)
-    assert float(ours["gate_energy"]) == pytest.approx(float(energy), rel=0.1)
+    assert float(ours.gate_energy) == pytest.approx(float(energy), rel=0.1)
 
 
 def test_project_add_reconstruct_against_the_definition(pca: ClasswisePCA) -> None:
@@ -191,9 +191,9 @@ def test_range_is_that_of_fits_to_the_other_folds() -> None:
         scores.append(torch.stack(fitted.scores(held_out, labels)))
     distance, energy = torch.cat(scores, 1).quantile(0.99, dim=1).tolist()
     fit = fit_class(latents, RANK)
-    assert float(fit["gate_distance"]) == pytest.approx(distance, rel=1e-3)
+    assert float(fit.gate_distance) == pytest.approx(distance, rel=1e-3)
     # The axes of these fits are rounded to float16, and those that the range is from are not.
-    assert float(fit["gate_energy"]) == pytest.approx(energy, rel=1e-2)
+    assert float(fit.gate_energy) == pytest.approx(energy, rel=1e-2)
 
 
 def test_few_images_cap_the_axes_and_unused_rows_are_zero() -> None:

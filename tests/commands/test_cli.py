@@ -604,8 +604,8 @@ def test_threads_do_not_spin_while_they_wait(tmp_path: Path) -> None:
             'pip install -e ".[train]"',
         ),
         (
-            ModuleNotFoundError("No module named 'wandb'", name="wandb"), 1,
-            "nfaug info: No module named 'wandb'",
+            ModuleNotFoundError("No module named 'other'", name="other"), 1,
+            "nfaug info: No module named 'other'",
         ),
     ],
 )  # fmt: skip

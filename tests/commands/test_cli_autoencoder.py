@@ -11,8 +11,8 @@ from command_tools import run_main
 from nfa_tools import write_images
 
 import nfaug
-from nfaug.checkpoint import autoencoder_file
-from nfaug.checkpoint.autoencoder_file import copy_autoencoder
+from nfaug.checkpoint import autoencoder
+from nfaug.checkpoint.autoencoder import copy_autoencoder
 from nfaug.hub.push import plan_push
 
 NAME = "tiny.safetensors"
@@ -21,7 +21,7 @@ NAME = "tiny.safetensors"
 @pytest.fixture(scope="module")
 def file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("elsewhere")
-    weights = make_autoencoder(folder / "vae", "AutoencoderTiny")
+    weights = make_autoencoder(folder / "vae")
     return weights.joinpath("diffusion_pytorch_model.safetensors").rename(folder / NAME)
 
 
@@ -79,7 +79,7 @@ def test_what_is_not_copied(file: Path, tmp_path: Path, monkeypatch: pytest.Monk
     copy_autoencoder(record, flow, given=tmp_path)
     assert list(flow.iterdir()) == []
     beside.write_bytes(b"another")
-    monkeypatch.setattr(autoencoder_file, "_LARGEST", 10)
+    monkeypatch.setattr(autoencoder, "_LARGEST", 10)
     copy_autoencoder(record, flow, given=file)
     assert list(flow.iterdir()) == [], "large files"
     monkeypatch.undo()

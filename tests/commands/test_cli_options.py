@@ -11,6 +11,7 @@ import pytest
 
 from nfaug.augment.config import MixConfig
 from nfaug.cli import main
+from nfaug.fitting import FitConfig
 
 
 class Reached(BaseException):
@@ -61,7 +62,7 @@ CASES: list[tuple[str, str, list[str], dict[str, Any]]] = [
     ("fit", "nfaug.commands.fit.fit_images",
      ["--checkpoint", "FLOW", "--data", "DATA", "--out", "OUT", "--rank", "3", "--per-class", "5",
       "--no-memory", "--seed", "4", "--gaussians", "fpi"],
-     {"rank": 3, "per_class": 5, "memory": False, "seed": 4, "gaussians": "fpi"}),
+     {"config": FitConfig(rank=3, per_class=5, memory=False, seed=4, gaussians="fpi")}),
     (
         "bank", "nfaug.commands.bank.open_dataset",
         ["--checkpoint", "FLOW", *DATA, "--out", "OUT", "--image-size", "20"],

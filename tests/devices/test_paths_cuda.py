@@ -246,11 +246,11 @@ def saving_and_loading(device: torch.device) -> Figures:
 def samples(device: torch.device) -> Figures:
     """Their draws are other ones on a GPU, unless a generator of the CPU is given."""
     found = fitted(device)
-    one_class = found.sample("cat", 2, generator=torch.Generator(device).manual_seed(0))
+    one_class = found.sample(2, "cat", generator=torch.Generator(device).manual_seed(0))
     assert one_class.shape == (2, 3, 8, 8)
     assert read(one_class, device).dtype == torch.uint8
     assert found.sample(3).device.type == device.type
-    drawn = found.sample("cat", 2, generator=torch.Generator("cpu").manual_seed(0))
+    drawn = found.sample(2, "cat", generator=torch.Generator("cpu").manual_seed(0))
     return read(drawn, device)
 
 

@@ -1,4 +1,4 @@
-"""An autoencoder of each class, and photographs for them."""
+"""A tiny autoencoder, and photographs for it."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from autoencoder_tools import SETTINGS, make_autoencoder
+from autoencoder_tools import make_autoencoder
 from nfa_tools import NAMES, TensorImages, images_of
 
 from nfaug.flows import tiny_autoencoder
@@ -19,15 +19,8 @@ def float32(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture(scope="session")
-def autoencoders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """One of each class."""
-    folder = tmp_path_factory.mktemp("autoencoders")
-    return {kind: make_autoencoder(folder / kind.lower(), kind) for kind in SETTINGS}
-
-
-@pytest.fixture(scope="session")
-def autoencoder(autoencoders: dict[str, Path]) -> Path:
-    return autoencoders["AutoencoderKL"]
+def autoencoder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_autoencoder(tmp_path_factory.mktemp("autoencoders") / "tiny")
 
 
 @pytest.fixture(scope="session")

@@ -17,16 +17,17 @@ from device_tools import pretended_gpu
 from hub_tools import FakeHub
 from nfa_tools import NAMES, TensorImages, images_of
 from PIL import Image
-from torch import Tensor
+from torch import Tensor, nn
 
 import nfaug
 from nfaug.augment.detail import add_change
 from nfaug.augment.pixels import resize
+from nfaug.checkpoint.autoencoder import open_codec
 from nfaug.checkpoint.checkpoint import CheckpointError
 from nfaug.classes.fixed_point import FixedPointConfig
 from nfaug.cli import main
 from nfaug.data.augmentation import FlowAugmentation
-from nfaug.flows.latent_codec import LatentCodec, measure_codec
+from nfaug.flows.latent_codec import LatentCodec
 from nfaug.flows.mef import MefConfig
 from nfaug.hub.push import plan_push
 from nfaug.training import TrainConfig, TrainResult, train
@@ -34,7 +35,19 @@ from nfaug.training.config import OptimConfig, PCAConfig, TrainPriorConfig
 
 SIZE = (64, 64)
 LATENT = (4, 8, 8)
-NAME = "autoencoderkl"
+NAME = "tiny"
+
+
+class Contrasty(nn.Module):
+    """An autoencoder that keeps every pixel at four times the contrast."""
+
+    latent_channels, factor, input_range = 192, 8, (-1.0, 1.0)
+
+    def encode(self, x: Tensor) -> Tensor:
+        return nn.functional.pixel_unshuffle(x, 8)
+
+    def decode(self, z: Tensor) -> Tensor:
+        return 4 * nn.functional.pixel_shuffle(z, 8)
 
 
 @pytest.fixture(scope="session")
@@ -65,7 +78,7 @@ def saved(result: TrainResult, tmp_path_factory: pytest.TempPathFactory) -> Path
 
 
 def test_noise_padding_and_bits(autoencoder: Path, photos: TensorImages) -> None:
-    codec = measure_codec(autoencoder, photos.images, noise=1 / 64)
+    codec = open_codec(autoencoder, photos.images, noise=1 / 64)
     # A standard normal to precision w takes h(N)/log 2 + log2(1/w) bits per coordinate.
     entropy = 256 * 0.5 * torch.log(torch.tensor(2 * torch.pi * torch.e))
     assert float(codec.bits_per_dim(entropy)) == pytest.approx(2.0471 + 6, abs=1e-3)
@@ -92,7 +105,7 @@ def test_noise_padding_and_bits(autoencoder: Path, photos: TensorImages) -> None
 def test_an_autoencoder_stays_where_it_is(autoencoder: Path, photos: TensorImages) -> None:
     """It moved with the images: to a GPU and back in each call, and under workers that forked."""
     images = photos.images[:4]
-    codec = measure_codec(autoencoder, images)
+    codec = open_codec(autoencoder, images)
     latents = codec.prepare(images)
     expected = codec.to_images(latents)
     with pretended_gpu() as gpu:
@@ -226,9 +239,10 @@ def test_detail_is_kept(saved: Path, autoencoder: Path, photos: TensorImages) ->
 
 @pytest.mark.parametrize("mix", ["axis", "regions"])
 def test_at_another_size_detail_leaves_with_the_structure_of_the_image(
-    mix: str, saved: Path, autoencoder: Path, photos: TensorImages
+    mix: str, photos: TensorImages
 ) -> None:
     """The share is that of the image at the flow's size, not that of the decoded latent."""
+    fitted = nfaug.fit("builtin:pixels", photos, autoencoder=Contrasty(), rank=7, progress=False)
     labels = photos.targets[:6]
     low = 0.25 + 0.4 * photos.images[:6] / 255
     fine = 0.1 * torch.rand(6, 3, 128, 128, generator=torch.Generator().manual_seed(0))
@@ -237,16 +251,10 @@ def test_at_another_size_detail_leaves_with_the_structure_of_the_image(
 
     def made_of(given: Tensor) -> Tensor:
         generator = torch.Generator().manual_seed(1)
-        return augment(
-            saved,
-            given,
-            labels,
-            autoencoder=autoencoder,
-            mix=mix,
-            strength=0.5,
-            partners="batch",
-            generator=generator,
+        nfa = nfaug.NFAugment(
+            fitted, p=1.0, gate=False, mix=mix, strength=0.8, partners="batch", generator=generator
         )
+        return nfa(given, labels)[0]
 
     change = made_of(low) - low
     expected = add_change(images, change.clone(), low)
@@ -294,7 +302,7 @@ def test_the_command_line(
         Image.fromarray(image.permute(1, 2, 0).numpy()).save(folder / f"{index}.png")
     flow, data = tmp_path / "flow", ("--data", tmp_path / "photos")
     made = run(
-        *("train", "--recipe", "imagenet-vae", *data, "--out", flow, "--autoencoder", autoencoder),
+        *("train", "--recipe", "photos", *data, "--out", flow, "--autoencoder", autoencoder),
         *("--dataset.image_size", "[64,64]", "--epochs", "1", "--batch-size", "18"),
         *("--flow.steps", "[1,1]", "--flow.blocks", "[0,0]", "--flow.width", "[4,4]"),
         *("--pca.rank", "4", "--pictures-every", "0", "--lr", "0.001"),

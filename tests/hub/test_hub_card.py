@@ -105,7 +105,6 @@ def test_a_flow_on_latents_names_its_autoencoder() -> None:
     assert "images of 3 x 256 x 256" in text
     assert f"the latents of the autoencoder {escape('someone/vae')}, on the Hub" in text
     assert "0" * 64 in text
-    assert "need the extra `vae`" in text
 
 
 HOSTILE = [

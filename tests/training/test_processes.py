@@ -187,6 +187,30 @@ def test_torchrun(tiny_folder: Path, tmp_path: Path) -> None:
     check_command(tmp_path / "flow", ran.stdout)
 
 
+GROUPS = """
+import os, torch
+from nfaug.io.ranks import joined
+
+for number in range(6):
+    with joined() as ranks:
+        assert ranks.everyone(number) == [number] * 2
+torch.distributed.init_process_group("gloo")
+torch.distributed.barrier()
+print("joined", os.environ["RANK"])
+"""
+
+
+@pytest.mark.soak
+def test_groups_follow_each_other(tmp_path: Path) -> None:
+    """torchrun's store keeps the keys of a group; the next one waited for those that were gone."""
+    (tmp_path / "groups.py").write_text(GROUPS)
+    launcher = ["torch.distributed.run", "--nproc-per-node", "2", "--master-port", "29519"]
+    command = [sys.executable, "-m", *launcher, str(tmp_path / "groups.py")]
+    ran = subprocess.run(command, capture_output=True, text=True, check=False, timeout=120)
+    assert ran.returncode == 0, ran.stderr
+    assert sorted(ran.stdout.split()) == ["0", "1", "joined", "joined"]
+
+
 def test_parts_of_a_batch() -> None:
     """Every row counts once, in order; extra processes repeat the first row with weight 0."""
     for size, expected in ((7, [3, 2, 2]), (6, [2, 2, 2]), (2, [1, 1, 1]), (1, [1, 1, 1])):

@@ -34,7 +34,9 @@ from nfaug.training import (
 )
 from nfaug.training.config import DataConfig, TrainPriorConfig
 from nfaug.training.context import RunContext
+from nfaug.training.run import Run
 from nfaug.training.snapshots import Snapshot, Snapshots
+from nfaug.training.trainer import train_run
 
 STEPS = 8  # of a whole run: 4 per epoch
 
@@ -213,13 +215,13 @@ def test_what_a_resumed_run_must_keep(
 ) -> None:
     config = dataclasses.replace(config, epochs=1)
     train(digits, config=config, out=tmp_path, progress=False)
-    begun: list[str] = []
-    with pytest.raises(ValueError, match=token):
-        train(
-            digits, config=dataclasses.replace(config, **changes), out=tmp_path, resume=True,
-            progress=False, begin=lambda _: begun.append("settings are saved")
-        )  # fmt: skip
-    assert not begun
+    other = dataclasses.replace(config, **changes)
+    with (
+        pytest.raises(ValueError, match=token),
+        Run.open(tmp_path, other, resume=True) as run,
+    ):
+        train_run(run, digits, other, words={"data": "digits"}, progress=False)
+    assert not (tmp_path / "train.yaml").exists(), "settings are saved after the check"
 
 
 def test_more_epochs_and_the_solve_that_the_last_epoch_left_out(

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any, TypeVar, overload
 import torch
 from torch import Tensor, nn
 
+from ..checkpoint.autoencoder import AutoencoderSource
 from ..data.classes import check_same_classes, dataset_classes
-from ..flows.autoencoder import AutoencoderSource
 from ..io.device import is_read_at_once, to_device
 from .config import MixConfig, MixSettings, one_config
 from .counters import Counters, Outcome, SharedValue

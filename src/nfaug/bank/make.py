@@ -5,7 +5,9 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Iterable, Iterator, Sized
+from contextlib import ExitStack
 from dataclasses import replace
+from io import FileIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
@@ -227,6 +229,39 @@ def _create(path: Path, planned: Manifest, images: LabelledImages, *, old: Manif
         planned.save(staged)
 
 
+class _Rows:
+    """The arrays of a bank that is being made, which are checked and opened once.
+
+    Rows are written to files and not to memory maps, where a full disk would end the process.
+
+    Args:
+        path: The folder of the bank.
+        manifest: What it holds.
+        files: Closes the files.
+    """
+
+    def __init__(self, path: Path, manifest: Manifest, files: ExitStack) -> None:
+        self.files: dict[str, FileIO] = {}
+        for name in array_files(manifest):
+            stored = read_array(path, name, manifest)
+            file = files.enter_context((path / name).open("r+b", buffering=0))
+            file.seek(stored.offset + stored[: manifest.done].nbytes)
+            self.files[name] = file
+
+    def write(self, arrays: dict[str, Tensor]) -> None:
+        """Write the rows that follow those that are written, given by file name."""
+        for name, array in arrays.items():
+            rest = array.contiguous().numpy().data.cast("B")
+            while len(rest):
+                written = self.files[name].write(rest)
+                rest = rest[written:]
+
+    def sync(self) -> None:
+        """Wait until all that is written has reached the disk."""
+        for file in self.files.values():
+            os.fsync(file.fileno())
+
+
 def _fill(
     path: Path, manifest: Manifest, nfa: NFAugment, data: LoaderBatches, progress: bool
 ) -> None:
@@ -235,43 +270,32 @@ def _fill(
     variants = manifest.variants
     title = f"bank of {manifest.nbytes / 2**20:.1f} MiB"
     saved = time.monotonic()
-    with progress_bar(
-        manifest.images * variants,
-        title,
-        "variant",
-        shown=progress,
-        initial=manifest.done * variants,
-    ) as bar:
+    with (
+        ExitStack() as files,
+        progress_bar(
+            manifest.images * variants,
+            title,
+            "variant",
+            shown=progress,
+            initial=manifest.done * variants,
+        ) as bar,
+    ):
+        stored = _Rows(path, manifest, files)
         try:
             for images, hashes in data.iterate(rows, manifest.batch_size):
                 done = manifest.done + len(images)
                 labels = data.labels[manifest.done : done]
                 arrays = _variants(nfa, images, labels, manifest, bar)
                 arrays["hashes.npy"] = hashes
-                _write(path, manifest, arrays)
+                stored.write(arrays)
                 manifest = replace(manifest, done=done)
                 if time.monotonic() - saved >= _SAVE_SECONDS:
-                    _save(path, manifest)
+                    stored.sync()
+                    manifest.save(path)
                     saved = time.monotonic()
         finally:  # also after Ctrl-C
-            _save(path, manifest)
-
-
-def _write(path: Path, manifest: Manifest, arrays: dict[str, Tensor]) -> None:
-    """Write the rows that follow those that are done, given by file name."""
-    for name, array in arrays.items():
-        stored = read_array(path, name, manifest)
-        with (path / name).open("r+b") as file:
-            file.seek(stored.offset + stored[: manifest.done].nbytes)
-            file.write(array.contiguous().numpy().data)
-
-
-def _save(path: Path, manifest: Manifest) -> None:
-    """Record the progress, once all that is written has reached the disk."""
-    for name in array_files(manifest):
-        with (path / name).open("r+b") as file:
-            os.fsync(file.fileno())
-    manifest.save(path)
+            stored.sync()
+            manifest.save(path)
 
 
 def _variants(

@@ -5,7 +5,6 @@ from __future__ import annotations
 import shutil
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,16 +14,18 @@ from torch import Tensor
 from ..classes.gaussians import ClassGaussians
 from ..classes.pca_fit import ClasswisePCA
 from ..data.sources.layout import natural_key
-from ..flows.autoencoder import AutoencoderConfig, AutoencoderSource, find_autoencoder
+from ..flows.autoencoder import AutoencoderConfig
+from ..flows.codec import Codec
 from ..flows.config import FlowConfig
 from ..flows.flow import Flow, check_finite
-from ..flows.latent_codec import LatentCodec
+from ..flows.latent_codec import LatentCodec, UnopenedCodec
 from ..io.atomic import check_output, replace_directory
 from ..io.hub_options import HubOptions
 from ..io.lock import lock_output
+from ..io.numbers import check_whole
 from ..io.progress import progress_bar
 from ..io.tensors import read_tensors, write_tensors
-from .autoencoder_file import replaced_copy
+from .autoencoder import AutoencoderSource, find_autoencoder, replaced_copy
 from .manifest import (
     CONFIG,
     GAUSSIANS,
@@ -37,7 +38,7 @@ from .manifest import (
     read_manifest,
     reading_checkpoint,
 )
-from .resolve import builtin_names, read_resolved
+from .resolve import builtin_names, resolve
 
 __all__ = [
     "Checkpoint",
@@ -139,7 +140,7 @@ class Checkpoint:
         >>> checkpoint = nfaug.load("builtin:rgb32")
         >>> checkpoint.config.classes[:2]
         ('airplane', 'automobile')
-        >>> checkpoint.sample("automobile", 4).shape
+        >>> checkpoint.sample(4, "automobile").shape
         torch.Size([4, 3, 32, 32])
     """
 
@@ -263,20 +264,19 @@ class Checkpoint:
 
     def sample(
         self,
-        label_or_n: int | str = 1,
-        n: int | None = None,
+        n: int = 1,
+        label: int | str | None = None,
         *,
         temperature: float = 0.7,
         generator: torch.Generator | None = None,
     ) -> Tensor:
         """Draw random images from the class Gaussians: z ~ N(mu_y, T^2 sigma_y^2), x = f^-1(z).
 
-        `sample("cat", 8)` and `sample(3, 8)` draw 8 images of one class. `sample(8)` draws 8 images
-        of random classes. Samples are no variants: NFA does not need them.
+        Samples are no variants: NFA does not need them.
 
         Args:
-            label_or_n: A class name; with `n` also a class index; without `n` the number of images.
-            n: Number of images of that class; 1 for a class name.
+            n: Number of images.
+            label: Their class, as an index or a name; None for random classes.
             temperature: T, which scales the standard deviations.
             generator: Source of random numbers.
 
@@ -284,7 +284,8 @@ class Checkpoint:
             uint8 images (n, C, H, W).
 
         Raises:
-            ValueError: There are no class Gaussians, the class is unknown, or `n` is below 1.
+            ValueError: There are no class Gaussians, the class is unknown, or `n` is not a whole
+                number above 0.
 
         Example:
             >>> checkpoint.sample(2).shape
@@ -294,17 +295,13 @@ class Checkpoint:
             raise ValueError(
                 "this checkpoint has no class Gaussians; nfaug.fit(..., gaussians=True) finds them"
             )
-        if n is None and isinstance(label_or_n, str):
-            n = 1
-        count = label_or_n if n is None else n
-        if not isinstance(count, int) or count < 1:
-            raise ValueError(f"the number of images must be a whole number above 0; got {count!r}")
+        n = check_whole("n", n)
         classes = self.gaussians.num_classes
-        if n is None:
+        if label is None:
             device = None if generator is None else generator.device
-            labels = torch.randint(classes, (count,), generator=generator, device=device)
+            labels = torch.randint(classes, (n,), generator=generator, device=device)
         else:
-            labels = torch.full((count,), self._label(label_or_n, classes))
+            labels = torch.full((n,), self._label(label, classes))
         return sample_images(
             self.flow, self.gaussians, labels, temperature=temperature, generator=generator
         )
@@ -363,7 +360,6 @@ def load(
             autoencoder cannot be found.
         nfaug.hub.HubError: The repository cannot be read.
         ValueError: `checkpoint` and `revision` name two revisions.
-        ModuleNotFoundError: The autoencoder needs diffusers (the extra `vae`).
 
     Example:
         >>> import nfaug
@@ -372,8 +368,8 @@ def load(
         (28, 28)
     """
     options = HubOptions(revision, token, cache_dir, local_files_only, force_download)
-    read = partial(read_checkpoint, autoencoder=autoencoder, hub=options)
-    loaded = read_resolved(read, checkpoint, options)
+    folder = resolve(checkpoint, options)
+    loaded = read_checkpoint(folder, autoencoder=autoencoder, hub=options)
     loaded.source = str(checkpoint)
     return loaded
 
@@ -397,8 +393,10 @@ def read_checkpoint(
     config = CheckpointConfig.from_manifest(directory, manifest)
     if config.autoencoder is None and autoencoder is not None:
         raise ValueError(f"{directory} holds a flow on pixels, which needs no autoencoder")
-    codec = None
-    if config.autoencoder is not None and on_latents:
+    codec: Codec | None = None
+    if config.autoencoder is not None and not on_latents:
+        codec = UnopenedCodec(config.flow, config.autoencoder)
+    elif config.autoencoder is not None:
         with reading_checkpoint(directory):
             opened = find_autoencoder(
                 config.autoencoder, near=directory, given=autoencoder, hub=hub
@@ -407,8 +405,6 @@ def read_checkpoint(
     with reading_checkpoint(directory / MODEL, longest=10_000):
         tensors = read_tensors(directory / MODEL, files[MODEL])
         flow = Flow.from_tensors(config.flow, tensors, codec)
-    # A flow whose autoencoder was not opened keeps its record, and is saved with it.
-    flow.codec.record = config.autoencoder
     gaussians = None
     if GAUSSIANS in files:
         with reading_checkpoint(directory / GAUSSIANS):

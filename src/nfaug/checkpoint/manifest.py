@@ -38,7 +38,7 @@ RUN_SETTINGS = "train.yaml"  # of `nfaug train`, which writes it first and confi
 TENSOR_FILES = (MODEL, GAUSSIANS, PCA)
 _OBJECTS = ("flow", "preprocessing", "gaussians", "training", "metrics")
 _REQUIRED = {"format_version", "library_version", "class_names", "files"}.union(_OBJECTS)
-# `config_sha256` is ignored: files written before 0.2 have it.
+# Version 0.1.0 wrote `config_sha256`, which is not read.
 _OPTIONAL = {"autoencoder", "config_sha256"}
 
 

@@ -1,76 +1,79 @@
-"""Read a checkpoint from a repository of the Hugging Face Hub."""
+"""Download a checkpoint from a repository of the Hugging Face Hub."""
 
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
-from typing import TypeVar
 
 from huggingface_hub import constants
 
 from ..io.hub import HubError, download
 from ..io.hub_options import HubOptions, split_revision
-from .manifest import CONFIG, CheckpointError, read_manifest
+from ..io.tensors import check_sha256
+from .manifest import CONFIG, CheckpointError, read_manifest, reading_checkpoint
 
-__all__ = ["read_repository"]
-
-T = TypeVar("T")
+__all__ = ["download_checkpoint"]
 
 
-def read_repository(
-    read: Callable[[Path], T],
+def download_checkpoint(
     repo_id: str,
     options: HubOptions | None = None,
     *,
     whole: bool = True,
     extras: Iterable[str] = (),
-) -> T:
-    """Download a checkpoint and read it.
+) -> Path:
+    """Download a checkpoint, and return its folder in the cache.
 
     Only `config.json`, the tensor files that it lists and `extras` are downloaded. If a file
-    cannot be read or has another SHA-256, they are downloaded once more. A warning says which
+    cannot be read or has another SHA-256, all are downloaded once more. A warning says which
     extras could not be downloaded, for example because there is no network and the cache lacks
     them.
 
     Args:
-        read: Reads a checkpoint directory.
         repo_id: "owner/name" or "owner/name@revision".
         options: See `download`.
         whole: Download the tensor files; otherwise `config.json` alone.
         extras: Other files to download if the repository has them.
 
     Raises:
-        CheckpointError: `read` raised it, or `config.json` is not one of nfaug.
+        CheckpointError: `config.json` is not one of nfaug, or a file is damaged.
         HubError: The repository cannot be read, or lacks a file.
         ValueError: `repo_id` and `options` name two revisions.
     """
-    repo_id, asked = split_revision(repo_id, options or HubOptions())
-
-    def fetch(options: HubOptions) -> Path:
-        folder = download(repo_id, [CONFIG], options)
-        if not (folder / CONFIG).is_file():
-            raise HubError(f"{repo_id} has no {CONFIG}, so it is not an nfaug flow")
-        names = list(read_manifest(folder)["files"]) if whole else []
-        if names:  # by commit, so that a push in between cannot mix two versions
-            download(repo_id, names, options.at(folder.name))
-        missing = [name for name in names if not (folder / name).is_file()]
-        if missing:
-            raise HubError(
-                f"{repo_id} lacks {', '.join(missing)}, which its {CONFIG} lists; or there is no "
-                f"network, and the cache {options.cache_dir or constants.HF_HUB_CACHE} is not "
-                "complete"
-            )
-        _download_extras(repo_id, list(extras), options.at(folder.name))
-        return folder
-
+    repo_id, options = split_revision(repo_id, options or HubOptions())
     try:
-        return read(fetch(asked))
+        folder = _download_once(repo_id, options, whole)
     except CheckpointError:  # perhaps damaged on the way; the client checks only the length
-        if asked.local_files_only:
+        if options.local_files_only:
             raise
-        return read(fetch(replace(asked, force_download=True)))
+        folder = _download_once(repo_id, replace(options, force_download=True), whole)
+    _download_extras(repo_id, list(extras), options.at(folder.name))
+    return folder
+
+
+def _download_once(repo_id: str, options: HubOptions, whole: bool) -> Path:
+    """The folder of a checkpoint whose files have the hashes that its `config.json` lists."""
+    folder = download(repo_id, [CONFIG], options)
+    if not (folder / CONFIG).is_file():
+        raise HubError(f"{repo_id} has no {CONFIG}, so it is not an nfaug flow")
+    files = read_manifest(folder)["files"]
+    if not whole:
+        return folder
+    # By commit, so that a push in between cannot mix two versions.
+    download(repo_id, files, options.at(folder.name))
+    missing = [name for name in files if not (folder / name).is_file()]
+    if missing:
+        raise HubError(
+            f"{repo_id} lacks {', '.join(missing)}, which its {CONFIG} lists; or there is no "
+            f"network, and the cache {options.cache_dir or constants.HF_HUB_CACHE} is not "
+            "complete"
+        )
+    for name, sha256 in files.items():
+        with reading_checkpoint(folder / name):
+            check_sha256(folder / name, sha256)
+    return folder
 
 
 def _download_extras(repo_id: str, names: list[str], options: HubOptions) -> None:

@@ -1,19 +1,16 @@
-"""From "builtin:NAME", a path or a Hub repository to a checkpoint directory."""
+"""From the name of a checkpoint to its folder."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
 from pathlib import Path
-from typing import TypeVar
 from urllib.parse import unquote
 
 from ..io.hub_options import HubOptions
 from ..io.text import did_you_mean
 
-__all__ = ["BUILTIN", "builtin_names", "read_resolved", "repository_name"]
+__all__ = ["BUILTIN", "builtin_names", "repository_name", "resolve"]
 
-T = TypeVar("T")
 BUILTIN = "builtin:"
 _PREFIX = re.compile(r"hf[_-]hub:")  # timm's
 # A page of a model on the Hub, perhaps that of a revision or of a file in it.
@@ -45,37 +42,32 @@ def repository_name(name: str) -> str:
     return repo_id if revision is None else f"{repo_id}@{unquote(revision)}"
 
 
-def read_resolved(
-    read: Callable[[Path], T],
-    path_or_repo: str | Path,
-    options: HubOptions | None = None,
-    *,
-    whole: bool = True,
-) -> T:
-    """Read a checkpoint from a bundled checkpoint, a local directory or the cache of the Hub.
+def resolve(
+    checkpoint: str | Path, options: HubOptions | None = None, *, whole: bool = True
+) -> Path:
+    """The folder of a checkpoint: bundled, local, or downloaded into the cache of the Hub.
 
     Args:
-        read: Reads a checkpoint directory.
-        path_or_repo: "builtin:NAME", an existing directory, or what `repository_name` understands.
-        options, whole: For a repository; see `nfaug.checkpoint.repository.read_repository`.
+        checkpoint: "builtin:NAME", an existing folder, or what `repository_name` understands.
+        options, whole: For a repository; see `nfaug.checkpoint.repository.download_checkpoint`.
 
     Raises:
-        CheckpointError: `read` raised it.
-        FileNotFoundError: There is no such bundled checkpoint, or this is neither a directory nor a
+        CheckpointError: A file of the repository is damaged.
+        FileNotFoundError: There is no such bundled checkpoint, or this is neither a folder nor a
             possible repository name.
         nfaug.hub.HubError: The repository cannot be read.
     """
-    name = str(path_or_repo)
+    name = str(checkpoint)
     if name.startswith(BUILTIN):
         if name not in builtin_names():
             raise FileNotFoundError(
                 f"there is no bundled checkpoint {name!r}{did_you_mean(name, builtin_names())} "
                 f"({', '.join(builtin_names())})"
             )
-        return read(_FOLDER / name.removeprefix(BUILTIN))
-    path = Path(path_or_repo).expanduser()
+        return _FOLDER / name.removeprefix(BUILTIN)
+    path = Path(checkpoint).expanduser()
     if path.is_dir():
-        return read(path)
+        return path
     repository = repository_name(name)
     repo_id = repository.partition("@")[0]  # a revision may hold slashes
     if path.exists() or repo_id.count("/") != 1 or name.startswith((".", "/", "~")):
@@ -89,10 +81,10 @@ def read_resolved(
         )
     # A local checkpoint does not need the Hub's client.
     from ..io.hub import HubError
-    from .repository import read_repository
+    from .repository import download_checkpoint
 
     try:
-        return read_repository(read, repository, options, whole=whole)
+        return download_checkpoint(repository, options, whole=whole)
     except HubError as error:  # the cause may be a mistyped path
         if repository != name:
             raise

@@ -39,7 +39,7 @@ class ClassGaussians(nn.Module):
     Example:
         >>> gaussians = ClassGaussians(torch.tensor([[-2.0, 0.0], [2.0, 0.0]]), torch.ones(2, 2))
         >>> z = torch.tensor([[1.5, 0.3], [-2.5, 0.1]])
-        >>> gaussians.classify(z)
+        >>> gaussians.log_prob(z).argmax(1)  # the most likely class of each
         tensor([1, 0])
         >>> gaussians.log_prob(z, torch.tensor([1, 0]))
         tensor([-2.0079, -1.9679])
@@ -88,23 +88,6 @@ class ClassGaussians(nn.Module):
             torch.Size([2, 2])
         """
         return self._log_prob(z, labels).to(torch.promote_types(z.dtype, torch.float32))
-
-    def classify(self, z: Tensor) -> Tensor:
-        """The most likely class of each latent, argmax over y of log p(z | y).
-
-        Classes have equal prior probability, as in the paper's NF-Acc.
-
-        Args:
-            z: Latents of shape (B, d) or (B, C, H, W) with C*H*W = d.
-
-        Returns:
-            Shape (B,), int64.
-
-        Example:
-            >>> gaussians.classify(torch.tensor([[0.1, 9.0]]))
-            tensor([1])
-        """
-        return self._log_prob(z).argmax(dim=1)
 
     def sample(
         self,

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple, TypeAlias
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from .pca import ClasswisePCA
-from .pca_parts import PCAParts
+from .pca_parts import ClassFit, PCAParts
 
 __all__ = ["ClassFit", "ClasswisePCA", "assemble", "fit_class"]
 
@@ -20,9 +20,6 @@ _POWER_ITERATIONS = 4  # of the randomized method
 _LEAST_SHARE = 1e-6  # axes with a smaller share of the first axis's variance are noise
 _ROUNDING = 1e-12  # share of the sum of squares of the latents that is a rounding error
 _IN_CACHE = 2**17  # values that are converted to float64 at a time, into 1 MiB
-
-#: The tensors of a `ClasswisePCA` of one class, without `memory_labels`, on the CPU.
-ClassFit: TypeAlias = dict[str, Tensor]
 
 
 class Axes(NamedTuple):
@@ -99,17 +96,15 @@ def fit_class(
             )
         gate_distance = gate_distance.maximum(distance.quantile(_QUANTILE))
         gate_energy = gate_energy.maximum(energy.quantile(_QUANTILE))
-    tensors = {
-        "mean": fitted.mean[None],
-        "axes": fitted.axes.half()[None],
-        "eigenvalues": fitted.eigenvalues[None],
-        "ranks": torch.tensor([len(fitted.axes)]),
-        "counts": torch.tensor([len(latents)]),
-        "gate_distance": gate_distance[None],
-        "gate_energy": gate_energy[None],
-        "memory": memory,
-    }
-    return {name: tensor.cpu() for name, tensor in tensors.items()}
+    return ClassFit(
+        mean=fitted.mean.cpu(),
+        axes=fitted.axes.half().cpu(),
+        eigenvalues=fitted.eigenvalues.cpu(),
+        count=torch.tensor(len(latents)),
+        gate_distance=gate_distance.cpu(),
+        gate_energy=gate_energy.cpu(),
+        memory=memory.cpu(),
+    )
 
 
 def assemble(fits: Sequence[ClassFit], *, memory: bool) -> ClasswisePCA:
@@ -120,9 +115,9 @@ def assemble(fits: Sequence[ClassFit], *, memory: bool) -> ClasswisePCA:
     """
     if not fits:
         raise ValueError("latents must hold at least one class; got none")
-    rank = max(int(fit["ranks"]) for fit in fits)
-    rows = sum(len(fit["memory"]) for fit in fits)
-    dim = fits[0]["mean"].shape[1]
+    rank = max(len(fit.axes) for fit in fits)
+    rows = sum(len(fit.memory) for fit in fits)
+    dim = len(fits[0].mean)
     parts = PCAParts(len(fits), rank, dim, rows if memory else 0)
     for fit in fits:
         parts.add(fit)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -10,7 +10,35 @@ from torch import Tensor
 
 from .pca import ClasswisePCA
 
-__all__ = ["PCAParts"]
+__all__ = ["ClassFit", "PCAParts"]
+
+
+@dataclass(frozen=True)
+class ClassFit:
+    """What is fitted to the d coordinates of one class's latents. All tensors are on the CPU.
+
+    Attributes:
+        mean: (d,) of the latents.
+        axes: float16 (r, d), orthonormal.
+        eigenvalues: (r,) variances along the axes.
+        count: The number of latents.
+        gate_distance: The largest distance of a latent in the range of the class.
+        gate_energy: The largest energy of such a latent; see `ClasswisePCA`.
+        memory: float16 (n, r), coefficients of the latents.
+        noisy_mean: float64 (d,) of the latents of the same images with dequantisation noise, for
+            the Gaussian of the class; None if that was not asked for.
+        noisy_m2: float64 (d,), the sum of squared deviations from it.
+    """
+
+    mean: Tensor
+    axes: Tensor
+    eigenvalues: Tensor
+    count: Tensor
+    gate_distance: Tensor
+    gate_energy: Tensor
+    memory: Tensor
+    noisy_mean: Tensor | None = None
+    noisy_m2: Tensor | None = None
 
 
 class PCAParts:
@@ -38,20 +66,23 @@ class PCAParts:
         self.memory_sizes: list[int] = []
         self.added: int = 0
 
-    def add(self, fit: Mapping[str, Tensor]) -> None:
-        """Add the next class, given by the tensors of its PCA, which may have fewer axes."""
-        for name, tensor in self.tensors.items():
-            value = fit[name][0]
-            if value.ndim:
-                tensor[self.added, : len(value)] = value
-            else:
-                tensor[self.added] = value
+    def add(self, fit: ClassFit) -> None:
+        """Add the next class, which may have fewer axes."""
+        rank = len(fit.axes)
+        label = self.added
+        self.tensors["mean"][label] = fit.mean
+        self.tensors["axes"][label, :rank] = fit.axes
+        self.tensors["eigenvalues"][label, :rank] = fit.eigenvalues
+        self.tensors["ranks"][label] = rank
+        self.tensors["counts"][label] = fit.count
+        self.tensors["gate_distance"][label] = fit.gate_distance
+        self.tensors["gate_energy"][label] = fit.gate_energy
         self.added += 1
         if len(self.memory):
-            rows = fit["memory"]
             start = sum(self.memory_sizes)
-            self.memory[start : start + len(rows), : rows.shape[1]] = rows
-            self.memory_sizes.append(len(rows))
+            end = start + len(fit.memory)
+            self.memory[start:end, :rank] = fit.memory
+            self.memory_sizes.append(len(fit.memory))
 
     def joined(self) -> ClasswisePCA:
         """The PCA of all classes, which shares memory with the parts."""

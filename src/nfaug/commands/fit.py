@@ -2,25 +2,22 @@
 
 from __future__ import annotations
 
-import shutil
 import sys
 from pathlib import Path
 from typing import Any
 
 from jsonargparse import ArgumentParser, Namespace
 
-from ..checkpoint.autoencoder_file import copy_autoencoder
+from ..checkpoint.autoencoder import copy_autoencoder
 from ..checkpoint.checkpoint import Checkpoint
 from ..checkpoint.manifest import PICTURE
-from ..checkpoint.resolve import repository_name
 from ..classes.priors import fitted_priors
 from ..data.images import LabelledImages
-from ..fitting import fit_images, load_base, open_images
-from ..io.atomic import check_output, write_picture
+from ..fitting import FitConfig, FitRun, fit_images, fit_source, load_base, open_images
+from ..io.atomic import write_picture
 from ..io.device import pick_device
-from ..io.lock import lock_output
 from ..io.ranks import Ranks, joined
-from ..io.text import printable, public_name
+from ..io.text import printable
 from ..pictures.preview import preview_grid
 from .common import (
     Count,
@@ -84,10 +81,8 @@ def parser() -> ArgumentParser:
 def run(arguments: Namespace) -> dict[str, Any] | None:
     """Fit, save, and report the fit. The processes of `torchrun` share the work."""
     out = Path(arguments.out)
-    folder = out.resolve().parent / f".{out.name}.fit"  # of finished classes
-    with joined() as ranks, lock_output(out):
-        check_output(out, overwrite=arguments.overwrite)
-        checkpoint, dataset = _fit(arguments, folder, ranks)
+    with joined() as ranks, FitRun.open(out, overwrite=arguments.overwrite) as fit_run:
+        checkpoint, dataset = _fit(arguments, fit_run, ranks)
         if checkpoint is None:
             return None
         with saving(out):
@@ -98,7 +93,7 @@ def run(arguments: Namespace) -> dict[str, Any] | None:
             given=arguments.autoencoder,
             base=arguments.checkpoint,
         )
-        shutil.rmtree(folder, ignore_errors=True)
+        fit_run.close()
         picture = preview_grid(checkpoint, dataset, seed=arguments.seed, progress=True)
         write_picture(out / PICTURE, picture)
     assert checkpoint.pca is not None
@@ -114,7 +109,7 @@ def run(arguments: Namespace) -> dict[str, Any] | None:
 
 
 def _fit(
-    arguments: Namespace, folder: Path, ranks: Ranks
+    arguments: Namespace, fit_run: FitRun, ranks: Ranks
 ) -> tuple[Checkpoint | None, LabelledImages]:
     """The fitted checkpoint, on the main process, and the images."""
     with loading(arguments.checkpoint, shown=ranks.main):
@@ -136,19 +131,20 @@ def _fit(
         print(
             f"fitting {printable(arguments.checkpoint)} to {content}", file=sys.stderr, flush=True
         )
+    config = FitConfig(
+        rank=arguments.rank,
+        per_class=arguments.per_class or FitConfig.per_class,
+        memory=not arguments.no_memory,
+        gaussians=arguments.gaussians or False,
+        seed=arguments.seed,
+    )
     checkpoint = fit_images(
         base,
         dataset,
+        config=config,
         autoencoder=arguments.autoencoder,
-        rank=arguments.rank,
-        per_class=arguments.per_class or 1000,
-        memory=not arguments.no_memory,
-        seed=arguments.seed,
-        gaussians=arguments.gaussians or False,
+        source=fit_source(arguments.checkpoint, arguments.data),
         ranks=ranks,
-        folder=folder,
+        run=fit_run,
     )
-    if checkpoint is not None:
-        checkpoint.config.gaussians["flow"] = public_name(repository_name(arguments.checkpoint))
-        checkpoint.config.gaussians["data"] = public_name(arguments.data)
     return checkpoint, dataset

@@ -7,24 +7,18 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import yaml
 from jsonargparse import ActionConfigFile, ArgumentParser, Namespace
 
-from ..checkpoint.autoencoder_file import copy_autoencoder
+from ..checkpoint.autoencoder import copy_autoencoder
 from ..checkpoint.checkpoint import load
-from ..checkpoint.manifest import CONFIG, PICTURE, RUN_SETTINGS
+from ..checkpoint.manifest import PICTURE, RUN_SETTINGS
 from ..data.open import DATA_SOURCES, open_dataset
-from ..io.atomic import check_output, write_picture, write_text
-from ..io.lock import lock_output
-from ..io.strict_json import jsonable
+from ..io.atomic import write_picture
 from ..io.text import public_name
 from ..pictures.preview import preview_grid
-from ..training import TrainResult, train
 from ..training.config import TrainConfig, config_of, recipe_path, recipes
-from ..training.distributed import Processes
-from ..training.loop import stopped_from_outside
-from ..training.snapshots import Snapshots
-from ..training.trackers import check_trackers
+from ..training.run import Run
+from ..training.trainer import train_run
 from .common import add_channels, add_image_size, loading, new_parser, saving
 
 __all__ = ["expand", "parser", "run"]
@@ -120,63 +114,53 @@ def run(arguments: Namespace) -> dict[str, Any] | None:
     if arguments.recipe is not None:  # `expand` took it from the command line
         raise ValueError("a settings file cannot name a recipe; pass --recipe as an option")
     out = Path(arguments.out)
-    resume = arguments.resume is not None
-    has_snapshots = bool(Snapshots(out).steps())
-    has_result = (out / CONFIG).exists()
-    # --resume must not replace the result of a run whose snapshots are gone.
-    unfinished = has_snapshots or not has_result
-    replacing = (resume and unfinished) or arguments.overwrite
-    if has_snapshots and not has_result and not replacing:
-        raise FileExistsError(
-            f"{out} holds an unfinished run: continue it with --resume {out}, or replace it with "
-            "--overwrite"
-        )
-    check_output(out, overwrite=replacing)
     config = _config(arguments)
-    checkpoint = None
-    if arguments.checkpoint is not None and not (resume and has_snapshots):  # else it has a copy
-        with loading(arguments.checkpoint):
-            checkpoint = load(arguments.checkpoint, autoencoder=config.autoencoder)
-    dataset = open_dataset(
-        arguments.data,
-        split=arguments.split,
-        seed=config.seed,
-        labels=config.prior.entry.labelled,
-        **config.dataset.reading(),
-    )
-    check_trackers(config.trackers)
-    processes = Processes(config.device)
-    try:
-        with lock_output(out):  # after `Processes`: only the main process of a group locks
-            result = train(
-                dataset,
+    with Run.open(out, config, resume=arguments.resume is not None) as run:
+        run.check_output(overwrite=arguments.overwrite)
+        start = None
+        source = {"data": public_name(arguments.data)}
+        if arguments.checkpoint is not None:
+            source["init"] = public_name(arguments.checkpoint)
+            if not run.resumes:  # a run that goes on has a copy
+                with loading(arguments.checkpoint):
+                    start = load(arguments.checkpoint, autoencoder=config.autoencoder)
+        dataset = open_dataset(
+            arguments.data,
+            split=arguments.split,
+            seed=config.seed,
+            labels=config.prior.entry.labelled,
+            **config.dataset.reading(),
+        )
+        result = train_run(
+            run,
+            dataset,
+            config,
+            checkpoint=start,
+            words={name: arguments[name] for name in ("data", "split", "checkpoint")},
+            source=source,
+        )
+        if not run.ranks.main:
+            return None
+        checkpoint = result.checkpoint
+        with run.stopped_from_outside():
+            with saving(out):
+                checkpoint.save(out, overwrite=True)
+            if checkpoint.pca is not None:
+                picture = preview_grid(checkpoint, dataset, progress=True)
+                write_picture(out / PICTURE, picture)
+            copy_autoencoder(
+                checkpoint.config.autoencoder,
                 out,
-                config=config,
-                checkpoint=checkpoint,
-                resume=resume,
-                processes=processes,
-                begin=lambda settings: _save_settings(arguments, settings, out),
+                given=config.autoencoder,
+                base=arguments.checkpoint,
             )
-            if not processes.main:
-                return None
-            with stopped_from_outside(Snapshots(out)):
-                _save(arguments, result, dataset, out)
-                copy_autoencoder(
-                    result.checkpoint.config.autoencoder,
-                    out,
-                    given=config.autoencoder,
-                    base=arguments.checkpoint,
-                )
-        record = result.checkpoint.config
-        return {
-            "out": str(out),
-            "image_size": list(dataset.image_size),
-            "channels": dataset.channels,
-            **record.training,
-            "held_out": record.metrics,
-        }
-    finally:
-        processes.close()
+    return {
+        "out": str(out),
+        "image_size": list(dataset.image_size),
+        "channels": dataset.channels,
+        **checkpoint.config.training,
+        "held_out": checkpoint.config.metrics,
+    }
 
 
 def _config(arguments: Namespace) -> TrainConfig:
@@ -187,22 +171,3 @@ def _config(arguments: Namespace) -> TrainConfig:
             dataset = replace(config.dataset, **{name: arguments[name]})
             config = replace(config, dataset=dataset)
     return config
-
-
-def _save_settings(arguments: Namespace, config: TrainConfig, out: Path) -> None:
-    settings = {name: arguments[name] for name in ("data", "split", "checkpoint")}
-    settings |= config.to_dict()
-    out.mkdir(parents=True, exist_ok=True)
-    write_text(out / RUN_SETTINGS, yaml.safe_dump(jsonable(settings), sort_keys=False))
-
-
-def _save(arguments: Namespace, result: TrainResult, dataset: Any, out: Path) -> None:
-    """Save the checkpoint and its picture."""
-    checkpoint = result.checkpoint
-    checkpoint.config.training["data"] = public_name(arguments.data)
-    if arguments.checkpoint is not None:
-        checkpoint.config.training["init"] = public_name(arguments.checkpoint)
-    with saving(out):
-        checkpoint.save(out, overwrite=True)
-    if checkpoint.pca is not None:
-        write_picture(out / PICTURE, preview_grid(checkpoint, dataset, progress=True))

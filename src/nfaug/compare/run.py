@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nfaug.checkpoint.manifest import read_manifest
-from nfaug.checkpoint.resolve import read_resolved
+from nfaug.checkpoint.resolve import resolve
 from nfaug.data.images import LabelledImages, progress_bar
 from nfaug.data.open import wrap_dataset
 from nfaug.fitting import load_base
@@ -208,7 +208,7 @@ def _record(config: CompareConfig, images: Images) -> dict[str, Any]:
     record["shape"] = list(images.shape)
     record["images"] = images.sha256()
     for name in config.checkpoint:
-        record[f"files of {name}"] = read_resolved(read_manifest, name, whole=False)["files"]
+        record[f"files of {name}"] = read_manifest(resolve(name, whole=False))["files"]
     record["weights"] = None
     if config.weights is not None:
         file = Path(config.weights)

@@ -99,7 +99,7 @@ def class_images(flow: OpenFlow, label: int, number: int, *, seed: int = 0) -> T
     dataset = flow.dataset
     if dataset is None:
         samples = flow.checkpoint.sample(
-            label, number, temperature=_TEMPERATURE, generator=generator
+            number, label, temperature=_TEMPERATURE, generator=generator
         )
         return resize_levels(samples, flow.size)
     chosen = choose_of_class(dataset.targets, label, number, generator)

@@ -5,32 +5,32 @@ from __future__ import annotations
 import contextlib
 import os
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch.utils.data import Dataset
 
+from ..checkpoint.autoencoder import AutoencoderSource, open_codec
 from ..checkpoint.checkpoint import Checkpoint
 from ..checkpoint.resolve import repository_name
 from ..classes.fixed_point.config import FixedPointConfig
 from ..classes.gaussians import ClassGaussians
-from ..classes.priors import choose_prior
+from ..classes.priors import PriorConfig
+from ..classes.statistics import ClassStatistics
 from ..data.batches import PassBatches
 from ..data.classes import check_class_sizes
 from ..data.images import LabelledImages, progress_bar, to_tensors
-from ..flows.autoencoder import AutoencoderSource
 from ..flows.flow import Flow
-from ..flows.latent_codec import measure_codec
-from ..io.numbers import check_seed, check_whole
 from ..io.ranks import Ranks, joined
 from ..io.text import public_name
-from .classes import KeptClasses, fit_classes
+from .classes import fit_classes
+from .config import FitConfig
 from .opening import common_size, load_base, open_images
+from .run import FinishedClasses, FitRun
 
-__all__ = ["fit", "fit_images", "open_fitted"]
+__all__ = ["fit", "fit_images", "fit_source", "open_fitted"]
 
 _MEASURED = 128  # images that the scale of an autoencoder's latents is measured on
 _DRAWN = 160  # largest default size of images that are drawn
@@ -122,6 +122,14 @@ def fit(
         >>> checkpoint.config.classes, checkpoint.pca.rank
         (('0', '1'), 3)
     """
+    config = FitConfig(
+        rank=rank,
+        per_class=per_class,
+        memory=memory,
+        gaussians=gaussians,
+        batch_size=batch_size,
+        seed=seed,
+    )
     group = joined() if distributed else contextlib.nullcontext(Ranks())
     with torch.device("cpu"), group as ranks:  # not torch's default device, which may be "meta"
         base = load_base(checkpoint, autoencoder)
@@ -138,113 +146,106 @@ def fit(
         fitted = fit_images(
             base,
             images,
+            config,
             autoencoder=autoencoder,
-            gaussians=gaussians,
-            rank=rank,
-            per_class=per_class,
-            memory=memory,
-            batch_size=batch_size,
-            seed=seed,
+            source=fit_source(checkpoint, data),
             ranks=ranks,
             progress=progress,
         )
     assert fitted is not None
-    if isinstance(checkpoint, str | os.PathLike):
-        fitted.config.gaussians["flow"] = public_name(repository_name(os.fspath(checkpoint)))
     if isinstance(data, str | os.PathLike):
-        fitted.config.gaussians["data"] = public_name(data)
         fitted.source = os.fspath(data)
     return fitted
+
+
+def fit_source(checkpoint: Any, data: Any) -> dict[str, str]:
+    """The public names of the flow and the data of a fit, of those that have one."""
+    names = {}
+    if isinstance(checkpoint, str | os.PathLike):
+        names["flow"] = public_name(repository_name(os.fspath(checkpoint)))
+    if isinstance(data, str | os.PathLike):
+        names["data"] = public_name(data)
+    return names
 
 
 def fit_images(
     base: Checkpoint,
     images: LabelledImages,
+    config: FitConfig | None = None,
     *,
     autoencoder: AutoencoderSource | None = None,
-    gaussians: bool | str | FixedPointConfig = False,
-    rank: int = 64,
-    per_class: int = 1000,
-    memory: bool = True,
-    batch_size: int = 256,
-    seed: int = 0,
+    source: Mapping[str, str] | None = None,
     ranks: Ranks | None = None,
-    folder: Path | None = None,
+    run: FitRun | None = None,
     progress: bool = True,
 ) -> Checkpoint | None:
-    """Fit a flow and images that are open; arguments and errors are those of `fit`, besides:
+    """Fit a flow and images that are open; errors are those of `fit`.
 
     Args:
         base: The flow, and what its checkpoint says of it.
         images: What `open_images` returns for this flow.
+        config: The settings.
+        autoencoder: As in `fit`.
+        source: What the checkpoint says of where flow and images are from; see `fit_source`.
         ranks: The processes that share the classes; each calls this function.
-        folder: Where finished classes are kept until the caller removes it, so that the same call
-            continues a fit that was killed. Only the main process then gets the result, and the
-            others None.
+        run: Where finished classes are kept, so that the same call continues a fit that was
+            killed. Only the main process then gets the result, and the others None.
+        progress: Whether to show progress bars.
     """
-    rank = check_whole("rank", rank)
-    batch_size = check_whole("batch_size", batch_size)
-    per_class = check_whole("per_class", per_class, 2)
-    seed = check_seed(seed)
+    config = config or FitConfig()
     ranks = ranks or Ranks()
     shown = progress and ranks.main
-    prior = choose_prior(gaussians)
+    prior = config.prior
     check_class_sizes(images.targets, images.classes)
     if prior is not None and len(images.classes) < prior.entry.min_classes:
         raise ValueError(
             f"gaussians {prior.kind!r} need {prior.entry.min_classes} classes; 'data' needs one"
         )
     with torch.device("cpu"):
-        base = _shaped(base, images, autoencoder, seed, shown)
+        base = _shaped(base, images, autoencoder, config.seed, shown)
         if ranks.main:
-            _warn_of_memory(base.flow.config.dim, images, min(rank, per_class - 1))
-        kept = None
-        if folder is not None:
-            settings = {
-                "rank": rank,
-                "batch_size": batch_size,
-                "seed": seed,
-                "statistics": prior is not None,
-            }
-            kept = KeptClasses(folder, base.flow, images, settings)
+            _warn_of_memory(base.flow.config.dim, images, min(config.rank, config.per_class - 1))
+        finished = None
+        if run is not None:
+            finished = FinishedClasses(run.folder, base.flow, images, config)
         fitted = fit_classes(
             base.flow,
             PassBatches(images),
             images.classes,
-            rank=rank,
-            per_class=per_class,
-            memory=memory,
-            batch_size=batch_size,
-            seed=seed,
-            statistics=prior is not None,
+            config,
             ranks=ranks,
-            everywhere=folder is None,
-            kept=kept,
+            everywhere=run is None,
+            finished=finished,
             progress=shown,
         )
         if fitted is None:
             return None
         record: dict[str, Any] = {}
-        gaussian = None
-        if prior is not None:
-            assert fitted.statistics is not None
-            counts, means, variances = fitted.statistics.finalize()
-            with progress_bar(None, "solving for the Gaussians", shown=shown):
-                solved = prior.entry.solve(means, variances, prior.settings, None)
-            means, variances, solution = solved
-            gaussian = ClassGaussians(means, variances, counts)
-            record["kind"] = prior.kind
-            record.update(solution)
+        gaussians = None
+        if fitted.statistics is not None:
+            assert prior is not None
+            gaussians, record = _solve(prior, fitted.statistics, shown)
         record["fitted"] = True
         record["images"] = int(fitted.pca.counts.sum())
-        config = replace(
+        record.update(source or {})
+        fitted_config = replace(
             base.config,
             classes=tuple(images.classes),
             preprocessing=base.config.preprocessing | images.preprocessing,
             gaussians=record,
             metrics={},
         )
-        return Checkpoint(base.flow, config, gaussian, fitted.pca).to(base.flow.device)
+        return Checkpoint(base.flow, fitted_config, gaussians, fitted.pca).to(base.flow.device)
+
+
+def _solve(
+    prior: PriorConfig, statistics: ClassStatistics, shown: bool
+) -> tuple[ClassGaussians, dict[str, Any]]:
+    """The Gaussians of the classes, and a record of how they were found."""
+    counts, means, variances = statistics.finalize()
+    with progress_bar(None, "solving for the Gaussians", shown=shown):
+        means, variances, solution = prior.entry.solve(means, variances, prior.settings, None)
+    return ClassGaussians(means, variances, counts), {"kind": prior.kind, **solution}
 
 
 def _warn_of_memory(dim: int, images: LabelledImages, rank: int) -> None:
@@ -286,7 +287,8 @@ def open_fitted(
         scale = min(1.0, _DRAWN / max(height, width))
         image_size = (round(height * scale), round(width * scale))
     if base.pca is None or tuple(images.classes) != base.config.classes:
-        fitted = fit_images(base, images, autoencoder=autoencoder, per_class=_PER_CLASS)
+        config = FitConfig(per_class=_PER_CLASS)
+        fitted = fit_images(base, images, config, autoencoder=autoencoder)
         assert fitted is not None
         base = fitted
     return base, images.at(image_size)
@@ -319,7 +321,7 @@ def _shaped(
     choice = torch.Generator().manual_seed(seed)
     rows = torch.randperm(len(images), generator=choice)[:_MEASURED]
     measured, _ = to_tensors(images.subset(rows), progress)
-    codec = measure_codec(autoencoder, measured, device=flow.device, progress=progress)
+    codec = open_codec(autoencoder, measured, device=flow.device, progress=progress)
     channels, height, width = codec.latent_shape
     flow = flow.with_shape(channels, (height, width))
     flow = Flow(flow.config, codec=codec.for_flow(flow.config)).to(flow.device).eval()

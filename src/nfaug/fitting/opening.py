@@ -7,13 +7,13 @@ import warnings
 from collections.abc import Sequence
 from typing import Any
 
+from ..checkpoint.autoencoder import AutoencoderSource
 from ..checkpoint.checkpoint import Checkpoint, CheckpointConfig, load
 from ..checkpoint.manifest import read_manifest
-from ..checkpoint.resolve import read_resolved
+from ..checkpoint.resolve import resolve
 from ..data.images import LabelledImages
 from ..data.open import open_dataset, wrap_dataset
 from ..data.preprocess import as_size
-from ..flows.autoencoder import AutoencoderSource
 from ..flows.flow import Flow
 from ..io.numbers import check_side
 
@@ -37,7 +37,7 @@ def load_base(
         return Checkpoint(checkpoint, config)
     source = os.fspath(checkpoint)
     if autoencoder is not None:
-        manifest = read_resolved(read_manifest, source, whole=False)
+        manifest = read_manifest(resolve(source, whole=False))
         if "autoencoder" not in manifest:  # the flow is on pixels
             autoencoder = None
     return load(source, autoencoder=autoencoder)

@@ -13,17 +13,11 @@ import torch
 from torch import Tensor
 
 from ..io.progress import progress_bar
-from .autoencoder import (
-    AutoencoderConfig,
-    AutoencoderSource,
-    name_of,
-    open_autoencoder,
-    weights_sha256,
-)
+from .autoencoder import AutoencoderConfig, weights_sha256
 from .codec import Codec, check_levels, crop, pad
 from .config import FlowConfig
 
-__all__ = ["LatentCodec", "measure_codec"]
+__all__ = ["LatentCodec", "UnopenedCodec", "measure_codec"]
 
 # Pixels that the autoencoder processes at a time, since it needs much memory per image. A CPU is
 # fastest with as many as its caches hold.
@@ -179,33 +173,60 @@ class LatentCodec(Codec):
         return {**self.__dict__, "_placed": {}}  # a pickle leaves out copies for other devices
 
 
-def measure_codec(
-    source: AutoencoderSource,
-    images: Tensor,
-    *,
-    noise: float = 1 / 64,
-    device: torch.device | str = "cpu",
-    progress: bool = False,
-) -> LatentCodec:
-    """Open an autoencoder and measure the mean and standard deviation of its latent channels.
+class UnopenedCodec(Codec):
+    """The codec of a flow on latents whose autoencoder is not at hand.
+
+    The flow can be checked, pushed and saved, but encodes and decodes no image.
 
     Args:
-        source: The autoencoder, or its path or repository.
+        config: The shape of the flow.
+        record: The checkpoint's record of the autoencoder.
+    """
+
+    def __init__(self, config: FlowConfig, record: AutoencoderConfig) -> None:
+        super().__init__(record.channels, record.image_size, config.shape, config.size)
+        self.record = record
+        self.noise = record.noise
+
+    def prepare(self, images: Tensor) -> Tensor:
+        raise self._error()
+
+    def dequantize(self, prepared: Tensor, noise: Tensor | float | None = None) -> Tensor:
+        raise self._error()
+
+    def to_images(self, v: Tensor, *, quantize: bool = True) -> Tensor:
+        raise self._error()
+
+    def _error(self) -> ValueError:
+        assert self.record is not None
+        return ValueError(f"the autoencoder {self.record.name!r} of this flow was not opened")
+
+
+def measure_codec(
+    autoencoder: Any,
+    images: Tensor,
+    *,
+    kind: str = "object",
+    name: str = "",
+    noise: float = 1 / 64,
+    progress: bool = False,
+) -> LatentCodec:
+    """Measure the mean and standard deviation of the latent channels of an autoencoder.
+
+    Args:
+        autoencoder: A frozen `nfaug.flows.autoencoder.Autoencoder`, on the device of the images.
         images: uint8 of shape (N, C, H, W), a few hundred from the training set.
+        kind, name: For the checkpoint's record; by default those of an object.
         noise: The width w of the dequantisation noise, in standard deviations.
-        device: Where to run the autoencoder.
         progress: Show a bar.
 
     Raises:
         ValueError: If the autoencoder takes other images, or a latent channel is constant.
-        OSError: See `open_autoencoder`, also for ModuleNotFoundError, TypeError and ValueError.
     """
-    autoencoder = open_autoencoder(source).to(device)
-    kind, name = name_of(source)
     config = AutoencoderConfig(
         kind=kind,
-        name=name,
-        sha256=weights_sha256(autoencoder),
+        name=name or type(autoencoder).__name__,
+        sha256=weights_sha256(autoencoder.state_dict()),
         channels=images.shape[1],
         image_size=(images.shape[2], images.shape[3]),
         mean=(0.0,) * autoencoder.latent_channels,
@@ -213,7 +234,7 @@ def measure_codec(
         noise=noise,
     )
     codec = LatentCodec(autoencoder, config)
-    parts = images.to(device).split(codec.images_at_once(device))
+    parts = images.split(codec.images_at_once(images.device))
     encoded = []
     with progress_bar(len(images), "scale of latents", "image", shown=progress) as bar:
         for part in parts:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from nfaug.checkpoint.checkpoint import read_checkpoint
 from nfaug.checkpoint.manifest import CONFIG, PICTURE, TENSOR_FILES, read_manifest
-from nfaug.checkpoint.repository import read_repository
+from nfaug.checkpoint.repository import download_checkpoint
 from nfaug.checkpoint.resolve import repository_name
 from nfaug.io.atomic import check_output, replace_directory
 from nfaug.io.hub_options import HubOptions
@@ -62,11 +62,11 @@ def pull(
     options = HubOptions(revision=revision, token=token)
     repo_id = repository_name(repo_id)
     if out is None:
-        return read_repository(_check_folder, repo_id, options)
+        return _checked(download_checkpoint(repo_id, options))
     copy = Path(out).expanduser()
     check_output(copy, overwrite=overwrite)
     with lock_output(copy):
-        folder = read_repository(_check_folder, repo_id, options, extras=_EXTRAS)
+        folder = _checked(download_checkpoint(repo_id, options, extras=_EXTRAS))
         stale = frozenset(TENSOR_FILES).union(_EXTRAS)  # none of it describes the new flow
         names = [CONFIG]
         names += read_manifest(folder)["files"]
@@ -78,7 +78,7 @@ def pull(
     return copy
 
 
-def _check_folder(folder: Path) -> Path:
+def _checked(folder: Path) -> Path:
     """The folder, once its checkpoint could be read."""
     read_checkpoint(folder, on_latents=False)  # the autoencoder need not be here yet
     return folder

@@ -11,7 +11,6 @@ __all__ = ["EXTRAS", "optional_imports", "require"]
 #: The extra of pyproject.toml that installs a library, by the name that is imported.
 EXTRAS = {
     "albumentations": "albumentations",
-    "diffusers": "vae",
     "ema_pytorch": "train",
     "gradio": "ui",
     "matplotlib": "train",

@@ -3,27 +3,33 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import os
-from collections.abc import Iterable, Iterator, MutableMapping
+from collections.abc import Callable, Iterable, Iterator
 from datetime import timedelta
 from typing import TypeVar
 
 import torch
 from torch import Tensor
+from torch.distributed import PrefixStore, rendezvous  # type: ignore[attr-defined]
 
-__all__ = ["TIMEOUT", "Ranks", "group_rank", "joined", "launched", "own_cores", "own_rank"]
+from .device import pick_device
+
+__all__ = ["Ranks", "group_rank", "joined", "own_cores", "own_rank"]
 
 T = TypeVar("T")
 
-TIMEOUT = timedelta(hours=2)  # the others wait for the slowest process
+_TIMEOUT = timedelta(hours=2)  # the others wait for the slowest process
+_groups = itertools.count()
 
 
 class Ranks:
-    """A group of `count` processes, and this process's place `rank` in it, from 0."""
+    """A group of `count` processes, this process's place `rank` in it, from 0, and its device."""
 
-    def __init__(self, count: int = 1, rank: int = 0) -> None:
+    def __init__(self, count: int = 1, rank: int = 0, device: torch.device | str = "cpu") -> None:
         self.count: int = count
         self.rank: int = rank
+        self.device: torch.device = torch.device(device)
 
     @property
     def main(self) -> bool:
@@ -62,19 +68,20 @@ class Ranks:
             torch.distributed.all_gather_object(items, item)
         return items
 
-    def collect(self, own: MutableMapping[int, T], total: int, *, everywhere: bool) -> Iterator[T]:
+    def collect(self, own: Callable[[int], T], total: int, *, everywhere: bool) -> Iterator[T]:
         """Yield the items 0..total-1, of which this process has the items rank, rank + count, ...
 
         One item of each process is sent at a time, which bounds the memory.
 
         Args:
-            own: This process's items by their position. It is emptied.
+            own: Gives each of this process's items, by its position.
             total: The number of items of all processes.
             everywhere: Whether every process gets the items. If not, they are sent to the main one,
                 and nothing is yielded on the others, which must run the iterator to its end.
         """
         for start in range(0, total, self.count):
-            item = own.pop(start + self.rank, None)
+            position = start + self.rank
+            item = own(position) if position < total else None
             gathered = [item] * self.count
             if self.count > 1 and everywhere:
                 torch.distributed.all_gather_object(gathered, item)
@@ -82,11 +89,6 @@ class Ranks:
                 torch.distributed.gather_object(item, gathered if self.main else None)
             if everywhere or self.main:
                 yield from gathered[: total - start]  # type: ignore[misc]
-
-
-def launched() -> int:
-    """The number of processes that `torchrun` or `accelerate launch` started; 1 without them."""
-    return int(os.environ.get("WORLD_SIZE") or 1)
 
 
 def own_cores(processes: int = 1) -> int:
@@ -119,25 +121,50 @@ def own_rank() -> int:
 
 
 @contextlib.contextmanager
-def joined() -> Iterator[Ranks]:
+def joined(device: str = "cpu") -> Iterator[Ranks]:
     """The processes that the launcher started, joined in a group while the block runs.
 
     A group that exists is used and left as it is.
 
+    Args:
+        device: What to compute on, as in `pick_device`. Of several processes each takes the GPU of
+            its local rank, or the CPU if that is asked for or there is no GPU.
+
     Raises:
-        ValueError: It has no backend for the CPU, where results are summed.
+        ValueError: There is no such device, or a group that exists has no backend for the CPU,
+            where results are summed.
     """
     distributed = torch.distributed
     exists = group_rank() is not None
-    several = exists and distributed.get_world_size() > 1
-    if several and "cpu" not in distributed.get_backend_config():
+    count = int(os.environ.get("WORLD_SIZE") or 1)
+    if exists:
+        count = distributed.get_world_size()
+    several = count > 1
+    own_device = pick_device("auto" if several and device != "cpu" else device)
+    on_cpu = own_device.type == "cpu"
+    if exists and several and on_cpu and "cpu" not in distributed.get_backend_config():
         raise ValueError("the group has no CPU: call init_process_group('cpu:gloo,cuda:nccl')")
-    starts_group = not exists and launched() > 1
+    starts_group = several and not exists
+    if several and own_device.type == "cuda":
+        torch.cuda.set_device(own_device)
     if starts_group:
-        distributed.init_process_group("gloo", timeout=TIMEOUT)
+        _start_group("cpu:gloo,cuda:nccl" if own_device.type == "cuda" else "gloo")
     try:
         rank = group_rank()
-        yield Ranks() if rank is None else Ranks(distributed.get_world_size(), rank)
+        yield Ranks(count, rank or 0, own_device)
     finally:
         if starts_group:
             distributed.destroy_process_group()
+
+
+def _start_group(backend: str) -> None:
+    """Start the group of the launcher's processes.
+
+    Its keys in the launcher's store are its own: `torchrun` keeps the store, and a later group
+    would read those of an earlier one, and wait for ever.
+    """
+    store, rank, count = next(rendezvous("env://", timeout=_TIMEOUT))
+    store = PrefixStore(f"nfaug-{next(_groups)}", store)
+    torch.distributed.init_process_group(
+        backend, store=store, rank=rank, world_size=count, timeout=_TIMEOUT
+    )

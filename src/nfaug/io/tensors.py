@@ -15,7 +15,7 @@ from torch import Tensor
 from .errors import FileError
 from .text import printable
 
-__all__ = ["read_tensors", "tensors_sha256", "write_tensors"]
+__all__ = ["check_sha256", "read_tensors", "tensors_sha256", "write_tensors"]
 
 _TYPES = {
     torch.float64,
@@ -42,12 +42,8 @@ def read_tensors(file: Path, sha256: str | None = None) -> dict[str, Tensor]:
         if not file.is_file():
             raise ValueError("it is missing, or not a regular file")
         data = file.read_bytes()
-        actual = hashlib.sha256(data).hexdigest()
-        if sha256 is not None and actual != sha256:
-            raise FileError(
-                f"{file} is damaged or from another checkpoint: its SHA-256 is {actual}, "
-                f"the JSON file beside it says {sha256!s:.64}"
-            )
+        if sha256 is not None:
+            _compare(file, hashlib.sha256(data).hexdigest(), sha256)
         tensors = load(data)
         unknown = {tensor.dtype for tensor in tensors.values()} - _TYPES
         if unknown:
@@ -58,6 +54,27 @@ def read_tensors(file: Path, sha256: str | None = None) -> dict[str, Tensor]:
     except Exception as error:  # safetensors and torch raise many types for hostile headers
         reason = printable(error, longest=1000)
         raise FileError(f"{file} is not a readable safetensors file: {reason}") from None
+
+
+def check_sha256(file: Path, sha256: str) -> None:
+    """Raise FileError unless a file has this SHA-256."""
+    _compare(file, _file_sha256(file), sha256)
+
+
+def _compare(file: Path, actual: str, expected: str) -> None:
+    if actual != expected:
+        raise FileError(
+            f"{file} is damaged or from another checkpoint: its SHA-256 is {actual}, "
+            f"the JSON file beside it says {expected!s:.64}"
+        )
+
+
+def _file_sha256(file: Path) -> str:
+    sha = hashlib.sha256()
+    with file.open("rb") as opened:
+        for part in iter(partial(opened.read, 2**20), b""):  # a file may have gigabytes
+            sha.update(part)
+    return sha.hexdigest()
 
 
 def write_tensors(file: Path, tensors: Mapping[str, Tensor]) -> str:
@@ -71,11 +88,7 @@ def write_tensors(file: Path, tensors: Mapping[str, Tensor]) -> str:
         save_file(values, file, metadata={"format": "pt"})
     except SafetensorError as error:
         raise OSError(f"{file} cannot be written: {error}") from error
-    sha = hashlib.sha256()
-    with file.open("rb") as written:
-        for part in iter(partial(written.read, 2**20), b""):  # a file may have gigabytes
-            sha.update(part)
-    return sha.hexdigest()
+    return _file_sha256(file)
 
 
 def tensors_sha256(tensors: Mapping[str, Tensor]) -> str:

@@ -2,8 +2,9 @@
 
 from .config import TrainConfig
 from .context import TrainResult
-from .loop import Interrupted, RunStopped
+from .loop import Interrupted
 from .optimizer import TrainingDiverged
+from .run import RunStopped
 from .trainer import train
 
 __all__ = [

@@ -12,6 +12,7 @@ from typing import Any, Literal, get_args
 from nfaug.classes.priors import PriorConfig
 from nfaug.data.augmentation import FlowAugmentation
 from nfaug.data.preprocess import as_size
+from nfaug.fitting import PCAConfig
 from nfaug.flows.flow import Recompute
 from nfaug.flows.mef import MefConfig
 from nfaug.io.numbers import check_number, check_seed, check_side, check_whole
@@ -142,25 +143,6 @@ class OptimConfig:
 
 
 @dataclass(frozen=True)
-class PCAConfig:
-    """The classwise PCA, fitted at the end of training.
-
-    Args:
-        rank: Axes per class; fewer if the class has fewer images.
-        per_class: Encode at most this many images of each class.
-        memory: Keep a memory: the coefficients of the training images, used as partners.
-    """
-
-    rank: int = 64
-    per_class: int = 1000
-    memory: bool = True
-
-    def __post_init__(self) -> None:
-        check_whole("rank", self.rank)
-        check_whole("per_class", self.per_class, 2)
-
-
-@dataclass(frozen=True)
 class TrainConfig:
     """A training run.
 
@@ -174,19 +156,19 @@ class TrainConfig:
         device: "cpu", "cuda", "cuda:1", ...; "auto" for the GPU if there is one.
         eval_every: Epochs between evaluations on the held-out images.
         checkpoint_minutes: Minutes between saved states, from which a run can be resumed.
-        trackers: Trackers that receive metrics and pictures: "tensorboard", "wandb", "trackio".
+        trackers: What receives metrics and pictures beside log.csv: "tensorboard", or nothing.
         pictures_every: Epochs between pictures of samples, one at the end included; 0 for none.
-        autoencoder: Train on the latents of this frozen autoencoder, a tiny one of TAESD's family
-            or a diffusers AutoencoderKL or AutoencoderDC: a safetensors file, a directory, or
-            owner/name on the Hub; None for pixels. The latents of each image (and of its mirror
-            image, with augmentation.hflip) are computed once and kept in memory.
+        autoencoder: Train on the latents of this frozen autoencoder, a tiny one of TAESD's family:
+            a safetensors file, a directory, or owner/name on the Hub; None for pixels. The latents
+            of each image (and of its mirror image, with augmentation.hflip) are computed once and
+            kept in memory.
         latent_noise: Width of the uniform noise on latents, in standard deviations of their
             channel.
         flow: The flow's architecture; channels and image size come from the data.
         dataset: How images are read.
         prior: The class Gaussians.
         optim: The optimiser.
-        pca: The classwise PCA.
+        pca: The axes and the memory of each class, fitted at the end of training.
         augmentation: Augmentation of the flow's training images.
 
     Raises:

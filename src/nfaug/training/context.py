@@ -1,4 +1,4 @@
-"""The fixed context of a run (settings, images, classes and processes), and its result."""
+"""What a run reads and draws from (settings, images, classes and processes), and its result."""
 
 from __future__ import annotations
 
@@ -13,19 +13,20 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from nfaug.augment.draws import seed_of
+from nfaug.checkpoint.autoencoder import open_codec
 from nfaug.checkpoint.checkpoint import Checkpoint, CheckpointConfig
 from nfaug.classes.gaussians import ClassGaussians
 from nfaug.data.batches import Batches, MemoryBatches, open_batches, progress_bar
 from nfaug.data.classes import check_class_sizes, check_same_classes
 from nfaug.data.images import LabelledImages, to_tensors
 from nfaug.data.open import wrap_dataset
-from nfaug.flows.codec import Codec
 from nfaug.flows.flow import Flow, FlowConfig
-from nfaug.flows.latent_codec import LatentCodec, measure_codec
+from nfaug.flows.latent_codec import LatentCodec
+from nfaug.io.ranks import Ranks
 from nfaug.io.shared import shared_tensor
 
 from .config import TrainConfig, flat
-from .distributed import Processes, draw_noise
+from .distributed import draw_noise
 from .metrics import class_statistics
 from .optimizer import FlowOptimizer
 from .snapshots import RunState, Snapshot
@@ -67,11 +68,12 @@ class RunContext:
 
     Attributes:
         config: The settings.
-        processes: The processes that share the run.
+        ranks: The processes that share the run.
         dataset: All images.
         classes: Class names; empty if the prior has a single Gaussian.
         noise: The noise generator in its state before the run's first draw.
         choice: The CPU generator in its state before the run's first draw.
+        shape: The flow's configuration for these settings and images.
         codec: The autoencoder whose latents the flow models; None for pixels.
         shown: Whether this process reports progress.
         data: Batches to train on.
@@ -79,15 +81,16 @@ class RunContext:
     """
 
     config: TrainConfig
-    processes: Processes
+    ranks: Ranks
     dataset: LabelledImages
     classes: Sequence[str]
     noise: torch.Generator
     choice: torch.Generator
+    shape: FlowConfig
     codec: LatentCodec | None
     shown: bool
-    data: Batches = field(init=False)
-    test: Batches | None = field(default=None, init=False)
+    data: Batches
+    test: Batches | None
 
     @property
     def steps_per_epoch(self) -> int:
@@ -99,15 +102,6 @@ class RunContext:
         """The fingerprint of the images."""
         return self.dataset.fingerprint(progress=self.shown)
 
-    def shape(self) -> tuple[FlowConfig, Codec | None]:
-        """The flow's configuration and codec for these settings and images."""
-        backbone = self.config.flow
-        if self.codec is None:
-            return FlowConfig(self.dataset.channels, self.dataset.image_size, backbone), None
-        channels, height, width = self.codec.latent_shape
-        shape = FlowConfig(channels, (height, width), backbone)
-        return shape, self.codec.for_flow(shape)
-
     def fixed(self) -> Mapping[str, Any]:
         """The settings and facts by which a step reads and draws the same numbers.
 
@@ -117,11 +111,10 @@ class RunContext:
         fixed: dict[str, Any] = {}
         for name in ("seed", "batch_size", "prior.kind", "latent_noise"):
             fixed[name] = settings[name]
-        flow, _ = self.shape()
-        fixed |= flat({"flow": flow.to_dict()})
+        fixed |= flat({"flow": self.shape.to_dict()})
         fixed["images to train on"] = len(self.data.labels)
         fixed["--data"] = self.fingerprint
-        fixed["device"] = self.processes.device.type  # generators of GPUs have other states
+        fixed["device"] = self.ranks.device.type  # generators of GPUs have other states
         return fixed
 
     def new_flow(self) -> Flow:
@@ -130,28 +123,27 @@ class RunContext:
         # afterwards: torch.manual_seed would also reseed the GPUs'.
         with torch.random.fork_rng(devices=[]):
             torch.default_generator.manual_seed(self.config.seed)
-            shape, codec = self.shape()
-            flow = Flow(shape, codec=codec)
-        flow = flow.to(self.processes.device)
+            flow = Flow(self.shape, codec=self.codec)
+        flow = flow.to(self.ranks.device)
         order = torch.randperm(len(self.data.labels), generator=self.choice)[:_INIT_IMAGES]
         augmentation = self.config.augmentation
         draws = augmentation.draw(len(order), self.noise)
         noise = draw_noise(flow, len(order), self.noise, augmentation.noise)
-        if self.processes.main:
+        if self.ranks.main:
             batches = []
             with progress_bar(len(order), "images to start from", "image", shown=self.shown) as bar:
                 for batch, _ in self.data.iterate(order, self.config.batch_size):
                     batches.append(batch)
                     bar.update(len(batch))
-            images = torch.cat(batches).to(self.processes.device)
+            images = torch.cat(batches).to(self.ranks.device)
             # Without augmentation, pixels that vary only by shifts would get huge scales.
             prepared = flow.codec.prepare(augmentation.apply(images, draws))
             flow.initialize(flow.codec.dequantize(prepared, noise), progress=self.shown)
             # New scalars may exceed the bound of the settings; a flow that is loaded with such
             # scalars would raise its bound to them.
             flow.clip_()
-        self.processes.broadcast(flow.parameters())
-        self.processes.broadcast(flow.buffers())
+        self.ranks.broadcast(flow.parameters())
+        self.ranks.broadcast(flow.buffers())
         return flow
 
     def start(self, flow: Flow) -> RunState:
@@ -179,7 +171,7 @@ class RunContext:
         # numbers of terms of their series.
         weights = {name: value.clone() for name, value in flow.state_dict().items()}
         flow = Flow.from_tensors(flow.config, weights, flow.codec)
-        flow = flow.to(self.processes.device).train()
+        flow = flow.to(self.ranks.device).train()
         optim = self.config.optim
         flow.configure_training(recompute=optim.recompute, bf16=optim.bf16)
         return flow
@@ -213,14 +205,14 @@ class RunContext:
                 num_classes,
                 batch_size=self.config.batch_size,
                 generator=noise,
-                processes=self.processes,
+                ranks=self.ranks,
                 progress=self.shown,
             )
             _, means, variances = statistics.finalize()
         with progress_bar(None, "solving for the Gaussians", shown=self.shown):
             means, variances, outcome = prior.solve(means, variances, config.settings, choice)
-        gaussians = ClassGaussians(means, variances, counts).to(self.processes.device)
-        self.processes.broadcast(gaussians.buffers())  # machines may round differently
+        gaussians = ClassGaussians(means, variances, counts).to(self.ranks.device)
+        self.ranks.broadcast(gaussians.buffers())  # machines may round differently
         return gaussians, {"kind": config.kind, **outcome}
 
     def checkpoint(self, flow: Flow, state: RunState, **records: Any) -> Checkpoint:
@@ -239,7 +231,7 @@ class RunContext:
 def open_context(
     images: LabelledImages,
     config: TrainConfig,
-    processes: Processes,
+    ranks: Ranks,
     start: Flow | None = None,
     *,
     test_data: Dataset[Any] | None = None,
@@ -263,50 +255,75 @@ def open_context(
     classes: Sequence[str] = images.classes if prior.labelled else ()
     if classes:
         check_class_sizes(images.targets, classes)
-    shown = progress and processes.main
-    codec: Codec | None = None
-    if start is not None:
-        codec = start.codec
-    elif config.autoencoder is not None:
-        generator = torch.Generator().manual_seed(config.seed)
-        order = torch.randperm(len(images), generator=generator)[:_INIT_IMAGES]
-        sample, _ = to_tensors(images.subset(order), shown)
-        codec = measure_codec(
-            config.autoencoder,
-            sample,
-            noise=config.latent_noise,
-            device=processes.device,
-            progress=shown,
-        )
-    context = RunContext(
-        config,
-        processes,
-        images,
-        classes,
-        noise=torch.Generator(processes.device).manual_seed(config.seed),
-        choice=torch.Generator().manual_seed(config.seed),
-        codec=codec if isinstance(codec, LatentCodec) else None,
-        shown=shown,
-    )
-    context.shape()  # settings that do not fit fail before the images are read
+    shown = progress and ranks.main
+    if start is None:
+        codec = _measured_codec(images, config, ranks, shown)
+    else:
+        codec = start.codec if isinstance(start.codec, LatentCodec) else None
+    # Settings that do not fit fail before the images are read.
+    if codec is None:
+        shape = FlowConfig(images.channels, images.image_size, config.flow)
+    else:
+        channels, height, width = codec.latent_shape
+        shape = FlowConfig(channels, (height, width), config.flow)
+        codec = codec.for_flow(shape)
+    choice = torch.Generator().manual_seed(config.seed)
+    read = functools.partial(_read, config=config, ranks=ranks, codec=codec, shown=shown)
+    test: Batches | None = None
     if test_data is not None:
         held = wrap_dataset(test_data, classes=images.classes, progress=shown)
-        check_same_classes(held.classes, images.classes)
-        shape = (images.channels, *images.image_size)
-        test_shape = (held.channels, *held.image_size)
-        if shape != test_shape:
-            raise ValueError(f"images to train on are {shape} and those of test_data {test_shape}")
-        context.test = _read(held, context, mirrored=False)
-        context.data = _read(images, context)
-        return context
-    rows, held_rows = hold_out(
-        images.targets, num_classes, config.dataset.test_fraction, context.choice
+        _check_test(held, images)
+        test = read(held, mirrored=False)
+        data = read(images)
+    else:
+        rows, held_rows = hold_out(
+            images.targets, num_classes, config.dataset.test_fraction, choice
+        )
+        if len(held_rows):
+            test = read(images.subset(held_rows), mirrored=False)
+            data = read(images.subset(rows))
+        else:
+            data = read(images)
+    return RunContext(
+        config,
+        ranks,
+        images,
+        classes,
+        noise=torch.Generator(ranks.device).manual_seed(config.seed),
+        choice=choice,
+        shape=shape,
+        codec=codec,
+        shown=shown,
+        data=data,
+        test=test,
     )
-    if len(held_rows):
-        context.test = _read(images.subset(held_rows), context, mirrored=False)
-        images = images.subset(rows)
-    context.data = _read(images, context)
-    return context
+
+
+def _measured_codec(
+    images: LabelledImages, config: TrainConfig, ranks: Ranks, shown: bool
+) -> LatentCodec | None:
+    """The codec of the autoencoder of the settings, if any, measured on some images."""
+    if config.autoencoder is None:
+        return None
+    generator = torch.Generator().manual_seed(config.seed)
+    order = torch.randperm(len(images), generator=generator)[:_INIT_IMAGES]
+    sample, _ = to_tensors(images.subset(order), shown)
+    return open_codec(
+        config.autoencoder,
+        sample,
+        noise=config.latent_noise,
+        device=ranks.device,
+        progress=shown,
+    )
+
+
+def _check_test(held: LabelledImages, images: LabelledImages) -> None:
+    """Raise ValueError if images to evaluate on have other classes or another shape."""
+    check_same_classes(held.classes, images.classes)
+    shape = (images.channels, *images.image_size)
+    test_shape = (held.channels, *held.image_size)
+    if shape != test_shape:
+        raise ValueError(f"images to train on are {shape} and those of test_data {test_shape}")
 
 
 def hold_out(
@@ -340,7 +357,15 @@ def _representative(
     return order
 
 
-def _read(images: LabelledImages, context: RunContext, *, mirrored: bool = True) -> Batches:
+def _read(
+    images: LabelledImages,
+    config: TrainConfig,
+    ranks: Ranks,
+    codec: LatentCodec | None,
+    shown: bool,
+    *,
+    mirrored: bool = True,
+) -> Batches:
     """Batches of images, or of their latents if there is an autoencoder.
 
     Images are encoded once, since an autoencoder costs an order of magnitude more than the flow.
@@ -352,8 +377,6 @@ def _read(images: LabelledImages, context: RunContext, *, mirrored: bool = True)
     Raises:
         ValueError: If an augmentation cannot apply to latents.
     """
-    config = context.config
-    codec = context.codec
     if codec is not None and config.augmentation.pad_crop:
         raise ValueError(
             "latents are computed once and cannot be shifted: set augmentation.pad_crop to 0; got "
@@ -363,24 +386,24 @@ def _read(images: LabelledImages, context: RunContext, *, mirrored: bool = True)
         images,
         memory_gib=config.dataset.memory_gib,
         workers=config.dataset.workers,
-        progress=context.shown,
-        seed=seed_of(config.seed, context.processes.rank),
-        ranks=context.processes,
+        progress=shown,
+        seed=seed_of(config.seed, ranks.rank),
+        ranks=ranks,
     )
     if codec is None:
         return data
     count = len(data.labels)
     views = 2 if mirrored and config.augmentation.hflip else 1
     shape = (count, views, *codec.latent_shape)
-    at_once = min(_ENCODED, codec.images_at_once(context.processes.device))
-    latents, rows = shared_tensor(shape, torch.float16, context.processes, step=at_once)
+    at_once = min(_ENCODED, codec.images_at_once(ranks.device))
+    latents, rows = shared_tensor(shape, torch.float16, ranks, step=at_once)
     error: Exception | None = None
     try:
-        with progress_bar(len(rows), "latents", "image", shown=context.shown) as bar:
+        with progress_bar(len(rows), "latents", "image", shown=shown) as bar:
             order = torch.arange(rows.start, rows.stop)
             start = rows.start
             for batch, _ in data.iterate(order, at_once):
-                batch = batch.to(context.processes.device)
+                batch = batch.to(ranks.device)
                 end = start + len(batch)
                 latents[start:end, 0] = codec.prepare(batch).to("cpu", torch.float16)
                 if views == 2:
@@ -389,8 +412,8 @@ def _read(images: LabelledImages, context: RunContext, *, mirrored: bool = True)
                 start = end
                 bar.update(len(batch))
     except (OSError, ValueError) as met:
-        if context.processes.count == 1:
+        if ranks.count == 1:
             raise
         error = met
-    context.processes.agree(error)
+    ranks.agree(error)
     return MemoryBatches(latents, data.labels)

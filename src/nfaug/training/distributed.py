@@ -1,4 +1,4 @@
-"""Data-parallel training over one process, or those of `torchrun` or `accelerate launch`."""
+"""Data-parallel training: the rows of a batch and the gradients of several processes."""
 
 from __future__ import annotations
 
@@ -11,72 +11,21 @@ from torch.nn.parallel import DistributedDataParallel
 
 from nfaug.data.batches import Batches
 from nfaug.flows.flow import Flow
-from nfaug.io.device import float64_device, pick_device
-from nfaug.io.ranks import TIMEOUT, Ranks, group_rank, launched
+from nfaug.io.ranks import Ranks
 
-__all__ = ["Processes", "Shard", "draw_noise", "shared_batches"]
+__all__ = ["Shard", "averaging", "draw_noise", "shared_batches"]
 
 
-class Processes(Ranks):
-    """The group of processes that share a run, and this process's place in it.
-
-    Every process draws the same random numbers for the whole batch and computes on its own rows,
-    so the result does not depend on how many processes there are.
-
-    Args:
-        device: As in `TrainConfig.device`. Of several processes each takes the GPU of its local
-            rank, or the CPU if `device` is the CPU or there is no GPU.
-
-    Attributes:
-        count: Number of processes.
-        rank: Index of this process, from 0.
-        device: Device of this process.
-
-    Raises:
-        ValueError: There is no such device.
-    """
-
-    def __init__(self, device: str) -> None:
-        several = launched() > 1
-        self.device: torch.device = pick_device("auto" if several and device != "cpu" else device)
-        self._starts_group: bool = several and group_rank() is None
-        if not several:
-            super().__init__()
-            return
-        distributed = torch.distributed
-        backend = "gloo"
-        if self.device.type == "cuda":
-            torch.cuda.set_device(self.device)
-            backend = "cpu:gloo,cuda:nccl"
-        if self._starts_group:
-            distributed.init_process_group(backend, timeout=TIMEOUT)
-        super().__init__(distributed.get_world_size(), distributed.get_rank())
-
-    @property
-    def float64(self) -> torch.device:
-        """The device for float64 sums: the CPU on Apple GPUs, which have no float64."""
-        return float64_device(self.device)
-
-    def wrap(self, module: nn.Module) -> nn.Module:
-        """The module, wrapped to average gradients if there are several processes."""
-        if self.count == 1:
-            return module
-        devices = [self.device] if self.device.type == "cuda" else None
-        wrapped = DistributedDataParallel(module, device_ids=devices)
-        # A flow's buffers are constants, and would be sent before every forward pass. The argument
-        # of this name is deprecated (torch 2.13), and that in its place is unknown to older ones.
-        wrapped.broadcast_buffers = False
-        return wrapped
-
-    def wait(self) -> None:
-        """Block until every process has called this."""
-        if self.count > 1:
-            self.sum(torch.zeros(1, device=self.device)).item()
-
-    def close(self) -> None:
-        """Leave the process group, if this object has joined it."""
-        if self._starts_group:
-            torch.distributed.destroy_process_group()
+def averaging(module: nn.Module, ranks: Ranks) -> nn.Module:
+    """The module, wrapped to average gradients if there are several processes."""
+    if ranks.count == 1:
+        return module
+    devices = [ranks.device] if ranks.device.type == "cuda" else None
+    wrapped = DistributedDataParallel(module, device_ids=devices)
+    # A flow's buffers are constants, and would be sent before every forward pass. The argument
+    # of this name is deprecated (torch 2.13), and that in its place is unknown to older ones.
+    wrapped.broadcast_buffers = False
+    return wrapped
 
 
 class Shard(NamedTuple):

@@ -16,19 +16,20 @@ import torch
 from torch import Tensor, nn
 
 from nfaug.classes.gaussians import ClassGaussians
-from nfaug.data.decode import ImageDecodeError
 from nfaug.flows.flow import Flow
-from nfaug.io.device import to_device
+from nfaug.io.device import float64_device, to_device
+from nfaug.io.ranks import Ranks
 
 from .config import TrainConfig
 from .context import RunContext
-from .distributed import Processes, Shard, draw_noise, shared_batches
+from .distributed import Shard, averaging, draw_noise, shared_batches
 from .metrics import evaluate
 from .optimizer import TrainingDiverged
 from .reporter import Reporter
-from .snapshots import RunState, Snapshots
+from .run import Run
+from .snapshots import RunState
 
-__all__ = ["FlowLoss", "Interrupted", "Loop", "RunStopped", "noted", "stopped_from_outside"]
+__all__ = ["FlowLoss", "Interrupted", "Loop", "noted"]
 
 MAX_ROLLBACKS = 3
 _PROBES = 64  # images encoded to check that a flow is still finite
@@ -54,21 +55,8 @@ class Interrupted(KeyboardInterrupt):
         self.exit_code: int = 128 + number
 
 
-class RunStopped(OSError):
-    """Something outside the run stopped it: the disk, the images or another process.
-
-    Repair it, and call `train(..., resume=True)` to continue from the last saved state.
-
-    Example:
-        >>> RunStopped("No space left on device").exit_code
-        4
-    """
-
-    exit_code = 4
-
-
 class FlowLoss(nn.Module):
-    """Summed bits/dim of a batch, as one module that `Processes.wrap` can wrap."""
+    """Summed bits/dim of a batch, as one module that `averaging` can wrap."""
 
     def __init__(self, flow: Flow) -> None:
         super().__init__()
@@ -85,22 +73,20 @@ class FlowLoss(nn.Module):
 class Loop:
     """Trains from a state, which it changes in place, until the last epoch is over."""
 
-    def __init__(
-        self, context: RunContext, state: RunState, snapshots: Snapshots, reporter: Reporter
-    ) -> None:
+    def __init__(self, run: Run, context: RunContext, state: RunState, reporter: Reporter) -> None:
+        self.run: Run = run
         self.context: RunContext = context
         self.config: TrainConfig = context.config
-        self.processes: Processes = context.processes
+        self.ranks: Ranks = run.ranks
         self.state: RunState = state
-        self.snapshots: Snapshots = snapshots
         self.reporter: Reporter = reporter
         self.flow: Flow = state.optimizer.flow
-        self.model: nn.Module = self.processes.wrap(FlowLoss(self.flow))
+        self.model: nn.Module = averaging(FlowLoss(self.flow), self.ranks)
         self.signals: list[int] = []
         self.began: float = time.monotonic() - state.elapsed
         self.saved_at: float = state.elapsed
 
-    def run(self) -> None:
+    def train(self) -> None:
         """Train until the last epoch is over.
 
         Raises:
@@ -116,7 +102,7 @@ class Loop:
                 "more. With more --epochs it trains on"
             )
         handlers: AbstractContextManager[None] = contextlib.nullcontext()
-        if self.snapshots.folder is not None:
+        if self.run.out is not None:
             handlers = noted(self.signals)
         with handlers:
             while not state.finished:
@@ -129,7 +115,7 @@ class Loop:
                         raise
                     # The signal went to all processes and ended those that read images, which torch
                     # reports at any moment: the step may not be whole.
-                    hint = _resume_hint(self.snapshots)
+                    hint = self.run.hint()
                     raise Interrupted(f"interrupted; {hint}", self.signals[0]) from error
 
     def _epoch(self) -> None:
@@ -139,7 +125,7 @@ class Loop:
         if state.order is None:
             state.order = torch.randperm(len(data.labels), generator=state.choice)
         remaining = state.order[state.position * self.config.batch_size :]
-        for shard in shared_batches(data, remaining, self.config.batch_size, self.processes):
+        for shard in shared_batches(data, remaining, self.config.batch_size, self.ranks):
             stop = self._step(shard)
             self._between_steps(stop)
             if self._done() >= 1:
@@ -150,25 +136,25 @@ class Loop:
         """Take a step on a batch; return whether a process received a signal."""
         state = self.state
         augmentation = self.config.augmentation
-        images = to_device(shard.images, self.processes.device)
+        images = to_device(shard.images, self.ranks.device)
         # All processes draw for the whole batch; each uses the part of its own rows.
         draws = augmentation.draw(shard.total, state.noise)
         draws = {name: values[shard.part] for name, values in draws.items()}
         images = augmentation.apply(images, draws)
         noise = draw_noise(self.flow, shard.total, state.noise, augmentation.noise)[shard.part]
-        labels = to_device(shard.labels, self.processes.device)
+        labels = to_device(shard.labels, self.ranks.device)
         if not self.config.prior.entry.labelled:
             labels = torch.zeros_like(labels)
         bits = self.model(images, noise, labels, state.gaussians) * (shard.weight / shard.total)
         # Summed over processes: the loss, the number that got a signal, the main one's clock.
-        seconds = time.monotonic() - self.began if self.processes.main else 0.0
+        seconds = time.monotonic() - self.began if self.ranks.main else 0.0
         sums = torch.tensor([0.0, len(self.signals) > 0, seconds], dtype=torch.float64)
-        sums = to_device(sums, self.processes.float64)
+        sums = to_device(sums, float64_device(self.ranks.device))
         sums[0] = bits.detach()
-        self.processes.sum(sums)
+        self.ranks.sum(sums)
         # The wrapper averages gradients over processes, and the loss is a sum over them.
         stepped, numbers = state.optimizer.step_and_read(
-            bits * self.processes.count, self._done(), sums
+            bits * self.ranks.count, self._done(), sums
         )
         loss, signalled, elapsed = numbers
         state.elapsed = elapsed
@@ -193,9 +179,9 @@ class Loop:
             self._save()
         if stop:
             self._save()
-            self.processes.wait()  # the main process may still be writing
+            self.ranks.wait()  # the main process may still be writing
             number = self.signals[0] if self.signals else signal.SIGTERM  # of another process
-            raise Interrupted(f"interrupted; {_resume_hint(self.snapshots)}", number)
+            raise Interrupted(f"interrupted; {self.run.hint()}", number)
 
     def _end_epoch(self) -> None:
         """Solve the Gaussians again, evaluate and draw, where due.
@@ -244,13 +230,13 @@ class Loop:
                 state.gaussians,
                 self.context.test,
                 progress=self.context.shown,
-                processes=self.processes,
+                ranks=self.ranks,
             )
         state.history.append(row)
         self.reporter.row(state)
 
     def _save(self) -> None:
-        self.snapshots.save(self.state.snapshot())
+        self.run.snapshots.save(self.state.snapshot())
         self.saved_at = self.state.elapsed
 
     @torch.no_grad()
@@ -263,7 +249,7 @@ class Loop:
         optimizer = self.state.optimizer
         order = torch.arange(min(_PROBES, len(self.context.data.labels)))
         for images, _ in self.context.data.iterate(order, _PROBES):
-            latents, _ = flow.encode(images.to(self.processes.device))
+            latents, _ = flow.encode(images.to(self.ranks.device))
             if not bool(latents.isfinite().all()):
                 raise TrainingDiverged(
                     f"latents are not finite after {optimizer.steps} steps, {optimizer.skipped} of "
@@ -276,8 +262,8 @@ class Loop:
         rollbacks = state.rollbacks
         scale = state.optimizer.scale
         elapsed = state.elapsed
-        self.processes.wait()  # the main process may still be writing
-        snapshot = self.snapshots.newest() if rollbacks < MAX_ROLLBACKS else None
+        self.ranks.wait()  # the main process may still be writing
+        snapshot = self.run.snapshots.newest() if rollbacks < MAX_ROLLBACKS else None
         if snapshot is None:
             tries = f" (after {rollbacks} rollbacks)" if rollbacks else ""
             raise TrainingDiverged(f"{error}{tries}") from error
@@ -320,36 +306,3 @@ def noted(signals: list[int]) -> Iterator[None]:
             signal.signal(number, handler)
     if signals:
         signal.raise_signal(signals[0])
-
-
-@contextlib.contextmanager
-def stopped_from_outside(snapshots: Snapshots) -> Iterator[None]:
-    """Turn errors of files and of other processes into `RunStopped`.
-
-    Raises:
-        RunStopped: The message names the error, the last saved state and how to resume.
-    """
-    try:
-        yield
-    except (OSError, ImageDecodeError) as error:
-        raise RunStopped(f"{error}; {_resume_hint(snapshots)}") from error
-    except RuntimeError as error:
-        # gloo and data loaders raise a plain RuntimeError when another process ends.
-        words = ("gloo", "nccl", "connection", "peer", "dataloader")
-        if not any(word in str(error).lower() for word in words):
-            raise
-        reason = str(error).splitlines()[0][:200]
-        raise RunStopped(
-            f"another process ended, see its message ({reason}); {_resume_hint(snapshots)}"
-        ) from error
-
-
-def _resume_hint(snapshots: Snapshots) -> str:
-    """Say which state is saved and how to resume from it."""
-    steps = snapshots.steps()
-    if snapshots.folder is None or not steps:
-        return "no state was saved yet"
-    return (
-        f"the state of step {steps[-1]} is saved (in Python use resume=True): resume with nfaug "
-        f"train --resume {snapshots.folder.parent}"
-    )

@@ -12,8 +12,10 @@ from nfaug.classes.gaussians import ClassGaussians
 from nfaug.classes.statistics import ClassStatistics
 from nfaug.data.batches import Batches, progress_bar
 from nfaug.flows.flow import Flow
+from nfaug.io.device import float64_device
+from nfaug.io.ranks import Ranks
 
-from .distributed import Processes, draw_noise, shared_batches
+from .distributed import draw_noise, shared_batches
 
 __all__ = ["class_statistics", "evaluate"]
 
@@ -40,7 +42,7 @@ def evaluate(
     seed: int = 0,
     round_trip: bool = False,
     progress: bool = False,
-    processes: Processes | None = None,
+    ranks: Ranks | None = None,
 ) -> dict[str, Any]:
     """Measure bits/dim, NF-Acc and, with `round_trip`, exactness.
 
@@ -52,7 +54,7 @@ def evaluate(
         seed: Seed of the dequantisation noise.
         round_trip: Also decode every image's latent.
         progress: Show a bar.
-        processes: Processes to share the batches; each returns the metrics of all images.
+        ranks: Ranks to share the batches; each returns the metrics of all images.
 
     Returns:
         `images`, their number, and
@@ -77,7 +79,7 @@ def evaluate(
     generator = torch.Generator(device).manual_seed(seed)
     sums = _Sums()
     with progress_bar(total, "eval", "image", shown=progress) as bar:
-        for shard in shared_batches(data, torch.arange(total), batch_size, processes):
+        for shard in shared_batches(data, torch.arange(total), batch_size, ranks):
             noise = draw_noise(frozen, shard.total, generator)[shard.part]
             if not shard.weight:
                 bar.update(shard.total)
@@ -102,9 +104,11 @@ def evaluate(
                 sums.wrong_levels += int(errors.count_nonzero())
                 sums.level_error += float(errors.mean(1).sum())
             bar.update(shard.total)
-    if processes is not None:
-        shared = torch.tensor(astuple(sums), dtype=torch.float64, device=processes.float64)
-        sums = _Sums(*processes.sum(shared).tolist())
+    if ranks is not None:
+        shared = torch.tensor(
+            astuple(sums), dtype=torch.float64, device=float64_device(ranks.device)
+        )
+        sums = _Sums(*ranks.sum(shared).tolist())
     metrics: dict[str, Any] = {"images": total, codec.figure: sums.bits_per_dim / total}
     if not single:
         metrics["nf_acc"] = sums.top1 / total
@@ -126,23 +130,23 @@ def class_statistics(
     *,
     batch_size: int,
     generator: torch.Generator,
-    processes: Processes,
+    ranks: Ranks,
     progress: bool = False,
 ) -> ClassStatistics:
     """Statistics of the latents of the images with indices `order`, with dequantisation noise.
 
-    `processes` share the images and combine their statistics with one all-reduce.
+    `ranks` share the images and combine their statistics with one all-reduce.
     """
-    statistics = ClassStatistics(num_classes, flow.config.dim, processes.float64)
+    statistics = ClassStatistics(num_classes, flow.config.dim, float64_device(ranks.device))
     frozen = flow.freeze()
     with progress_bar(len(order), "gaussians", "image", shown=progress) as bar:
-        for shard in shared_batches(data, order, batch_size, processes):
+        for shard in shared_batches(data, order, batch_size, ranks):
             noise = draw_noise(frozen, shard.total, generator)[shard.part]
             if shard.weight:
-                images = shard.images.to(processes.device)
+                images = shard.images.to(ranks.device)
                 z, _ = frozen.encode(images, noise)
                 statistics.update(z, shard.labels)
             bar.update(shard.total)
-    if processes.count > 1:
+    if ranks.count > 1:
         statistics.all_reduce()
     return statistics

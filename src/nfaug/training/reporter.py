@@ -18,7 +18,7 @@ from nfaug.pictures.preview import sample_grid
 from .config import flat
 from .context import RunContext
 from .snapshots import RunState
-from .trackers import TRACKERS, Tracker
+from .trackers import TensorBoard
 
 __all__ = ["Reporter"]
 
@@ -34,8 +34,8 @@ class Reporter:
 
     def __init__(self, context: RunContext, folder: Path | None) -> None:
         self.context: RunContext = context
-        self.folder: Path | None = folder if context.processes.main else None
-        self.trackers: list[Tracker] = []
+        self.folder: Path | None = folder if context.ranks.main else None
+        self.trackers: list[TensorBoard] = []
         images = context.config.epochs * len(context.data.labels)
         self.bar: Any = progress_bar(images, "train", "image", shown=context.shown)
 
@@ -49,8 +49,8 @@ class Reporter:
             if not isinstance(value, (str, int, float)):  # which trackers take
                 settings[name] = str(value)
         steps = state.optimizer.steps
-        for name in self.context.config.trackers:
-            self.trackers.append(TRACKERS[name](name, self.folder, settings, steps))
+        if "tensorboard" in self.context.config.trackers:
+            self.trackers.append(TensorBoard(self.folder, settings, steps))
 
     def step(self, state: RunState, images: int, done: float) -> None:
         """Report a step on `images` images, after which a share `done` of the run is over."""

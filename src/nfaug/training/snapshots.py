@@ -136,21 +136,18 @@ class Snapshots:
 
     Args:
         folder: The run's folder; None to keep the newest snapshot in memory.
-        fixed: What a resumed run must keep, by name; see `RunContext.fixed`.
         writer: Whether this process writes. With several processes only the main one does.
     """
 
-    def __init__(
-        self,
-        folder: Path | None,
-        fixed: Mapping[str, Any] | None = None,
-        *,
-        writer: bool = True,
-    ) -> None:
+    def __init__(self, folder: Path | None, *, writer: bool = True) -> None:
         self.folder: Path | None = None if folder is None else folder / _FOLDER
-        self.fixed: dict[str, Any] = jsonable(fixed or {})
+        self.fixed: dict[str, Any] = {}
         self.writer: bool = writer
         self.memory: Snapshot | None = None
+
+    def expect(self, fixed: Mapping[str, Any]) -> None:
+        """Set what a resumed run must keep, by name; see `RunContext.fixed`."""
+        self.fixed = jsonable(fixed)
 
     def steps(self) -> list[int]:
         """The steps that have a snapshot on disk, in order."""

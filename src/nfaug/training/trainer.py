@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
 import warnings
-from collections.abc import Callable
+from collections.abc import Mapping
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -14,22 +13,19 @@ from torch.utils.data import Dataset
 from nfaug.checkpoint.checkpoint import Checkpoint
 from nfaug.data.images import LabelledImages, progress_bar
 from nfaug.data.open import wrap_dataset
-from nfaug.fitting import fit_classes
+from nfaug.fitting import FitConfig, fit_classes
 from nfaug.flows.codec import check_levels
 from nfaug.flows.mef import MefConfig
-from nfaug.io.extras import require
-from nfaug.io.lock import lock_output
 
 from .config import TrainConfig
 from .context import RunContext, TrainResult, open_context
-from .distributed import Processes
-from .loop import Loop, stopped_from_outside
+from .loop import Loop
 from .metrics import evaluate
 from .reporter import Reporter
-from .snapshots import RunState, Snapshots
-from .trackers import check_trackers
+from .run import Run
+from .snapshots import RunState
 
-__all__ = ["train"]
+__all__ = ["train", "train_run"]
 
 
 def train(
@@ -41,8 +37,6 @@ def train(
     test_data: Dataset[Any] | None = None,
     resume: bool = False,
     progress: bool = True,
-    processes: Processes | None = None,
-    begin: Callable[[TrainConfig], None] | None = None,
 ) -> TrainResult:
     """Train a flow on a dataset of (image, label), by maximum likelihood (paper, Eq. 2).
 
@@ -71,9 +65,6 @@ def train(
             bit for bit that of an uninterrupted run, unless `max_minutes` is set, which makes the
             learning rate follow the clock. Without it, snapshots of an earlier run are deleted.
         progress: Show bars, or log lines where standard error is no terminal.
-        processes: The process group; by default taken from the environment.
-        begin: Called with the run's settings on the main process, after all arguments are checked
-            and before anything is written.
 
     Returns:
         The trained checkpoint and its history.
@@ -96,50 +87,65 @@ def train(
         >>> result.checkpoint.pca.num_classes
         10
     """
-    require("ema_pytorch")  # of `FlowOptimizer`, which is made after the data are read
-    images = wrap_dataset(data, progress=progress)
-    config = (config or TrainConfig()).for_images(len(images))
+    config = config or TrainConfig()
     path = None if out is None else Path(out).expanduser()
-    if path is not None:
-        check_trackers(config.trackers)
-    if processes is None:
-        processes = Processes(config.device)
-    lock = contextlib.nullcontext() if path is None else lock_output(path)
-    with warnings.catch_warnings(), lock:
-        if not processes.main:  # every process would repeat the same warnings
+    with Run.open(path, config, resume=resume) as run:
+        return train_run(
+            run, data, config, checkpoint=checkpoint, test_data=test_data, progress=progress
+        )
+
+
+def train_run(
+    run: Run,
+    data: Dataset[Any],
+    config: TrainConfig,
+    *,
+    checkpoint: Checkpoint | None = None,
+    test_data: Dataset[Any] | None = None,
+    words: Mapping[str, Any] | None = None,
+    source: Mapping[str, str] | None = None,
+    progress: bool = True,
+) -> TrainResult:
+    """Train in a run that is open. Arguments and errors are those of `train`, besides:
+
+    Args:
+        run: The run.
+        words: What `nfaug train` was given besides the settings, which are then saved.
+        source: What the checkpoint says of where the images and the first flow are from.
+    """
+    ranks = run.ranks
+    with warnings.catch_warnings():
+        images = wrap_dataset(data, progress=progress)
+        config = config.for_images(len(images))
+        if not ranks.main:  # every process would repeat the same warnings
             warnings.simplefilter("ignore")
         if checkpoint is not None:
             config = _config_of(checkpoint, config, images)
-        resume = resume and bool(Snapshots(path).steps())
         start = checkpoint
-        if resume:
-            start = Snapshots(path).initial(config.autoencoder)
+        if run.resumes:
+            start = run.snapshots.initial(config.autoencoder)
         flow = None if start is None else start.flow
-        context = open_context(
-            images, config, processes, flow, test_data=test_data, progress=progress
-        )
-        snapshots = Snapshots(path, context.fixed(), writer=processes.main)
-        with stopped_from_outside(snapshots):
-            snapshot = snapshots.newest() if resume else None
-            if not resume:
-                snapshots.clear()  # before new settings are saved beside old snapshots
-            if begin is not None and processes.main:
-                begin(config)
+        context = open_context(images, config, ranks, flow, test_data=test_data, progress=progress)
+        run.snapshots.expect(context.fixed())
+        with run.stopped_from_outside():
+            snapshot = run.snapshots.newest() if run.resumes else None
+            run.begin(config, words)
             if flow is not None and snapshot is not None:
                 state = context.resume(flow, snapshot)
             else:
                 state = context.start(flow or context.new_flow())
                 with progress_bar(None, "saving the state", shown=context.shown):
-                    snapshots.save_initial(context.checkpoint(state.optimizer.average, state))
-                    snapshots.save(state.snapshot())
-            reporter = Reporter(context, path)
+                    initial = context.checkpoint(state.optimizer.average, state)
+                    run.snapshots.save_initial(initial)
+                    run.snapshots.save(state.snapshot())
+            reporter = Reporter(context, run.out)
             try:
                 reporter.start(state)
-                Loop(context, state, snapshots, reporter).run()
-                result = _finish(context, state)
+                Loop(run, context, state, reporter).train()
+                result = _finish(context, state, source or {})
             finally:
                 reporter.close()
-            processes.wait()
+            ranks.wait()
     return result
 
 
@@ -160,18 +166,18 @@ def _config_of(checkpoint: Checkpoint, config: TrainConfig, images: LabelledImag
         )
     if config.flow not in (backbone, MefConfig()):
         warnings.warn(
-            "checkpoint has its own architecture; settings flow.* are ignored", stacklevel=3
+            "checkpoint has its own architecture; settings flow.* are ignored", stacklevel=4
         )
     latent_noise = config.latent_noise if codec.record is None else codec.record.noise
     return replace(config, flow=backbone, latent_noise=latent_noise)
 
 
-def _finish(context: RunContext, state: RunState) -> TrainResult:
+def _finish(context: RunContext, state: RunState, source: Mapping[str, str]) -> TrainResult:
     """Evaluate the averaged flow, fit PCA, and put the checkpoint together."""
     optimizer = state.optimizer
     config = context.config
     flow = optimizer.average.eval()
-    training = {
+    training: dict[str, Any] = {
         "images": len(context.data.labels),
         "images_sha256": context.fingerprint,
         "epochs": state.history[-1]["epoch"],
@@ -181,10 +187,11 @@ def _finish(context: RunContext, state: RunState) -> TrainResult:
         "rollbacks": state.rollbacks,
         "skipped_files": len(context.dataset.skipped),
         "batch_size": config.batch_size,
-        "processes": context.processes.count,
+        "processes": context.ranks.count,
         "lr": config.lr,
         "noise": config.augmentation.noise,
         "seed": config.seed,
+        **source,
     }
     metrics: dict[str, Any] = {}
     if context.test is not None:
@@ -194,7 +201,7 @@ def _finish(context: RunContext, state: RunState) -> TrainResult:
             context.test,
             round_trip=context.codec is None,  # latents come without the pixels to compare with
             progress=context.shown,
-            processes=context.processes,
+            ranks=context.ranks,
         )
         metrics["on"] = f"{metrics.pop('images')} held-out images"
     checkpoint = context.checkpoint(flow, state, training=training, metrics=metrics)
@@ -203,10 +210,8 @@ def _finish(context: RunContext, state: RunState) -> TrainResult:
             flow,
             context.data,
             context.classes,
-            **asdict(config.pca),
-            seed=config.seed,
-            statistics=False,
-            ranks=context.processes,
+            FitConfig(**asdict(config.pca), seed=config.seed),
+            ranks=context.ranks,
             everywhere=False,
             progress=context.shown,
         )

@@ -1,4 +1,4 @@
-r"""The equations of the fixed point: the kernel between classes, the updates and the objective.
+r"""The equations of the fixed point: the kernel between classes, and the updates.
 
 Notation, and arguments of the functions:
 
@@ -16,20 +16,17 @@ Iteration", BMVC 2024.
 
 from __future__ import annotations
 
-import math
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from ..gaussians import pairwise_kl
 from .config import Kernel
 
 __all__ = [
     "KL_FLOOR",
     "class_kernel",
     "mean_update",
-    "objective",
     "proposition1_update",
     "released_update",
 ]
@@ -121,39 +118,13 @@ def proposition1_update(
 
     In the paper the last term of B is part of A as -c sum K_y'y / v, which can make A negative.
     Moving it to B makes both positive and keeps the fixed points, where A v^2 = B. These are
-    stationary points of `objective`. At large weights there may be none: see `FixedPointConfig`.
+    stationary points of the objective. At large weights there may be none: see `FixedPointConfig`.
     """
     sums = _pair_sums(means, variances, kernel)
     b = data_variances + (data_means - means).square()
     b = b + weight * variances * (variances * sums.attraction + sums.received)
     av2 = weight * sums.spread + variances * (1 + weight * sums.sent)  # A v^2
     return variances * (b / av2).sqrt()
-
-
-def objective(
-    data_means: Tensor,
-    data_variances: Tensor,
-    means: Tensor,
-    variances: Tensor,
-    weight: float,
-    *,
-    pi: Kernel = "forward",
-    alpha: float = 10.0,
-) -> Tensor:
-    r"""The objective J whose stationary points Proposition 1 describes; a differentiable scalar.
-
-    .. math:: J = \sum_y \frac12 \sum_i \left[\log 2\pi v_{yi} + \frac{s_{yi} +
-              (m_{yi} - \mu_{yi})^2}{v_{yi}}\right] + c \sum_{y \neq y'}
-              \exp\left(-\frac{KL(y \| y')}{sg(\pi)\, a}\right)
-
-    The first sum is each class's mean negative log-likelihood in nats. sg stops the gradient: the
-    equations treat pi as a constant, and without sg Eq. 3 with Eq. 9 would be constant.
-    """
-    errors = data_variances + (data_means - means).square()
-    nll = 0.5 * (errors / variances + (2 * math.pi * variances).log()).sum()
-    kl = pairwise_kl(means, variances)
-    terms = torch.exp(-kl / (_scale(kl.detach(), pi) * alpha))
-    return nll + weight * (terms.sum() - len(kl))  # each term of the diagonal is 1
 
 
 class _PairSums(NamedTuple):
