@@ -252,7 +252,7 @@ def test_at_another_size_detail_leaves_with_the_structure_of_the_image(
     def made_of(given: Tensor) -> Tensor:
         generator = torch.Generator().manual_seed(1)
         nfa = nfaug.NFAugment(
-            fitted, p=1.0, gate=False, mix=mix, strength=0.8, partners="batch", generator=generator
+            fitted, p=1.0, gate=None, mix=mix, strength=0.8, partners="batch", generator=generator
         )
         return nfa(given, labels)[0]
 
