@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import itertools
 import os
 from collections.abc import Callable, Iterable, Iterator
 from datetime import timedelta
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
@@ -163,8 +164,19 @@ def _start_group(backend: str) -> None:
     Its keys in the launcher's store are its own: `torchrun` keeps the store, and a later group
     would read those of an earlier one, and wait for ever.
     """
-    store, rank, count = next(rendezvous("env://", timeout=_TIMEOUT))
+    store, rank, count = _launcher_store()
     store = PrefixStore(f"nfaug-{next(_groups)}", store)
     torch.distributed.init_process_group(
         backend, store=store, rank=rank, world_size=count, timeout=_TIMEOUT
     )
+
+
+@functools.cache
+def _launcher_store() -> tuple[Any, int, int]:
+    """The store that the launcher's processes share, this one's rank, and their number.
+
+    It is kept: without `torchrun` the first process serves it, and another could reach the old
+    store while the first one opens the next.
+    """
+    store, rank, count = next(rendezvous("env://", timeout=_TIMEOUT))
+    return store, rank, count
