@@ -22,7 +22,8 @@ import torch
 from torch import Tensor
 
 import nfaug
-from nfaug.data.open import MissingSplitError, open_dataset
+from nfaug.data.open import open_dataset
+from nfaug.data.sources.layout import MissingSplitError
 
 BATCHES = (1, 7, 256)
 FLOWS = ("builtin:rgb32", "builtin:fashion-mnist")

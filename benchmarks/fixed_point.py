@@ -30,7 +30,8 @@ from nfaug.classes.fixed_point.rules import class_kernel
 from nfaug.classes.gaussians import pairwise_kl
 from nfaug.classes.statistics import ClassStatistics
 from nfaug.data.open import open_dataset
-from nfaug.flows.flow import Flow, FlowConfig
+from nfaug.flows.config import FlowConfig
+from nfaug.flows.flow import Flow
 from nfaug.flows.mef import MefConfig
 
 WEIGHTS = (10, 50, 300, 3333)

@@ -45,7 +45,8 @@ from plain_flow import PlainFlow
 from safetensors.torch import load, save_file
 from torch import Tensor, nn
 
-from nfaug.flows.flow import Flow, FlowConfig
+from nfaug.flows.config import FlowConfig
+from nfaug.flows.flow import Flow
 from nfaug.flows.mef import MatrixExpCoupling, MefConfig
 
 SIZES = {

@@ -44,10 +44,11 @@ from nfaug.classes.gaussians import ClassGaussians
 from nfaug.compare.figures import student
 from nfaug.data.batches import MemoryBatches
 from nfaug.data.images import to_tensors
+from nfaug.fitting.config import PCAConfig
 from nfaug.flows.flow import Flow
 from nfaug.flows.mef import MefConfig
 from nfaug.training import TrainConfig, train
-from nfaug.training.config import DataConfig, OptimConfig, PCAConfig, TrainPriorConfig
+from nfaug.training.config import DataConfig, OptimConfig, TrainPriorConfig
 from nfaug.training.metrics import evaluate
 
 RESULTS = Path(__file__).parent / "results"

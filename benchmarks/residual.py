@@ -22,10 +22,10 @@ from torchvision.io import write_jpeg
 from torchvision.transforms.v2 import PILToTensor
 
 import nfaug
-from nfaug.augment.draws import SharedGenerator, seed_of
 from nfaug.bank import Bank, BankDataset, make_bank
 from nfaug.data.images import LabelledImages, split_per_class, to_tensors
 from nfaug.data.open import open_dataset
+from nfaug.run.seeds import SharedGenerator, seed_of
 
 SIZE = 224
 BATCH = 64

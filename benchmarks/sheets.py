@@ -23,7 +23,8 @@ import nfaug
 from nfaug.augment.config import MixConfig
 from nfaug.augment.pixels import to_pil
 from nfaug.data.images import LabelledImages, split_per_class, to_tensors
-from nfaug.data.open import open_dataset, wrap_dataset
+from nfaug.data.open import open_dataset
+from nfaug.data.torch_datasets import wrap_dataset
 from nfaug.fitting import fit
 
 GAP, HEAD, MOST = 4, 26, 7  # pixels, pixels, pictures beside each other

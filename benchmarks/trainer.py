@@ -28,10 +28,12 @@ from PIL import Image
 from torch.utils.data import TensorDataset
 
 from nfaug.data.batches import LoaderBatches
-from nfaug.data.open import open_dataset, wrap_dataset
-from nfaug.flows.flow import Flow, FlowConfig, Recompute
+from nfaug.data.open import open_dataset
+from nfaug.data.torch_datasets import wrap_dataset
+from nfaug.flows.config import FlowConfig
+from nfaug.flows.flow import Flow, Recompute
 from nfaug.flows.mef import MefConfig
-from nfaug.io.ranks import Ranks
+from nfaug.run.ranks import Ranks
 from nfaug.training.config import DataConfig, TrainConfig, TrainPriorConfig
 from nfaug.training.context import open_context
 from nfaug.training.distributed import draw_noise, shared_batches

@@ -18,10 +18,11 @@ from torch import Tensor
 
 from nfaug.checkpoint.checkpoint import Checkpoint, load
 from nfaug.classes.fixed_point import FixedPointConfig
+from nfaug.fitting.config import PCAConfig
 from nfaug.flows.flow import Flow
 from nfaug.flows.mef import MefConfig
 from nfaug.training import TrainConfig, TrainResult, train
-from nfaug.training.config import OptimConfig, PCAConfig, TrainPriorConfig
+from nfaug.training.config import OptimConfig, TrainPriorConfig
 
 __all__ = ["hub", "made", "mine", "pushed"]
 

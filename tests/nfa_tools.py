@@ -12,11 +12,13 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from nfaug.classes.pca_fit import ClasswisePCA, assemble, fit_class
+from nfaug.classes.pca import ClasswisePCA
+from nfaug.classes.pca_fit import assemble, fit_class
 from nfaug.data.images import LabelledImages
 from nfaug.data.preprocess import Preprocess
 from nfaug.data.readers import ArrayReader
-from nfaug.flows.flow import Flow, FlowConfig
+from nfaug.flows.config import FlowConfig
+from nfaug.flows.flow import Flow
 from nfaug.flows.mef import MefConfig
 
 CLASSES = 3

@@ -27,12 +27,14 @@ from nfaug.classes.fixed_point import FixedPointConfig
 from nfaug.data.augmentation import FlowAugmentation
 from nfaug.data.batches import MemoryBatches, open_batches
 from nfaug.data.decode import ImageDecodeError
-from nfaug.flows.flow import Flow, FlowConfig
+from nfaug.fitting.config import PCAConfig
+from nfaug.flows.config import FlowConfig
+from nfaug.flows.flow import Flow
 from nfaug.flows.mef import MefConfig
-from nfaug.io.ranks import joined
-from nfaug.io.shared import shared_tensor
+from nfaug.run.ranks import joined
+from nfaug.run.shared import shared_tensor
 from nfaug.training import RunStopped, TrainConfig, TrainResult, loop, train
-from nfaug.training.config import DataConfig, OptimConfig, PCAConfig, TrainPriorConfig
+from nfaug.training.config import DataConfig, OptimConfig, TrainPriorConfig
 from nfaug.training.metrics import class_statistics
 
 CONFIG = TrainConfig(

@@ -39,7 +39,7 @@ from sybil.parsers.markdown import CodeBlockParser, PythonCodeBlockParser
 from sybil.parsers.markdown.lexers import DirectiveInHTMLCommentLexer
 
 import nfaug.cli
-from nfaug.cli import COMMANDS
+from nfaug.commands import COMMANDS
 
 ROOT = Path(__file__).resolve().parent.parent
 DOCUMENTS = [

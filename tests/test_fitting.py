@@ -21,7 +21,7 @@ from nfaug.classes.fixed_point import FixedPointConfig, solve
 from nfaug.classes.pca_fit import fit_class
 from nfaug.cli import main
 from nfaug.data.batches import LoaderBatches, MemoryBatches, open_batches
-from nfaug.data.open import wrap_dataset
+from nfaug.data.torch_datasets import wrap_dataset
 from nfaug.fitting import FitConfig, checkpoints, classes, fit, fit_classes, open_images
 from nfaug.flows.flow import Flow
 

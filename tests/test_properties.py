@@ -26,7 +26,7 @@ import nfaug
 from nfaug import MixConfig, open_dataset
 from nfaug.augment.samples import as_labels, parse_labels
 from nfaug.bank.format import MANIFEST, Manifest
-from nfaug.checkpoint.checkpoint import CheckpointError
+from nfaug.checkpoint.manifest import CheckpointError
 from nfaug.data.images import to_tensors
 from nfaug.data.sources.layout import MissingSplitError, arrange
 from nfaug.flows.config import FlowConfig

@@ -10,7 +10,7 @@ from types import ModuleType
 
 import pytest
 
-from nfaug.cli import COMMANDS
+from nfaug.commands import COMMANDS
 
 ROOT = Path(__file__).resolve().parent.parent
 DOCS = ROOT / "docs"

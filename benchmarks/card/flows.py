@@ -12,7 +12,8 @@ from flow import example_flow
 from torch import Tensor
 
 from nfaug.classes.gaussians import ClassGaussians
-from nfaug.flows.flow import Flow, FlowConfig
+from nfaug.flows.config import FlowConfig
+from nfaug.flows.flow import Flow
 from nfaug.flows.mef import MefConfig
 from nfaug.training import TrainConfig
 from nfaug.training.loop import FlowLoss

@@ -8,12 +8,16 @@ from .io.version import __version__
 if TYPE_CHECKING:
     from .augment.config import MixConfig
     from .augment.transform import NFAugment
-    from .checkpoint.checkpoint import Checkpoint, CheckpointError, load
+    from .checkpoint.checkpoint import Checkpoint, load
+    from .checkpoint.manifest import CheckpointError
     from .classes.gaussians import ClassGaussians
-    from .classes.pca_fit import ClasswisePCA
-    from .data.open import open_dataset, wrap_dataset
+    from .classes.pca import ClasswisePCA
+    from .data.open import open_dataset
+    from .data.torch_datasets import wrap_dataset
     from .fitting import fit
-    from .flows.flow import Flow, FlowConfig, MefConfig
+    from .flows.config import FlowConfig
+    from .flows.flow import Flow
+    from .flows.mef import MefConfig
 
 __all__ = [
     "Checkpoint",
@@ -36,18 +40,18 @@ __all__ = [
 # `nfaug --help` does not wait for torch.
 _MODULES = {
     "Checkpoint": "checkpoint.checkpoint",
-    "CheckpointError": "checkpoint.checkpoint",
+    "CheckpointError": "checkpoint.manifest",
     "ClassGaussians": "classes.gaussians",
-    "ClasswisePCA": "classes.pca_fit",
+    "ClasswisePCA": "classes.pca",
     "Flow": "flows.flow",
-    "FlowConfig": "flows.flow",
-    "MefConfig": "flows.flow",
+    "FlowConfig": "flows.config",
+    "MefConfig": "flows.mef",
     "MixConfig": "augment.config",
     "NFAugment": "augment.transform",
     "fit": "fitting",
     "load": "checkpoint.checkpoint",
     "open_dataset": "data.open",
-    "wrap_dataset": "data.open",
+    "wrap_dataset": "data.torch_datasets",
 }
 _PACKAGES = ("bank", "compare", "hub", "integrations", "pictures", "training")
 

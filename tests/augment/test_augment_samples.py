@@ -13,8 +13,8 @@ from nfa_tools import batch_of, checkpoint
 from torchvision import tv_tensors
 from torchvision.transforms import v2
 
-from nfaug.augment import draws as augment_draws
 from nfaug.augment.transform import NFAugment
+from nfaug.run import seeds as seeds_module
 
 Batch = namedtuple("Batch", ["images", "labels", "index"])
 
@@ -144,8 +144,8 @@ def test_ranks_and_workers_do_not_share_draws(monkeypatch: pytest.MonkeyPatch) -
     for rank, worker in itertools.product(range(3), range(3)):
         monkeypatch.setenv("RANK", str(rank))
         info = SimpleNamespace(seed=1234 + worker)
-        monkeypatch.setattr(augment_draws, "get_worker_info", lambda info=info: info)
-        seeds.append(augment_draws.own_seed(torch.Generator().manual_seed(0)))
+        monkeypatch.setattr(seeds_module, "get_worker_info", lambda info=info: info)
+        seeds.append(seeds_module.own_seed(torch.Generator().manual_seed(0)))
     assert len(set(seeds)) == 9
 
 

@@ -9,9 +9,9 @@ from nfa_tools import CLASSES, checkpoint, images_of
 from torch import Tensor
 
 from nfaug.augment.detail import add_change, lost_share
-from nfaug.augment.draws import SharedGenerator
 from nfaug.augment.pixels import resize, resize_levels
 from nfaug.augment.transform import NFAugment
+from nfaug.run.seeds import SharedGenerator
 
 
 def letters() -> tuple[Tensor, Tensor]:

@@ -23,13 +23,13 @@ from torchvision.datasets import ImageFolder
 from torchvision.transforms.functional import pil_to_tensor
 
 from nfaug.augment.config import MixConfig
-from nfaug.augment.draws import SharedGenerator, seed_of
 from nfaug.augment.transform import NFAugment
 from nfaug.bank import Bank, BankDataset, make_bank
 from nfaug.bank import make as module
 from nfaug.data import readers
 from nfaug.data.open import open_dataset
 from nfaug.data.sources import folders
+from nfaug.run.seeds import SharedGenerator, seed_of
 
 FILES = {"manifest.json", "applied.npy", "hashes.npy", "labels.npy", "paths.npy"}
 

@@ -16,7 +16,8 @@ from torch.utils.data import DataLoader, Subset, TensorDataset
 from torchvision.datasets import DatasetFolder, ImageFolder
 
 from nfaug.bank import Bank, BankDataset, make_bank
-from nfaug.data.open import open_dataset, wrap_dataset
+from nfaug.data.open import open_dataset
+from nfaug.data.torch_datasets import wrap_dataset
 from nfaug.fitting import fit
 
 

@@ -20,11 +20,11 @@ from torch.utils.data import DataLoader, TensorDataset
 
 import nfaug
 from nfaug.augment.config import MixConfig, MixSettings
-from nfaug.augment.draws import SharedGenerator
 from nfaug.augment.transform import NFAugment
 from nfaug.bank import make_bank
 from nfaug.integrations.torchvision import NFACollate
 from nfaug.pictures.preview import preview_grid
+from nfaug.run.seeds import SharedGenerator
 
 
 class Model(nn.Module):

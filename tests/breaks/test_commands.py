@@ -15,7 +15,7 @@ import torch
 from command_tools import Ran, run_main
 
 import nfaug
-from nfaug.io.device import pick_device
+from nfaug.run.device import pick_device
 
 TRAIN = ("train", "--data", "digits", "--out", "o")
 ESCAPE = "\x1b[2J"

@@ -38,7 +38,8 @@ import nfaug
 from nfaug.bank import BankDataset, make_bank
 from nfaug.data.classes import dataset_classes
 from nfaug.data.images import to_tensors
-from nfaug.data.open import open_dataset, wrap_dataset
+from nfaug.data.open import open_dataset
+from nfaug.data.torch_datasets import wrap_dataset
 from nfaug.fitting import FinishedClasses, FitConfig
 from nfaug.integrations.timm import NFALoader
 

@@ -21,7 +21,8 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 import nfaug
 from nfaug.checkpoint.autoencoder import find_autoencoder, open_autoencoder
 from nfaug.flows.autoencoder import AutoencoderConfig
-from nfaug.flows.flow import Flow, FlowConfig
+from nfaug.flows.config import FlowConfig
+from nfaug.flows.flow import Flow
 from nfaug.flows.matrix_exp import expm_action, phi_action
 from nfaug.flows.mef import MefConfig
 

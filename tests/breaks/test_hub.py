@@ -20,11 +20,13 @@ from nfa_tools import TensorImages, images_of
 
 import nfaug
 from nfaug.checkpoint.autoencoder import open_autoencoder
-from nfaug.checkpoint.checkpoint import Checkpoint, CheckpointConfig, CheckpointError
+from nfaug.checkpoint.checkpoint import Checkpoint, CheckpointConfig
+from nfaug.checkpoint.manifest import CheckpointError
 from nfaug.cli import main
 from nfaug.flows.autoencoder import AutoencoderConfig
 from nfaug.flows.backbone import Identity
-from nfaug.flows.flow import Flow, FlowConfig
+from nfaug.flows.config import FlowConfig
+from nfaug.flows.flow import Flow
 from nfaug.flows.latent_codec import UnopenedCodec
 from nfaug.hub import HubError, pull, push_to_hub
 from nfaug.hub.push import plan_push

@@ -21,9 +21,10 @@ from PIL import Image
 from nfaug.data import decode, preprocess
 from nfaug.data.decode import ImageDecodeError
 from nfaug.data.images import to_tensors
-from nfaug.data.open import open_dataset, wrap_dataset
+from nfaug.data.open import open_dataset
 from nfaug.data.preprocess import Preprocess
 from nfaug.data.readers import pixels_sha256
+from nfaug.data.torch_datasets import wrap_dataset
 
 
 @pytest.fixture

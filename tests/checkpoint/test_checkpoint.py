@@ -16,14 +16,11 @@ from nfa_tools import NAMES, images_of
 from safetensors.torch import load_file, save_file
 
 import nfaug
-from nfaug.checkpoint.checkpoint import (
-    Checkpoint,
-    CheckpointConfig,
-    CheckpointError,
-    load,
-)
+from nfaug.checkpoint.checkpoint import Checkpoint, CheckpointConfig, load
+from nfaug.checkpoint.manifest import CheckpointError
 from nfaug.classes.gaussians import ClassGaussians
-from nfaug.flows.flow import Flow, FlowConfig
+from nfaug.flows.config import FlowConfig
+from nfaug.flows.flow import Flow
 from nfaug.flows.mef import MefConfig
 
 DATA = Path(__file__).parents[1] / "data"

@@ -16,7 +16,8 @@ from safetensors.torch import save_file
 
 import nfaug
 import nfaug.cli
-from nfaug.flows.flow import Flow, FlowConfig
+from nfaug.flows.config import FlowConfig
+from nfaug.flows.flow import Flow
 from nfaug.flows.mef import MatrixExpCoupling, MefConfig
 
 SCRIPT = Path(__file__).parents[2] / "scripts" / "convert_released.py"

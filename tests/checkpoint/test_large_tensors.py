@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 from checkpoint_tools import bounded, sign, with_header
 
-from nfaug.checkpoint.checkpoint import CheckpointError, load
+from nfaug.checkpoint.checkpoint import load
+from nfaug.checkpoint.manifest import CheckpointError
 
 
 @pytest.mark.parametrize("size", [10**12, 2**62, 10**30])

@@ -9,7 +9,8 @@ from device_tools import pretended_gpu
 from nfa_tools import fit_pca
 from torch import Tensor
 
-from nfaug.classes.pca_fit import ClasswisePCA, fit_class
+from nfaug.classes.pca import ClasswisePCA
+from nfaug.classes.pca_fit import fit_class
 
 CLASSES, DIM, RANK = 4, 40, 6
 

@@ -22,7 +22,7 @@ from nfa_tools import TensorImages, batch_of, images_of, write_images
 from PIL import Image
 
 import nfaug
-from nfaug.cli import COMMANDS
+from nfaug.commands import COMMANDS
 from nfaug.hub.card import make_card
 from nfaug.training import RunStopped, TrainingDiverged
 from nfaug.training.config import recipes

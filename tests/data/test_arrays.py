@@ -15,7 +15,8 @@ from torch.utils.data import TensorDataset
 
 import nfaug
 from nfaug.data.images import to_tensors
-from nfaug.data.open import MissingSplitError, open_dataset
+from nfaug.data.open import open_dataset
+from nfaug.data.sources.layout import MissingSplitError
 
 
 def write_idx(path: Path, array: np.ndarray) -> None:

@@ -22,8 +22,7 @@ from nfaug.data.classes import (
     stored_labels,
     unique_names,
 )
-from nfaug.data.open import wrap_dataset
-from nfaug.data.torch_datasets import DatasetReader
+from nfaug.data.torch_datasets import DatasetReader, wrap_dataset
 
 SYNONYMS = {"tench": 0, "Tinca tinca": 0, "crane": 1, "ox": 2, "kite": 2}
 

@@ -12,7 +12,8 @@ from PIL import Image
 
 from nfaug.data.batches import LoaderBatches
 from nfaug.data.decode import ImageDecodeError, decode_image
-from nfaug.data.open import open_dataset, wrap_dataset
+from nfaug.data.open import open_dataset
+from nfaug.data.torch_datasets import wrap_dataset
 
 
 @pytest.fixture

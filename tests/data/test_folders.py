@@ -14,7 +14,8 @@ from torch.utils.data import DataLoader
 
 from nfaug.data.decode import ImageDecodeError
 from nfaug.data.images import split_per_class, to_tensors
-from nfaug.data.open import MissingSplitError, open_dataset
+from nfaug.data.open import open_dataset
+from nfaug.data.sources.layout import MissingSplitError
 
 
 def truncate(path: Path) -> None:

@@ -12,7 +12,7 @@ from torchvision.datasets import ImageFolder
 from torchvision.transforms import v2
 
 import nfaug
-from nfaug.data.open import wrap_dataset
+from nfaug.data.torch_datasets import wrap_dataset
 
 MEAN, STD = [0.485, 0.456, 0.406], [0.229, 0.224, 0.225]
 

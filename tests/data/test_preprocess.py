@@ -15,8 +15,9 @@ from torch.utils.data import DataLoader, Subset
 
 from nfaug.data.batches import open_batches
 from nfaug.data.images import to_tensors
-from nfaug.data.open import open_dataset, wrap_dataset
+from nfaug.data.open import open_dataset
 from nfaug.data.preprocess import as_size, round_levels
+from nfaug.data.torch_datasets import wrap_dataset
 
 
 def test_resize_and_crop(tmp_path: Path) -> None:

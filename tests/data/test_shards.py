@@ -16,7 +16,9 @@ from library_tools import needs
 from nfa_tools import NAMES
 
 from nfaug.data.images import LabelledImages
-from nfaug.data.open import MissingSplitError, open_dataset, wrap_dataset
+from nfaug.data.open import open_dataset
+from nfaug.data.sources.layout import MissingSplitError
+from nfaug.data.torch_datasets import wrap_dataset
 
 
 def pack(path: Path, files: list[tuple[str, bytes]]) -> Path:

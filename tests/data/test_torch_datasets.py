@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.utils.data import Dataset, IterableDataset, Subset, TensorDataset
 
 from nfaug.data.images import LabelledImages, split_per_class, to_tensors
-from nfaug.data.open import wrap_dataset
+from nfaug.data.torch_datasets import wrap_dataset
 
 
 class Items(Dataset[Any]):

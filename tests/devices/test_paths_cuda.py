@@ -34,10 +34,11 @@ from nfaug.compare.work import bank_of
 from nfaug.data.augmentation import FlowAugmentation
 from nfaug.data.batches import MemoryBatches
 from nfaug.explore.pictures import OpenFlow, class_images, compare
+from nfaug.fitting.config import PCAConfig
 from nfaug.integrations.timm import NFALoader
 from nfaug.pictures.preview import preview_grid, sample_grid
 from nfaug.training import TrainConfig, train
-from nfaug.training.config import OptimConfig, PCAConfig, TrainPriorConfig
+from nfaug.training.config import OptimConfig, TrainPriorConfig
 from nfaug.training.distributed import draw_noise
 from nfaug.training.loop import FlowLoss
 from nfaug.training.metrics import evaluate

@@ -16,8 +16,8 @@ import nfaug
 from nfaug.checkpoint.checkpoint import Checkpoint, CheckpointConfig
 from nfaug.flows.backbone import Backbone, Identity
 from nfaug.flows.codec import to_flow
-from nfaug.flows.config import BACKBONES
-from nfaug.flows.flow import Flow, FlowConfig
+from nfaug.flows.config import BACKBONES, FlowConfig
+from nfaug.flows.flow import Flow
 from nfaug.flows.layers import Layer
 from nfaug.flows.mef import MefConfig
 

@@ -15,7 +15,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from nfaug.flows.flow import Flow, FlowConfig
+from nfaug.flows.config import FlowConfig
+from nfaug.flows.flow import Flow
 from nfaug.flows.mef import MatrixExpCoupling, MefConfig
 from nfaug.flows.networks import DisableTF32
 

@@ -13,7 +13,8 @@ from torch import Tensor
 import nfaug
 from nfaug.flows.backbone import Identity
 from nfaug.flows.codec import to_flow
-from nfaug.flows.flow import Flow, FlowConfig
+from nfaug.flows.config import FlowConfig
+from nfaug.flows.flow import Flow
 from nfaug.flows.mef import MefConfig
 
 SHAPES = [(1, (28, 28)), (3, (32, 32)), (3, (5, 7)), (4, (1, 3))]

@@ -23,15 +23,16 @@ import nfaug
 from nfaug.augment.detail import add_change
 from nfaug.augment.pixels import resize
 from nfaug.checkpoint.autoencoder import open_codec
-from nfaug.checkpoint.checkpoint import CheckpointError
+from nfaug.checkpoint.manifest import CheckpointError
 from nfaug.classes.fixed_point import FixedPointConfig
 from nfaug.cli import main
 from nfaug.data.augmentation import FlowAugmentation
+from nfaug.fitting.config import PCAConfig
 from nfaug.flows.latent_codec import LatentCodec
 from nfaug.flows.mef import MefConfig
 from nfaug.hub.push import plan_push
 from nfaug.training import TrainConfig, TrainResult, train
-from nfaug.training.config import OptimConfig, PCAConfig, TrainPriorConfig
+from nfaug.training.config import OptimConfig, TrainPriorConfig
 
 SIZE = (64, 64)
 LATENT = (4, 8, 8)

@@ -12,7 +12,8 @@ from device_tools import pretended_gpu
 from torch import Tensor
 
 from nfaug.flows.attention import SelfAttention
-from nfaug.flows.flow import Flow, FlowConfig
+from nfaug.flows.config import FlowConfig
+from nfaug.flows.flow import Flow
 from nfaug.flows.layers import (
     ActNorm,
     HaarSqueeze,

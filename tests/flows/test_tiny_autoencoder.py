@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 import nfaug
 from nfaug.checkpoint.autoencoder import open_autoencoder, open_codec
-from nfaug.checkpoint.checkpoint import CheckpointError
+from nfaug.checkpoint.manifest import CheckpointError
 from nfaug.cli import main
 from nfaug.flows import tiny_autoencoder
 from nfaug.flows.autoencoder import weights_sha256

@@ -15,7 +15,8 @@ from nfa_tools import batch_of
 from nfa_tools import checkpoint as parts
 
 import nfaug
-from nfaug.checkpoint.checkpoint import Checkpoint, CheckpointConfig, CheckpointError
+from nfaug.checkpoint.checkpoint import Checkpoint, CheckpointConfig
+from nfaug.checkpoint.manifest import CheckpointError
 from nfaug.commands import list as list_command
 from nfaug.hub import HubError, pull, push_to_hub
 from nfaug.hub.push import plan_push

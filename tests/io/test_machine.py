@@ -8,8 +8,8 @@ import pytest
 import torch
 
 from nfaug.data.batches import default_workers
-from nfaug.io.device import pick_device
-from nfaug.io.ranks import own_cores
+from nfaug.run.device import pick_device
+from nfaug.run.ranks import own_cores
 
 
 def test_shards_take_the_gpus_in_turn(monkeypatch: pytest.MonkeyPatch) -> None:

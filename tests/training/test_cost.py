@@ -10,7 +10,8 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from nfaug.data.preprocess import as_size
-from nfaug.flows.flow import Flow, FlowConfig
+from nfaug.flows.config import FlowConfig
+from nfaug.flows.flow import Flow
 from nfaug.flows.mef import MefConfig
 from nfaug.training.config import TrainConfig, recipe_config, recipe_path, recipes
 

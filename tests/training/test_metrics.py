@@ -11,7 +11,8 @@ from nfaug.checkpoint.checkpoint import Checkpoint
 from nfaug.classes.gaussians import ClassGaussians
 from nfaug.data.batches import MemoryBatches
 from nfaug.flows.codec import pad, to_flow
-from nfaug.flows.flow import Flow, FlowConfig
+from nfaug.flows.config import FlowConfig
+from nfaug.flows.flow import Flow
 from nfaug.flows.mef import MefConfig
 from nfaug.training.metrics import evaluate
 

@@ -18,7 +18,7 @@ from torch import Tensor
 import nfaug
 from nfaug.cli import main
 from nfaug.data.batches import MemoryBatches
-from nfaug.io.ranks import Ranks, joined
+from nfaug.run.ranks import Ranks, joined
 from nfaug.training import train
 from nfaug.training.distributed import shared_batches
 from nfaug.training.snapshots import Snapshots
@@ -189,7 +189,7 @@ def test_torchrun(tiny_folder: Path, tmp_path: Path) -> None:
 
 GROUPS = """
 import os, torch
-from nfaug.io.ranks import joined
+from nfaug.run.ranks import joined
 
 for number in range(6):
     with joined() as ranks:

@@ -22,9 +22,9 @@ from torch import Tensor
 import nfaug
 from nfaug.checkpoint.checkpoint import Checkpoint
 from nfaug.cli import main
-from nfaug.data.images import progress_bar
 from nfaug.flows.mef import MefConfig
 from nfaug.io import progress
+from nfaug.io.progress import progress_bar
 from nfaug.training import TrainConfig, loop, optimizer, train
 from nfaug.training.config import OptimConfig
 from nfaug.training.snapshots import Snapshots

@@ -15,9 +15,10 @@ from torch.utils.data import TensorDataset
 import nfaug
 from nfaug.checkpoint.checkpoint import Checkpoint
 from nfaug.data.augmentation import FlowAugmentation
+from nfaug.fitting.config import PCAConfig
 from nfaug.flows.flow import Flow
 from nfaug.training import TrainConfig, TrainingDiverged, TrainResult, context, train
-from nfaug.training.config import DataConfig, OptimConfig, PCAConfig, TrainPriorConfig
+from nfaug.training.config import DataConfig, OptimConfig, TrainPriorConfig
 from nfaug.training.optimizer import FlowOptimizer, learning_rate
 from nfaug.training.snapshots import Snapshots
 

@@ -13,8 +13,6 @@ from torch import Tensor
 from ..io.numbers import check_number
 from ..io.text import did_you_mean
 
-__all__ = ["Mix", "MixConfig", "MixSettings", "Partners", "one_config"]
-
 Mix = Literal["axis", "pair", "regions"]
 Partners = Literal["auto", "batch", "memory"]
 
@@ -95,10 +93,6 @@ class MixConfig:
 
         Returns:
             True if a batch of one image would find no partner in it.
-
-        Example:
-            >>> config.needs_batch(has_memory=True), config.needs_batch(has_memory=False)
-            (False, True)
         """
         alone = ("memory",) if self.mix == "regions" else ("auto", "memory")
         return not (has_memory and self.partners in alone)

@@ -11,9 +11,6 @@ import torch
 from torch import Tensor
 from torch.utils.data import get_worker_info
 
-__all__ = ["Counters", "Outcome", "SharedValue"]
-
-
 _WORKERS = 256  # of a data loader, with the main process
 
 

@@ -8,8 +8,6 @@ from torch.nn import functional as F
 
 from .pixels import resize
 
-__all__ = ["add_change", "lost_share"]
-
 _EPSILON = 1e-3  # a deviation of 8 grey levels; a window with less has little structure
 
 

@@ -1,8 +1,7 @@
-"""The draws of one call of NFAugment: images, partners, weights and noise, and their seeds."""
+"""The draws of one call of NFAugment: images, partners, weights and noise."""
 
 from __future__ import annotations
 
-import hashlib
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -11,23 +10,12 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import get_worker_info
 
 from ..classes.pca import ClasswisePCA
-from ..io.device import to_device
-from ..io.ranks import own_rank
+from ..run.device import to_device
+from ..run.seeds import own_seed
 from .config import MixConfig
 from .regions import draw_masks
-
-__all__ = [
-    "Draws",
-    "SharedGenerator",
-    "draw",
-    "own_seed",
-    "pick_in_batch",
-    "pick_in_memory",
-    "seed_of",
-]
 
 _INDEX_BITS = 31
 
@@ -183,28 +171,6 @@ def _placed(arrays: Sequence[Any], dtype: Any, device: torch.device) -> list[Ten
     flat = np.concatenate([np.asarray(array, dtype).ravel() for array in arrays])
     parts = to_device(torch.from_numpy(flat), device).split([math.prod(s) for s in shapes])
     return [part.view(shape) for part, shape in zip(parts, shapes, strict=True)]
-
-
-def seed_of(*parts: int) -> int:
-    """A different seed for each combination. Sums of the parts would coincide for some."""
-    digest = hashlib.sha256(" ".join(map(str, parts)).encode()).digest()
-    return int.from_bytes(digest[:4], "big")  # torch's CPU generator uses 32 bits
-
-
-class SharedGenerator(torch.Generator):
-    """A CPU generator whose draws do not depend on the rank or on the data-loader worker."""
-
-
-def own_seed(generator: torch.Generator | None = None) -> int:
-    """A seed from one number of a generator (None for torch's), the rank, and the worker.
-
-    Ranks of a distributed run and data-loader workers differ even with equal generators.
-    """
-    drawn = int(torch.randint(2**62, (), generator=generator, device="cpu"))
-    if isinstance(generator, SharedGenerator):
-        return drawn
-    worker = get_worker_info()  # torch's generator differs in every worker
-    return seed_of(drawn, own_rank(), worker.seed if generator is not None and worker else 0)
 
 
 def pick_in_batch(uniform: Tensor, labels: Tensor, allowed: Tensor) -> tuple[Tensor, Tensor]:

@@ -15,7 +15,7 @@ from torch import Tensor
 from ..classes.pca import ClasswisePCA
 from ..data.preprocess import round_levels
 from ..flows.flow import Flow
-from ..io.device import is_read_at_once
+from ..run.device import is_read_at_once
 from .counters import Outcome
 from .detail import add_change
 from .draws import Draws
@@ -23,8 +23,6 @@ from .graphs import CudaGraphs
 from .mixing import Batch, Encoded, find_partners, mix_axes, mix_regions, rows_where
 from .pixels import Normalization, all_finite, as_unit, resize
 from .regions import mix_by_region
-
-__all__ = ["FAR", "Engine", "not_fitted"]
 
 # A flow maps images unlike its training images to large latents, where float32 loses digits. Of
 # builtin:fashion-mnist, every image with an inexact round trip has max|z| >= 57, and its own images

@@ -9,8 +9,6 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-__all__ = ["CudaGraphs"]
-
 _MOST = 4  # graphs of each function: each keeps its memory, and shapes beyond are rare
 _WARM_UPS = 3  # calls before the capture, in which libraries choose algorithms and allocate
 

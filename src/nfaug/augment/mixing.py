@@ -8,11 +8,9 @@ import torch
 from torch import Tensor
 
 from ..classes.pca import ClasswisePCA
-from ..io.device import is_read_at_once
+from ..run.device import is_read_at_once
 from .draws import Draws
 from .regions import mix_by_region
-
-__all__ = ["Batch", "Encoded", "find_partners", "mix_axes", "mix_regions", "rows_where"]
 
 _SELF_MATCH = 1e-2  # relative distance: the memory is float16, and convolutions may use TF32
 

@@ -12,19 +12,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from ..data.preprocess import round_levels
-from ..io.device import to_device
-
-__all__ = [
-    "Normalization",
-    "all_finite",
-    "as_unit",
-    "check_dense",
-    "check_images",
-    "check_range",
-    "resize",
-    "resize_levels",
-    "to_pil",
-]
+from ..run.device import to_device
 
 _FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 

@@ -13,8 +13,6 @@ from torch.nn import functional as F
 
 from .pixels import resize
 
-__all__ = ["draw_masks", "mix_by_region"]
-
 _GRID = 4  # regions of a quarter of the image: parts of an object, and the object or what is around
 _SIDE = 32  # of the masks that are drawn; those of latents are resized from it
 _CONTRAST = 4.0  # two thirds of a mask are exactly 0 or 1, and borders a seventh of the side wide

@@ -12,16 +12,6 @@ from torch import Tensor
 
 from .pixels import check_dense
 
-__all__ = [
-    "GivenLabels",
-    "are_names",
-    "as_labels",
-    "check_usable",
-    "images_and_labels",
-    "parse_labels",
-    "replace_images",
-]
-
 #: Integers, class names, or one-hot rows.
 GivenLabels = Tensor | np.ndarray | Sequence[Any]
 _LABEL_KEYS = ("labels", "label", "targets", "target", "y")

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from ..checkpoint.autoencoder import AutoencoderSource
 from ..data.classes import check_same_classes, dataset_classes
-from ..io.device import is_read_at_once, to_device
+from ..run.device import is_read_at_once, to_device
 from .config import MixConfig, MixSettings, one_config
 from .counters import Counters, Outcome, SharedValue
 from .draws import Draws, draw
@@ -33,8 +33,6 @@ from .samples import (
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
-
-__all__ = ["NFAugment"]
 
 _FIRST_BATCHES = 8  # of which an accelerator's values are checked, which makes it wait
 _EVERY_BATCHES = 256  # and of these, later
@@ -468,10 +466,6 @@ class NFAugment(nn.Module):
             other image of the class; with noise these are applied), `gated` (they or their variants
             lie too far from their class), `far` (unlike the flow's training images, max|z| > 32,
             where its round trip is not exact) and `fell_back` (the variant was not finite).
-
-        Example:
-            >>> sorted(nfa.stats())
-            ['applied', 'far', 'fell_back', 'gated', 'no_partner', 'not_finite', 'seen']
         """
         return self._counters.read()
 

@@ -25,8 +25,6 @@ from ..io.text import printable
 from .reader import Bank
 from .source import UntransformedReader, to_uint8
 
-__all__ = ["BankDataset", "match"]
-
 _COMPARED = 32  # images whose hashes are compared
 _PROBED = 3  # items whose labels are compared with those that the dataset stores
 _DECODED = 4  # images whose pixels are compared with their files

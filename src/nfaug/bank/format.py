@@ -34,15 +34,6 @@ from ..io.atomic import write_text
 from ..io.strict_json import read_json
 from ..io.text import printable
 
-__all__ = [
-    "ArrayLayout",
-    "Manifest",
-    "array_files",
-    "array_sha256",
-    "differences",
-    "read_array",
-]
-
 FORMAT_VERSION: int = 4
 MANIFEST: str = "manifest.json"
 SHARD_FOLDER: re.Pattern[str] = re.compile(r"shard-(\d{5,})-of-(\d{5,})")

@@ -17,16 +17,17 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from ..augment.config import MixConfig, MixSettings, one_config
-from ..augment.draws import SharedGenerator, seed_of
 from ..augment.transform import NFAugment
 from ..checkpoint.checkpoint import Checkpoint, load
 from ..data.batches import LoaderBatches
 from ..data.classes import dataset_classes
-from ..data.images import HASHED, LabelledImages, progress_bar, spread
+from ..data.images import HASHED, LabelledImages, spread
 from ..io.atomic import replace_directory
 from ..io.lock import lock_output
 from ..io.numbers import check_seed, check_whole
+from ..io.progress import progress_bar
 from ..io.tensors import tensors_sha256
+from ..run.seeds import SharedGenerator, seed_of
 from .format import MANIFEST, Manifest, array_files, array_sha256, differences, read_array
 from .reader import Bank
 from .residual import quantize
@@ -35,8 +36,6 @@ from .source import HashedImages, open_source
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
-
-__all__ = ["make_bank"]
 
 _SAVE_SECONDS = 5.0  # time between two updates of the manifest's progress
 

@@ -13,8 +13,6 @@ from .format import Manifest, array_sha256, read_array
 from .residual import MOST_STEPS, add_residual, centre_box
 from .shards import check_same_bank, shard_manifests
 
-__all__ = ["Bank"]
-
 
 class Bank:
     """A complete bank, in one piece or in shards. Its variants are memory-mapped, not loaded.
@@ -152,10 +150,6 @@ class Bank:
 
         Raises:
             ValueError: The bank is a residual one, and `pixels` is missing.
-
-        Example:
-            >>> bank.variant(7, number=0).shape
-            (8, 8, 1)
         """
         index = range(len(self))[index]
         for shard in self.shards:

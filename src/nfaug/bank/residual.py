@@ -21,8 +21,6 @@ from torch.nn import functional as F
 from ..augment.detail import lost_share
 from ..data.preprocess import resized_size
 
-__all__ = ["MOST_STEPS", "Box", "add_residual", "centre_box", "quantize"]
-
 Box = tuple[int, int, int, int]
 
 _LARGEST = 127  # multiple of a step that int8 holds

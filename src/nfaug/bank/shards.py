@@ -6,15 +6,6 @@ from pathlib import Path
 
 from .format import MANIFEST, SHARD_FOLDER, Manifest, differences
 
-__all__ = [
-    "check_same_bank",
-    "check_shards",
-    "parse_shard",
-    "shard_folder",
-    "shard_manifests",
-    "shard_rows",
-]
-
 _NO_SHARD = "a shard is i/n with i from 0 to n - 1, such as 0/8 for the first of 8; got {}"
 
 

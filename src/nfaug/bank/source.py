@@ -16,8 +16,6 @@ from ..data.preprocess import Preprocess, size_of
 from ..data.readers import read_part
 from ..data.torch_datasets import DatasetReader, labelled_images
 
-__all__ = ["HashedImages", "UntransformedReader", "open_source", "to_uint8"]
-
 _DECODER_LEVELS = 4  # mean grey levels; two decoders of a JPEG file differ by less
 
 

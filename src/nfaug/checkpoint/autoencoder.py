@@ -25,15 +25,6 @@ from ..io.tensors import read_tensors
 from ..io.text import public_name
 from .manifest import CONFIG, TENSOR_FILES, CheckpointError, read_manifest, reading_checkpoint
 
-__all__ = [
-    "AutoencoderSource",
-    "copy_autoencoder",
-    "find_autoencoder",
-    "open_autoencoder",
-    "open_codec",
-    "replaced_copy",
-]
-
 AutoencoderSource: TypeAlias = str | os.PathLike[str] | Autoencoder
 
 _SETTINGS = "config.json"  # beside weights that diffusers wrote

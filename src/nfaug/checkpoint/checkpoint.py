@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from ..classes.gaussians import ClassGaussians
-from ..classes.pca_fit import ClasswisePCA
+from ..classes.pca import ClasswisePCA
 from ..data.sources.layout import natural_key
 from ..flows.autoencoder import AutoencoderConfig
 from ..flows.codec import Codec
@@ -33,21 +33,11 @@ from .manifest import (
     PCA,
     PICTURE,
     TENSOR_FILES,
-    CheckpointError,
     dump_manifest,
     read_manifest,
     reading_checkpoint,
 )
 from .resolve import builtin_names, resolve
-
-__all__ = [
-    "Checkpoint",
-    "CheckpointConfig",
-    "CheckpointError",
-    "load",
-    "read_checkpoint",
-    "sample_images",
-]
 
 _BATCH = 256  # images that `sample_images` decodes at once
 _BATCH_ON_CPU = 16  # where a small batch is as fast, and the bar moves sooner
@@ -252,10 +242,6 @@ class Checkpoint:
 
         Returns:
             This checkpoint.
-
-        Example:
-            >>> checkpoint.to("cpu").flow.device
-            device(type='cpu')
         """
         for part in (self.flow, self.gaussians, self.pca):
             if part is not None:

@@ -14,20 +14,6 @@ from ..io.strict_json import jsonable, parse_json, read_json
 from ..io.text import printable
 from ..io.version import __version__
 
-__all__ = [
-    "CONFIG",
-    "GAUSSIANS",
-    "MODEL",
-    "PCA",
-    "PICTURE",
-    "RUN_SETTINGS",
-    "TENSOR_FILES",
-    "CheckpointError",
-    "dump_manifest",
-    "read_manifest",
-    "reading_checkpoint",
-]
-
 CONFIG = "config.json"
 MODEL = "model.safetensors"
 GAUSSIANS = "gaussians.safetensors"

@@ -14,8 +14,6 @@ from ..io.hub_options import HubOptions, split_revision
 from ..io.tensors import check_sha256
 from .manifest import CONFIG, CheckpointError, read_manifest, reading_checkpoint
 
-__all__ = ["download_checkpoint"]
-
 
 def download_checkpoint(
     repo_id: str,

@@ -9,8 +9,6 @@ from urllib.parse import unquote
 from ..io.hub_options import HubOptions
 from ..io.text import did_you_mean
 
-__all__ = ["BUILTIN", "builtin_names", "repository_name", "resolve"]
-
 BUILTIN = "builtin:"
 _PREFIX = re.compile(r"hf[_-]hub:")  # timm's
 # A page of a model on the Hub, perhaps that of a revision or of a file in it.

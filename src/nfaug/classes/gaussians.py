@@ -7,15 +7,6 @@ import math
 import torch
 from torch import Tensor, nn
 
-__all__ = [
-    "ClassGaussians",
-    "as_double",
-    "check_gaussians",
-    "check_labels",
-    "check_latents",
-    "pairwise_kl",
-]
-
 
 class ClassGaussians(nn.Module):
     r"""One Gaussian with diagonal covariance per class.
@@ -82,10 +73,6 @@ class ClassGaussians(nn.Module):
 
         Returns:
             Shape (B,) with labels, otherwise (B, K); differentiable with respect to ``z``.
-
-        Example:
-            >>> gaussians.log_prob(z).shape
-            torch.Size([2, 2])
         """
         return self._log_prob(z, labels).to(torch.promote_types(z.dtype, torch.float32))
 

@@ -8,9 +8,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 
-from ..io.device import is_read_at_once
-
-__all__ = ["ClasswisePCA"]
+from ..run.device import is_read_at_once
 
 # Up to this many classes, an accelerator multiplies every image with the axes of all classes at
 # once; above, with copies of the axes of the image's class.
@@ -116,10 +114,6 @@ class ClasswisePCA(nn.Module):
 
         Returns:
             Shape (B, r), float32; 0 from the class's number of axes on.
-
-        Example:
-            >>> pca.project(z, labels).shape
-            torch.Size([4, 3])
         """
         return self.locate(z, labels)[0]
 
@@ -163,11 +157,6 @@ class ClasswisePCA(nn.Module):
 
         Returns:
             The latents, in the shape of `z`.
-
-        Example:
-            >>> moved = pca.add(z, labels, -a)
-            >>> bool(pca.project(moved, labels).abs().max() < 0.01)
-            True
         """
         if not is_read_at_once(z.device):
             return z + self._in_span(delta, labels).view_as(z)
@@ -186,10 +175,6 @@ class ClasswisePCA(nn.Module):
 
         Returns:
             Shape (B, d).
-
-        Example:
-            >>> pca.rebuild(a, labels).shape
-            torch.Size([4, 12])
         """
         return self.add(self.mean[labels], labels, coefficients)
 
@@ -219,11 +204,6 @@ class ClasswisePCA(nn.Module):
         Returns:
             The `distance` along the axes, and the energy |z - m_y|^2 - |a|^2 beside them, (B,)
             each.
-
-        Example:
-            >>> distance, energy = pca.scores(z, labels)
-            >>> torch.equal(distance, pca.distance(a, labels))
-            True
         """
         coefficients, energy = self.locate(z, labels)
         return self.distance(coefficients, labels), energy
@@ -237,10 +217,6 @@ class ClasswisePCA(nn.Module):
 
         Returns:
             Shape (B,); its mean over the fitted images of a class is about its number of axes.
-
-        Example:
-            >>> pca.distance(torch.zeros(4, 3), labels)
-            tensor([0., 0., 0., 0.])
         """
         return (coefficients.square() * self.precisions[labels]).sum(1)
 
@@ -254,10 +230,6 @@ class ClasswisePCA(nn.Module):
 
         Returns:
             Shape (B,), bool.
-
-        Example:
-            >>> pca.is_near(torch.zeros(4, 3), labels, 1.0)
-            tensor([True, True, True, True])
         """
         limit = radius * radius * self.gate_distance[labels]
         return self.distance(coefficients, labels) <= limit
@@ -295,10 +267,6 @@ class ClasswisePCA(nn.Module):
 
         Returns:
             Shape (B,), bool.
-
-        Example:
-            >>> torch.equal(pca.is_inside(*pca.locate(z, labels), labels, 1.0), pca.gate(z, labels))
-            True
         """
         near = self.is_near(coefficients, labels, radius)
         return near & (energy <= radius * radius * self.gate_energy[labels])
@@ -308,10 +276,6 @@ class ClasswisePCA(nn.Module):
 
         Returns:
             Tensors by name; axes in float16.
-
-        Example:
-            >>> sorted(pca.tensors())[:2]
-            ['axes', 'counts']
         """
         tensors = {name: value for name, value in self.named_buffers() if name in _TENSORS}
         tensors["axes"] = self.axes.half()
@@ -331,10 +295,6 @@ class ClasswisePCA(nn.Module):
         Raises:
             ValueError: Lists all names that are missing or unexpected, and all wrong shapes and
                 types; or names a tensor with wrong values.
-
-        Example:
-            >>> ClasswisePCA.from_tensors(pca.tensors()).rank
-            3
         """
         _check(tensors)
         return cls(tensors)

@@ -11,8 +11,6 @@ from torch import Tensor
 from .pca import ClasswisePCA
 from .pca_parts import ClassFit, PCAParts
 
-__all__ = ["ClassFit", "ClasswisePCA", "assemble", "fit_class"]
-
 _QUANTILE = 0.99  # share of held-out images that each of the two limits of the gate lets pass
 _EXACT = 512  # images up to which the eigenvectors are computed exactly
 _OVERSAMPLE = 16  # extra columns of the randomized method

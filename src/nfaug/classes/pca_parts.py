@@ -10,8 +10,6 @@ from torch import Tensor
 
 from .pca import ClasswisePCA
 
-__all__ = ["ClassFit", "PCAParts"]
-
 
 @dataclass(frozen=True)
 class ClassFit:

@@ -21,15 +21,6 @@ from .fixed_point.config import FixedPointConfig, FixedPointResult, SeparationCo
 from .fixed_point.solver import solve
 from .gaussians import as_double, check_gaussians
 
-__all__ = [
-    "PRIORS",
-    "Prior",
-    "PriorConfig",
-    "choose_prior",
-    "fitted_priors",
-    "recorded",
-]
-
 #: Means and variances, both (K, d), and a JSON record of the solve for the checkpoint.
 Solution: TypeAlias = tuple[Tensor, Tensor, dict[str, Any]]
 

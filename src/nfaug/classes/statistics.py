@@ -8,8 +8,6 @@ from torch import Tensor
 
 from .gaussians import check_labels, check_latents
 
-__all__ = ["ClassStatistics"]
-
 _LEAST_VARIANCE = 1e-6
 _IN_CACHE = 2**17  # values of latents that are converted to float64 at a time, into 1 MiB
 

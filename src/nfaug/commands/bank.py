@@ -16,8 +16,6 @@ from ..data.open import open_dataset
 from ..data.preprocess import size_of
 from ..fitting import check_channels
 from .common import (
-    Count,
-    Natural,
     add_channels,
     add_checkpoint,
     add_data_options,
@@ -25,11 +23,9 @@ from .common import (
     add_out,
     load_on,
     mixing,
-    new_parser,
     reading,
 )
-
-__all__ = ["parser", "run"]
+from .parser import Count, Natural, new_parser
 
 _SHARDS = (
     "Several processes can make one bank: each is given its own --shard i/n and the same --out, "

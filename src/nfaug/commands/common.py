@@ -14,35 +14,11 @@ from ..augment.config import MixConfig
 from ..checkpoint.checkpoint import Checkpoint, load
 from ..data.open import DATA_SOURCES
 from ..data.preprocess import as_size
-from ..io.device import pick_device
 from ..io.numbers import check_side
 from ..io.progress import progress_bar
 from ..io.text import printable
-from .parser import Count, Natural, Seed, lies_in, new_parser
-
-__all__ = [
-    "CHECKPOINT",
-    "READING",
-    "Count",
-    "Natural",
-    "Seed",
-    "add_autoencoder",
-    "add_channels",
-    "add_checkpoint",
-    "add_data_options",
-    "add_image_size",
-    "add_out",
-    "add_reading",
-    "lies_in",
-    "load_on",
-    "loading",
-    "mixing",
-    "new_parser",
-    "picture_file",
-    "reading",
-    "saving",
-    "without_gaussians",
-]
+from ..run.device import pick_device
+from .parser import Count, Seed
 
 READING = ("data_dir", "download", "on_error")
 CHECKPOINT = "a checkpoint: its folder, owner/name on the Hub, or builtin:NAME"

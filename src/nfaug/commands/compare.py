@@ -14,10 +14,9 @@ from ..compare.size import sized
 from ..data.images import LabelledImages
 from ..data.open import DATA_SOURCES, open_dataset
 from ..data.sources.folders import FolderReader
-from ..io.device import pick_device
-from .common import READING, add_image_size, add_reading, lies_in, new_parser
-
-__all__ = ["parser", "run"]
+from ..run.device import pick_device
+from .common import READING, add_image_size, add_reading
+from .parser import lies_in, new_parser
 
 _FLOWS = (
     "checkpoints to compare besides builtin:pixels; they need --test-data, images on which they "

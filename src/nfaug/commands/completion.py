@@ -9,8 +9,6 @@ from jsonargparse import ArgumentParser, Namespace
 from . import COMMANDS, TOPICS
 from .parser import new_parser
 
-__all__ = ["parser", "run"]
-
 _FOLDER = "~/.local/share/bash-completion/completions"
 
 

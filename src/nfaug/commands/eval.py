@@ -10,18 +10,10 @@ from jsonargparse import ArgumentParser, Namespace
 
 from ..data.batches import open_batches
 from ..data.classes import check_same_classes
-from ..data.open import MissingSplitError, open_dataset
-from .common import (
-    Count,
-    add_checkpoint,
-    add_data_options,
-    load_on,
-    new_parser,
-    reading,
-    without_gaussians,
-)
-
-__all__ = ["parser", "run"]
+from ..data.open import open_dataset
+from ..data.sources.layout import MissingSplitError
+from .common import add_checkpoint, add_data_options, load_on, reading, without_gaussians
+from .parser import Count, new_parser
 
 
 def parser() -> ArgumentParser:

@@ -14,9 +14,8 @@ from typing import Any
 from jsonargparse import ArgumentParser, Namespace
 
 from ..data.open import DATA_SOURCES
-from .common import add_autoencoder, add_image_size, new_parser
-
-__all__ = ["parser", "run"]
+from .common import add_autoencoder, add_image_size
+from .parser import new_parser
 
 _BUNDLED = ("builtin:fashion-mnist", "builtin:rgb32")  # with axes of their own classes
 _FITTED = ("builtin:rgb32", "builtin:pixels")  # fitted to --data

@@ -15,24 +15,21 @@ from ..classes.priors import fitted_priors
 from ..data.images import LabelledImages
 from ..fitting import FitConfig, FitRun, fit_images, fit_source, load_base, open_images
 from ..io.atomic import write_picture
-from ..io.device import pick_device
-from ..io.ranks import Ranks, joined
 from ..io.text import printable
 from ..pictures.preview import preview_grid
+from ..run.device import pick_device
+from ..run.ranks import Ranks, joined
 from .common import (
-    Count,
     add_channels,
     add_checkpoint,
     add_data_options,
     add_image_size,
     add_out,
     loading,
-    new_parser,
     reading,
     saving,
 )
-
-__all__ = ["parser", "run"]
+from .parser import Count, new_parser
 
 
 def parser() -> ArgumentParser:

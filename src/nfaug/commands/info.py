@@ -8,9 +8,8 @@ from typing import Any
 from jsonargparse import ArgumentParser, Namespace
 
 from ..checkpoint.checkpoint import load
-from .common import CHECKPOINT, add_autoencoder, new_parser
-
-__all__ = ["parser", "run"]
+from .common import CHECKPOINT, add_autoencoder
+from .parser import new_parser
 
 _VARIANTS = 20  # of each image, in the bank whose cost is shown
 

@@ -8,9 +8,7 @@ from typing import Any
 from jsonargparse import ArgumentParser, Namespace
 
 from ..checkpoint.resolve import builtin_names
-from .common import Count, new_parser
-
-__all__ = ["parser", "run"]
+from .parser import Count, new_parser
 
 
 def parser() -> ArgumentParser:

@@ -6,8 +6,6 @@ import re
 
 from ..io.text import did_you_mean
 
-__all__ = ["hyphened", "in_plain_words"]
-
 _KINDS = {
     "int": "a whole number",
     "float": "a number",

@@ -27,8 +27,6 @@ from ..io.numbers import MOST, SEEDS
 from ..io.text import did_you_mean, printable
 from .messages import hyphened, in_plain_words
 
-__all__ = ["CommandParser", "Count", "Natural", "Seed", "lies_in", "new_parser"]
-
 _LONGEST_ERROR = 2000  # characters
 _YAML = "yaml without aliases"  # the mode of our parsers; that of others stays as it is
 _load_yaml = get_loader("yaml")

@@ -10,22 +10,19 @@ from jsonargparse import ArgumentParser, Namespace
 from ..augment.config import MixConfig
 from ..fitting import load_base, open_fitted
 from ..io.atomic import write_picture
-from ..io.device import pick_device
 from ..pictures.preview import preview_grid
+from ..run.device import pick_device
 from .common import (
-    Count,
     add_checkpoint,
     add_data_options,
     add_image_size,
     add_out,
     loading,
     mixing,
-    new_parser,
     picture_file,
     reading,
 )
-
-__all__ = ["parser", "run"]
+from .parser import Count, new_parser
 
 
 def parser() -> ArgumentParser:

@@ -9,9 +9,7 @@ from jsonargparse import ArgumentParser, Namespace
 
 from ..io.progress import progress_bar
 from ..io.text import printable
-from .common import new_parser
-
-__all__ = ["parser", "run"]
+from .parser import new_parser
 
 
 def parser() -> ArgumentParser:

@@ -9,18 +9,8 @@ from jsonargparse import ArgumentParser, Namespace
 
 from ..io.atomic import write_picture
 from ..pictures.preview import sample_grid
-from .common import (
-    Count,
-    Seed,
-    add_checkpoint,
-    add_out,
-    load_on,
-    new_parser,
-    picture_file,
-    without_gaussians,
-)
-
-__all__ = ["parser", "run"]
+from .common import add_checkpoint, add_out, load_on, picture_file, without_gaussians
+from .parser import Count, Seed, new_parser
 
 _BLURRED = 0.5  # NF-Acc below which samples are a blur
 

@@ -11,9 +11,8 @@ from jsonargparse import ArgumentParser, Namespace
 
 from ..augment.config import MixConfig
 from ..augment.transform import NFAugment
-from .common import CHECKPOINT, Natural, add_autoencoder, mixing, new_parser
-
-__all__ = ["expand", "parser", "run"]
+from .common import CHECKPOINT, add_autoencoder, mixing
+from .parser import Natural, new_parser
 
 
 def expand(argv: Sequence[str]) -> list[str]:

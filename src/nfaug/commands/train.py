@@ -19,9 +19,8 @@ from ..pictures.preview import preview_grid
 from ..training.config import TrainConfig, config_of, recipe_path, recipes
 from ..training.run import Run
 from ..training.trainer import train_run
-from .common import add_channels, add_image_size, loading, new_parser, saving
-
-__all__ = ["expand", "parser", "run"]
+from .common import add_channels, add_image_size, loading, saving
+from .parser import new_parser
 
 EXIT_CODES = (
     "Exit codes: 0 done; 1 a package is missing; 2 bad input; 3 training diverged; 4 stopped from "

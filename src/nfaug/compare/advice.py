@@ -10,8 +10,6 @@ from typing import NamedTuple
 from .figures import LEAST_IMAGES, LEAST_SEEDS, Cell, Gain, gain_of, is_clear
 from .rows import Row
 
-__all__ = ["Finding", "collapsed", "finding_of", "gain_between"]
-
 NO_EFFECT = 1.0  # points of accuracy that matter to nobody
 _LOST = 0.5  # of what a row usually learns; a training that lost more has collapsed
 _NOISE = 4.0  # standard errors of an accuracy, below which a loss may be chance

@@ -19,8 +19,6 @@ from nfaug.io.strict_json import jsonable, read_json
 
 from .figures import Cell
 
-__all__ = ["Cells"]
-
 _COLUMNS = ("augmentation", "seed", "accuracy", "seconds", "right")
 _REMOVE = "remove this line, and the same command trains its classifier again"
 

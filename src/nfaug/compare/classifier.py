@@ -12,13 +12,11 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.optim.lr_scheduler import OneCycleLR
 
-from nfaug.io.device import pick_device
 from nfaug.io.errors import reading
 from nfaug.io.text import did_you_mean
+from nfaug.run.device import pick_device
 
 from .config import CompareConfig
-
-__all__ = ["Classifier", "default_steps", "moments_of", "small_cnn", "timm_model"]
 
 BATCH, FINE_TUNED_BATCH = 50, 16  # images a step
 
@@ -172,9 +170,6 @@ class Classifier:
                 class probabilities. The seed alone decides the rows, in a new order each epoch.
             count: The number of labelled images.
             after_step: Takes the loss of each step.
-
-        Example:
-            >>> classifier.train(lambda rows: (images[rows], labels[rows]), count=20)
         """
         optimizer = self._optimizer()
         steps = self.config.steps or 1
@@ -211,10 +206,6 @@ class Classifier:
 
         Returns:
             Which images get their class, (N,) bool.
-
-        Example:
-            >>> classifier.right(images, labels).shape
-            torch.Size([20])
         """
         self.model.eval()
         guesses = [self._logits(batch).argmax(1).cpu() for batch in images.split(256)]

@@ -11,8 +11,6 @@ from nfaug.io.text import did_you_mean
 
 from .rows import PIXELS, ROWS, Row, rows_of, usual_rows
 
-__all__ = ["SAFE", "CompareConfig"]
-
 #: What `augment` may declare safe, since it keeps the class of these images, with titles.
 SAFE = {
     "crop": "shifts",
@@ -130,10 +128,6 @@ class CompareConfig:
 
         Returns:
             The rows; others gain over the first one.
-
-        Example:
-            >>> [row.name for row in config.table()]
-            ['none', 'nfa:builtin:pixels']
         """
         usual = usual_rows(self.pretrained, "spectrogram" in self.safe)
         return rows_of(_words(self.rows) or usual, [PIXELS, *self.checkpoint])

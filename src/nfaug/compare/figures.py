@@ -10,17 +10,6 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = [
-    "ERRORS",
-    "LEAST_IMAGES",
-    "LEAST_SEEDS",
-    "Cell",
-    "Gain",
-    "gain_of",
-    "is_clear",
-    "student",
-]
-
 LEAST_SEEDS = 3  # an interval of two numbers says nothing
 LEAST_IMAGES = 30  # to judge by: with ten, what has no effect was advised too often
 ERRORS = 0.025  # how often something without effect may be advised, whatever the number of rows

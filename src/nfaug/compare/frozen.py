@@ -10,12 +10,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from nfaug.io.device import pick_device
+from nfaug.run.device import pick_device
 
 from .classifier import moments_of, timm_model
 from .config import CompareConfig
-
-__all__ = ["CHOICES", "FrozenNetwork", "classify", "folds_of", "input_size"]
 
 #: Inverse strengths of the L2 penalty, of which cross-validation chooses.
 CHOICES = tuple(10.0**power for power in range(-6, 3))

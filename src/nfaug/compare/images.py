@@ -17,11 +17,11 @@ from nfaug.data.choose import choose_of_class, choose_per_class
 from nfaug.data.classes import check_same_classes
 from nfaug.data.decode import converter_of
 from nfaug.data.images import LabelledImages, run_over
-from nfaug.data.open import MissingSplitError, open_dataset, wrap_dataset
+from nfaug.data.open import open_dataset
+from nfaug.data.sources.layout import MissingSplitError
+from nfaug.data.torch_datasets import wrap_dataset
 
 from .config import CompareConfig
-
-__all__ = ["Images", "Part", "decode_images", "open_parts", "read_images", "split_images"]
 
 _DRAWS = 20  # labelled images of so many seeds are decoded; more seeds draw from the same
 _THUMBNAIL = 16  # pixels a side
@@ -88,10 +88,6 @@ class Images:
 
         Returns:
             The images, in the order of the data.
-
-        Example:
-            >>> len(data.labelled(2, seed=0).labels)
-            20
         """
         if per_class is None:
             return self.pool
@@ -103,10 +99,6 @@ class Images:
 
         Returns:
             SHA-256 of all pixels, labels and names of classes.
-
-        Example:
-            >>> len(data.sha256())
-            64
         """
         sha = hashlib.sha256("\0".join(self.classes).encode())
         for part in (self.pool, self.judged):

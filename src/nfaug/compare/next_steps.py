@@ -11,8 +11,6 @@ from .frozen import CHOICES, folds_of
 from .images import Images
 from .rows import POLICIES, ROWS, Row
 
-__all__ = ["example_command", "paste", "timm_commands"]
-
 
 def paste(row: Row, config: CompareConfig, images: Images) -> list[str]:
     """The settings of a row as lines of Python.

@@ -16,8 +16,6 @@ from .images import Part
 from .rows import PIXELS, Row
 from .work import Shown, pairs_of
 
-__all__ = ["Bar", "gains_picture", "variants_picture"]
-
 _CLASSES = 10
 _CELL = 96  # pixels up to which images are enlarged
 

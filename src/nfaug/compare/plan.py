@@ -10,8 +10,6 @@ from typing import NamedTuple
 from .figures import LEAST_SEEDS
 from .rows import Row
 
-__all__ = ["Plan", "plan_of"]
-
 
 class Plan(NamedTuple):
     """What is trained after the first whole seed.

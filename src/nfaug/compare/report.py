@@ -17,8 +17,6 @@ from .pictures import Bar, gains_picture
 from .plan import Plan
 from .rows import Row, titles_of
 
-__all__ = ["Comparison"]
-
 _DOUBTED = 5  # names of images that are shown
 _SURE = 90.0  # per cent: an image that so good classifiers all get wrong may have a wrong label
 
@@ -81,10 +79,6 @@ class Comparison:
 
         Returns:
             The name.
-
-        Example:
-            >>> comparison.title(first), comparison.title(pixels)
-            ('nothing more', 'NFA in pixels')
         """
         return self._titles[row]
 
@@ -96,10 +90,6 @@ class Comparison:
 
         Returns:
             Per cent.
-
-        Example:
-            >>> 0 < comparison.accuracy(first) <= 100
-            True
         """
         return statistics.fmean(cell.accuracy for cell in self._cells[row].values())
 
@@ -131,10 +121,6 @@ class Comparison:
 
         Returns:
             The row; the first one if nothing is clearly better, or if there is no advice.
-
-        Example:
-            >>> comparison.best() in comparison.rows
-            True
         """
         finding = self._finding()
         return self.rows[0] if finding is None else finding.best
@@ -144,10 +130,6 @@ class Comparison:
 
         Returns:
             A few sentences.
-
-        Example:
-            >>> comparison.advice().endswith(".")
-            True
         """
         finding = self._finding()
         base = self._base
@@ -233,10 +215,6 @@ class Comparison:
 
         Returns:
             Markdown.
-
-        Example:
-            >>> "| NFA in pixels |" in comparison.text()
-            True
         """
         lines = [
             f"| on top of {self._safe} | accuracy, % | gain over {self._base} | seconds a seed |",
@@ -260,10 +238,6 @@ class Comparison:
 
         Returns:
             Sentences, each without a bullet.
-
-        Example:
-            >>> "5 labelled" in comparison.notes()[0]
-            True
         """
         config = self.config
         labels = "all labelled images"
@@ -322,10 +296,6 @@ class Comparison:
 
         Returns:
             Advice, seeds, accuracies, gains and notes.
-
-        Example:
-            >>> sorted(comparison.figures())
-            ['accuracy', 'advice', 'gain', 'notes', 'paste', 'seconds', 'seeds']
         """
         return {
             "advice": self.advice(),
@@ -342,10 +312,6 @@ class Comparison:
 
         Returns:
             A PNG file.
-
-        Example:
-            >>> comparison.plot()[1:4]
-            b'PNG'
         """
         bars = []
         for row in self.rows[1:]:

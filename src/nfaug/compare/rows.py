@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Collection, Sequence
 from typing import NamedTuple
 
-__all__ = ["PIXELS", "POLICIES", "ROWS", "Policy", "Row", "rows_of", "titles_of", "usual_rows"]
-
 PIXELS = "builtin:pixels"
 
 

@@ -20,13 +20,14 @@ from numpy.typing import NDArray
 
 from nfaug.checkpoint.manifest import read_manifest
 from nfaug.checkpoint.resolve import resolve
-from nfaug.data.images import LabelledImages, progress_bar
-from nfaug.data.open import wrap_dataset
+from nfaug.data.images import LabelledImages
+from nfaug.data.torch_datasets import wrap_dataset
 from nfaug.fitting import load_base
 from nfaug.io.atomic import write_bytes, write_text
 from nfaug.io.errors import reading
 from nfaug.io.extras import require
 from nfaug.io.lock import lock_output
+from nfaug.io.progress import progress_bar
 from nfaug.io.strict_json import read_json
 from nfaug.io.tensors import read_tensors
 from nfaug.io.text import printable
@@ -43,8 +44,6 @@ from .report import Comparison
 from .rows import PIXELS, Row, titles_of
 from .work import Shown, Work
 from .workers import Submit, workers
-
-__all__ = ["compare"]
 
 _CHUNK = 64  # images to judge by whose features are a job
 

@@ -18,8 +18,6 @@ from .config import CompareConfig
 from .figures import LEAST_SEEDS
 from .frozen import input_size
 
-__all__ = ["sized"]
-
 _SMALL = 48  # the longest side by default for small-cnn
 _LARGE = 96  # and for a timm model
 

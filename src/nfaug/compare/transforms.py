@@ -9,8 +9,6 @@ from torch import Tensor
 
 from nfaug.data.augmentation import FlowAugmentation
 
-__all__ = ["spec_augment", "transform_of"]
-
 
 def transform_of(
     safe: Collection[str], policy: str, size: tuple[int, int]

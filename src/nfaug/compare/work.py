@@ -16,9 +16,9 @@ from torch.utils.data import TensorDataset
 from nfaug.augment.transform import NFAugment
 from nfaug.checkpoint.checkpoint import Checkpoint
 from nfaug.data.images import to_tensors
-from nfaug.data.open import wrap_dataset
+from nfaug.data.torch_datasets import wrap_dataset
 from nfaug.fitting import fit
-from nfaug.io.device import pick_device
+from nfaug.run.device import pick_device
 
 from .classifier import Classifier
 from .config import CompareConfig
@@ -27,8 +27,6 @@ from .frozen import FrozenNetwork, classify, input_size
 from .images import Images, Part
 from .rows import Row
 from .transforms import transform_of
-
-__all__ = ["Shown", "Work", "bank_of", "draw_batch", "pairs_of"]
 
 SHOWN = 4  # variants of an image in the picture
 

@@ -23,8 +23,6 @@ from .images import Images, Part
 from .transforms import transform_of
 from .work import Work
 
-__all__ = ["Submit", "workers"]
-
 #: One thread each, so that none waits for another one; and memory that is freed is kept by glibc,
 #: since the kernel's new pages take a third of the time of a small network.
 _ENVIRONMENT = {

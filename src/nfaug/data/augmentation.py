@@ -11,8 +11,6 @@ from torch import Tensor
 
 from nfaug.io.numbers import check_number
 
-__all__ = ["FlowAugmentation"]
-
 
 @dataclass(frozen=True)
 class FlowAugmentation:

@@ -14,19 +14,9 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from ..io.ranks import Ranks, own_cores
-from ..io.shared import shared_tensor
-from .images import LabelledImages, progress_bar, to_tensors
-
-__all__ = [
-    "Batches",
-    "LoaderBatches",
-    "MemoryBatches",
-    "PassBatches",
-    "default_workers",
-    "open_batches",
-    "progress_bar",
-]
+from ..run.ranks import Ranks, own_cores
+from ..run.shared import shared_tensor
+from .images import LabelledImages, to_tensors
 
 
 class Batches(Protocol):

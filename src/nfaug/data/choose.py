@@ -5,8 +5,6 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-__all__ = ["choose_of_class", "choose_per_class"]
-
 
 def choose_of_class(targets: Tensor, label: int, n: int, generator: torch.Generator) -> Tensor:
     """Indices of up to n random images of a class, in random order; a larger n begins with them.

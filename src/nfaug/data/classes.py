@@ -15,18 +15,6 @@ import numpy as np
 from torch import Tensor
 from torch.utils.data import ConcatDataset, Subset
 
-__all__ = [
-    "as_labels",
-    "check_class_sizes",
-    "check_same_classes",
-    "dataset_classes",
-    "item_sources",
-    "numbered",
-    "own_attribute",
-    "stored_labels",
-    "unique_names",
-]
-
 _MOST_LABELS = 65_536  # as many as a checkpoint can name
 
 

@@ -9,17 +9,6 @@ from collections.abc import Iterator
 import numpy as np
 from PIL import Image, ImageOps
 
-__all__ = [
-    "IMAGE_ENDINGS",
-    "STRIP",
-    "ImageDecodeError",
-    "converter_of",
-    "decode_image",
-    "row_strips",
-    "to_8_bits",
-    "upright",
-]
-
 _FORMATS = {
     ".bmp": "BMP", ".gif": "GIF", ".jpeg": "JPEG", ".jpg": "JPEG", ".pbm": "PPM", ".pgm": "PPM",
     ".png": "PNG", ".ppm": "PPM", ".tif": "TIFF", ".tiff": "TIFF", ".webp": "WEBP",

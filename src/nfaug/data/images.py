@@ -15,22 +15,11 @@ from torch.utils.data import Dataset
 
 from ..io.numbers import check_seed, check_whole
 from ..io.progress import progress_bar
-from ..io.ranks import own_cores
+from ..run.ranks import own_cores
 from .choose import choose_per_class
 from .decode import ImageDecodeError
 from .preprocess import Preprocess, as_size, channels_of, size_of
 from .readers import Reader
-
-__all__ = [
-    "HASHED",
-    "LabelledImages",
-    "assemble",
-    "progress_bar",
-    "run_over",
-    "split_per_class",
-    "spread",
-    "to_tensors",
-]
 
 T = TypeVar("T")
 

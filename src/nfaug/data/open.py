@@ -13,20 +13,8 @@ from .images import LabelledImages, assemble, split_per_class
 from .readers import Reader, Request
 from .sources.arrays import open_digits, open_npz
 from .sources.folders import list_files, open_folder
-from .sources.layout import MissingSplitError
 from .sources.named import open_bundled, open_torchvision
 from .sources.tars import open_tar, open_webdataset
-from .torch_datasets import wrap_dataset
-
-__all__ = [
-    "DATA_KINDS",
-    "DATA_SOURCES",
-    "DataKind",
-    "MissingSplitError",
-    "open_dataset",
-    "wrap_dataset",
-]
-
 
 _TARS = (".tar", ".tgz", ".tar.gz", ".tar.bz2", ".tar.xz", ".tar.zst")
 # What a folder of data may hold, by how the names of its files end. Only one of them is the data.

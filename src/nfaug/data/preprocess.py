@@ -15,17 +15,6 @@ from torch.nn import functional as F
 
 from .decode import STRIP, row_strips, to_8_bits
 
-__all__ = [
-    "Preprocess",
-    "as_pixels",
-    "as_size",
-    "channels_of",
-    "resized_size",
-    "round_levels",
-    "size_of",
-    "strips",
-]
-
 # An image more than so many times as long as what is kept is cropped before it is resized.
 _LONGEST = 4
 _TIE = 2**-10  # of a grey level; see `round_levels`

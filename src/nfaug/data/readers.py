@@ -16,8 +16,6 @@ from torch import Tensor
 from .decode import ImageDecodeError, decode_image, to_8_bits
 from .preprocess import as_pixels, channels_of, size_of, strips
 
-__all__ = ["ArrayReader", "FileReader", "Reader", "Request", "pixels_sha256", "read_part"]
-
 # Bytes of an image file. PIL accepts as many pixels of three bytes by default.
 _LARGEST = 2**29
 

@@ -25,16 +25,6 @@ from .decode import ImageDecodeError, upright
 from .images import LabelledImages, assemble, run_over
 from .readers import Reader, pixels_sha256, read_part
 
-__all__ = [
-    "DatasetReader",
-    "as_label",
-    "check_label",
-    "labelled_images",
-    "normalization_of",
-    "part",
-    "wrap_dataset",
-]
-
 # Steps that may follow `Normalize`: they leave the scale of values as it is.
 _AFTER_NORMALIZE = ("RandomErasing", "ToPureTensor")
 _ROUNDING = 1e-3  # of a float in [0, 1] that was normalized, perhaps in half precision

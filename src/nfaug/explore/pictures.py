@@ -23,8 +23,6 @@ from ..data.preprocess import Preprocess, as_size
 from ..fitting import load_base, open_fitted
 from ..io.text import printable
 
-__all__ = ["Comparison", "OpenFlow", "class_images", "compare", "open_flow", "read_picture"]
-
 _PARTNERS = 8  # images of the class to mix with, if the checkpoint has no memory
 _TEMPERATURE = 0.8  # of samples
 

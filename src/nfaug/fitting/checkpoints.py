@@ -21,16 +21,15 @@ from ..classes.priors import PriorConfig
 from ..classes.statistics import ClassStatistics
 from ..data.batches import PassBatches
 from ..data.classes import check_class_sizes
-from ..data.images import LabelledImages, progress_bar, to_tensors
+from ..data.images import LabelledImages, to_tensors
 from ..flows.flow import Flow
-from ..io.ranks import Ranks, joined
+from ..io.progress import progress_bar
 from ..io.text import public_name
+from ..run.ranks import Ranks, joined
 from .classes import fit_classes
 from .config import FitConfig
 from .opening import common_size, load_base, open_images
 from .run import FinishedClasses, FitRun
-
-__all__ = ["fit", "fit_images", "fit_source", "open_fitted"]
 
 _MEASURED = 128  # images that the scale of an autoencoder's latents is measured on
 _DRAWN = 160  # largest default size of images that are drawn

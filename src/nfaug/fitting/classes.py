@@ -10,17 +10,18 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from ..classes.pca_fit import ClasswisePCA, fit_class
+from ..classes.pca import ClasswisePCA
+from ..classes.pca_fit import fit_class
 from ..classes.pca_parts import ClassFit, PCAParts
 from ..classes.statistics import ClassStatistics
-from ..data.batches import Batches, progress_bar
+from ..data.batches import Batches
+from ..data.choose import choose_of_class
 from ..flows.flow import Flow
-from ..io.device import float64_device
-from ..io.ranks import Ranks
+from ..io.progress import progress_bar
+from ..run.device import float64_device
+from ..run.ranks import Ranks
 from .config import FitConfig
 from .run import FinishedClasses
-
-__all__ = ["FittedClasses", "fit_classes"]
 
 
 class FittedClasses(NamedTuple):
@@ -118,9 +119,8 @@ def _choose(labels: Tensor, label: int, num_classes: int, config: FitConfig) -> 
     """Choose at most `config.per_class` images of a class."""
     class_seed = (config.seed * num_classes + label) % 2**63
     generator = torch.Generator("cpu").manual_seed(class_seed)
-    rows = (labels == label).nonzero().flatten()
-    order = torch.randperm(len(rows), generator=generator)[: config.per_class]
-    return _Chosen(label, rows[order.sort().values], generator)
+    rows = choose_of_class(labels, label, config.per_class, generator)
+    return _Chosen(label, rows.sort().values, generator)
 
 
 def _fit(

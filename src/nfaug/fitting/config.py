@@ -8,8 +8,6 @@ from ..classes.fixed_point.config import FixedPointConfig
 from ..classes.priors import PriorConfig, choose_prior
 from ..io.numbers import check_seed, check_whole
 
-__all__ = ["FitConfig", "PCAConfig"]
-
 
 @dataclass(frozen=True)
 class PCAConfig:

@@ -12,12 +12,11 @@ from ..checkpoint.checkpoint import Checkpoint, CheckpointConfig, load
 from ..checkpoint.manifest import read_manifest
 from ..checkpoint.resolve import resolve
 from ..data.images import LabelledImages
-from ..data.open import open_dataset, wrap_dataset
+from ..data.open import open_dataset
 from ..data.preprocess import as_size
+from ..data.torch_datasets import wrap_dataset
 from ..flows.flow import Flow
 from ..io.numbers import check_side
-
-__all__ = ["check_channels", "common_size", "load_base", "open_images"]
 
 _SIDE = 128  # largest default size of images that differ in size, for a flow of any size
 

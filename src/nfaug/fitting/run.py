@@ -23,8 +23,6 @@ from ..io.tensors import read_tensors, tensors_sha256
 from ..io.version import __version__
 from .config import FitConfig
 
-__all__ = ["FinishedClasses", "FitRun"]
-
 
 class FitRun:
     """A fit into a folder, which is locked, and the files of its finished classes beside it.

@@ -6,8 +6,6 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-__all__ = ["FrozenAttention", "SelfAttention"]
-
 
 class SelfAttention(nn.Module):
     """y = x + P a + b, where a is the attention of each position to all positions of its image.

@@ -14,8 +14,6 @@ from torch import Tensor
 
 from .backbone import is_size
 
-__all__ = ["Autoencoder", "AutoencoderConfig", "weights_sha256"]
-
 
 @runtime_checkable
 class Autoencoder(Protocol):

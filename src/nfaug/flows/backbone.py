@@ -10,8 +10,6 @@ from torch import nn
 
 from .layers import Squeeze
 
-__all__ = ["Backbone", "Identity", "is_size"]
-
 
 @dataclass(frozen=True)
 class Backbone:

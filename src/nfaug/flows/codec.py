@@ -21,16 +21,6 @@ from torch.nn import functional as F
 if TYPE_CHECKING:
     from .autoencoder import AutoencoderConfig
 
-__all__ = [
-    "Codec",
-    "PixelCodec",
-    "check_levels",
-    "crop",
-    "from_flow",
-    "pad",
-    "to_flow",
-]
-
 
 class Codec(ABC):
     """Converts images to flow space and back, for `Flow.encode` and `Flow.decode`.

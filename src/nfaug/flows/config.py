@@ -14,8 +14,6 @@ from torch import nn
 from .backbone import Backbone, Identity, is_size
 from .mef import MefConfig
 
-__all__ = ["BACKBONES", "FlowConfig"]
-
 _PAPER = MefConfig(steps=(8, 8, 8), blocks=(8, 4, 2), width=(128, 128, 128))
 BACKBONES: dict[str, type[Backbone]] = {
     MefConfig.name: MefConfig,
@@ -119,10 +117,6 @@ class FlowConfig:
 
         Returns:
             The values by name.
-
-        Example:
-            >>> config.to_dict()["backbone"]
-            'mef'
         """
         values: dict[str, Any] = {"channels": self.channels, "image_size": self.image_size}
         values.update(dataclasses.asdict(self.backbone))
@@ -142,10 +136,6 @@ class FlowConfig:
         Raises:
             ValueError: If a value is out of range.
             TypeError: If a key is unknown or a value has another type.
-
-        Example:
-            >>> FlowConfig.from_dict({"channels": 1, "image_size": [8, 8]}).shape
-            (1, 8, 8)
         """
         settings = dict(values)
         name = settings.pop("backbone", MefConfig.name)

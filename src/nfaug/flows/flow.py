@@ -13,10 +13,7 @@ from ..io.progress import progress_bar
 from .codec import Codec, PixelCodec
 from .config import FlowConfig
 from .layers import Layer, Squeeze
-from .mef import MefConfig
 from .networks import DisableTF32
-
-__all__ = ["Flow", "FlowConfig", "MefConfig", "Recompute", "check_finite"]
 
 Recompute = Literal["none", "steps"]
 
@@ -46,6 +43,7 @@ class Flow(Layer):
         recompute: See `configure_training`, as for `bf16`.
 
     Example:
+        >>> from nfaug import MefConfig
         >>> mef = MefConfig(steps=(1, 1), blocks=(1, 1), width=(8, 8))
         >>> flow = Flow(FlowConfig(1, (8, 8), mef))
         >>> images = torch.randint(256, (4, 1, 8, 8), dtype=torch.uint8)
@@ -109,11 +107,6 @@ class Flow(Layer):
         Raises:
             ValueError: If keys are missing, unexpected or misshapen (one error lists them all), a
                 tensor holds NaN or infinity, or the exponents of a coupling are too large.
-
-        Example:
-            >>> again = Flow.from_tensors(flow.config, flow.state_dict())
-            >>> torch.equal(again.encode(images)[0], z)
-            True
         """
         with torch.device("meta"):
             flow = cls(config, codec=codec)
@@ -149,11 +142,6 @@ class Flow(Layer):
         Args:
             recompute: Activations that the backward pass recomputes: "none", or those of "steps".
             bf16: Run the coupling networks in bfloat16.
-
-        Example:
-            >>> flow.configure_training(recompute="steps")
-            >>> flow.recompute
-            'steps'
         """
         self.recompute = recompute
         self.bf16 = bf16
@@ -225,11 +213,6 @@ class Flow(Layer):
 
         Returns:
             z, shape (B, C, H, W), and log|det df/dx|, shape (B,), in nats.
-
-        Example:
-            >>> z, logdet = flow(torch.zeros(2, 1, 8, 8))
-            >>> z.shape, logdet.shape
-            (torch.Size([2, 1, 8, 8]), torch.Size([2]))
         """
         self._check(x)
         total = x.new_zeros(len(x))
@@ -275,10 +258,6 @@ class Flow(Layer):
 
         Returns:
             z, shape (B, C, H, W).
-
-        Example:
-            >>> flow.map(torch.zeros(2, 1, 8, 8)).shape
-            torch.Size([2, 1, 8, 8])
         """
         self._check(x)
         return self._normalize(x, lambda step, x: step.map(x))
@@ -291,10 +270,6 @@ class Flow(Layer):
 
         Returns:
             x in flow space, shape (B, C, H, W).
-
-        Example:
-            >>> flow.map_back(torch.zeros(2, 1, 8, 8)).shape
-            torch.Size([2, 1, 8, 8])
         """
         self._check(z)
         return self._restore(z, lambda step, z: step.map_back(z))
@@ -342,11 +317,6 @@ class Flow(Layer):
 
         Raises:
             ValueError: If the images have a wrong shape or dtype.
-
-        Example:
-            >>> z, logdet = flow.encode(images)
-            >>> torch.equal(flow.decode(z), images)
-            True
         """
         with torch.autocast(images.device.type, enabled=False):
             prepared = self.codec.prepare(images)  # an autoencoder may use TF32
@@ -364,10 +334,6 @@ class Flow(Layer):
 
         Raises:
             ValueError: If the images have a wrong shape or dtype.
-
-        Example:
-            >>> flow.latents(images).shape
-            torch.Size([4, 1, 8, 8])
         """
         with torch.autocast(images.device.type, enabled=False):
             prepared = self.codec.prepare(images)
@@ -389,10 +355,6 @@ class Flow(Layer):
 
         Raises:
             ValueError: If the latents have a wrong shape.
-
-        Example:
-            >>> flow.decode(torch.zeros(1, 1, 8, 8)).dtype
-            torch.uint8
         """
         with torch.autocast(z.device.type, enabled=False):
             with DisableTF32(z.device):
@@ -428,13 +390,7 @@ class Flow(Layer):
         return Flow(config).to(self.device, self.dtype).train(self.training)
 
     def clip_(self) -> None:
-        """Move exponents and ActNorm scales back inside their bounds, after an optimizer step.
-
-        Example:
-            >>> flow.clip_()
-            >>> bool(flow.latents(images).isfinite().all())
-            True
-        """
+        """Move exponents and ActNorm scales back inside their bounds, after an optimizer step."""
         for layer in self._layers():
             layer.clip_()
 
@@ -443,11 +399,6 @@ class Flow(Layer):
 
         Returns:
             The copy, which cannot be trained or saved.
-
-        Example:
-            >>> frozen = flow.freeze()
-            >>> len(list(frozen.parameters()))
-            0
         """
         blocks = nn.ModuleList()
         for steps in self._levels():

@@ -17,8 +17,6 @@ from .autoencoder import AutoencoderConfig, weights_sha256
 from .codec import Codec, check_levels, crop, pad
 from .config import FlowConfig
 
-__all__ = ["LatentCodec", "UnopenedCodec", "measure_codec"]
-
 # Pixels that the autoencoder processes at a time, since it needs much memory per image. A CPU is
 # fastest with as many as its caches hold.
 _PIXELS_AT_ONCE = 2**20  # 16 images of 256 x 256

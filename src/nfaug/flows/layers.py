@@ -18,18 +18,6 @@ from torch.nn import functional as F
 
 from .matrix_exp import expm, special_orthogonal_log
 
-__all__ = [
-    "SQUEEZES",
-    "ActNorm",
-    "Chain",
-    "FrozenAffine",
-    "HaarSqueeze",
-    "InvertibleConv1x1",
-    "Layer",
-    "Squeeze",
-    "Step",
-]
-
 _SOFTPLUS_ONE = math.log(math.e - 1)  # softplus(_SOFTPLUS_ONE) = 1
 _HADAMARD = [[1, 1, 1, 1], [1, -1, 1, -1], [1, 1, -1, -1], [1, -1, -1, 1]]
 _MIN_STD = 1e-3  # instead of 0, the standard deviation of a constant pixel

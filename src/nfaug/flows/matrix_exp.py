@@ -18,17 +18,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-__all__ = [
-    "MAX_BOUND",
-    "expm",
-    "expm_action",
-    "phi_action",
-    "row_series",
-    "series_weights",
-    "special_orthogonal_log",
-    "taylor_terms",
-]
-
 MAX_BOUND = 30.0  # above this norm the alternating series of exp(-M) has no correct float32 digit
 _GROUP = 4  # terms that `row_series` adds up at a time
 _SQUARINGS = 5  # in `expm`: with degree 16, exact to float32 rounding for norms up to 64

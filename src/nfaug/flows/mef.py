@@ -10,9 +10,9 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
-from ..io.device import is_read_at_once
 from ..io.numbers import check_number
 from ..io.text import did_you_mean
+from ..run.device import is_read_at_once
 from .backbone import Backbone, is_size
 from .layers import SQUEEZES, ActNorm, InvertibleConv1x1, Layer, Squeeze, Step
 from .matrix_exp import (
@@ -24,8 +24,6 @@ from .matrix_exp import (
     taylor_terms,
 )
 from .networks import CouplingNet
-
-__all__ = ["Coupling", "FrozenCoupling", "MatrixExpCoupling", "MefConfig"]
 
 _LOW_RANK_OFFSET = 1e-8  # added to U and V, as the released weights expect
 _MOST_TENSORS = 20_000
@@ -126,10 +124,6 @@ class MefConfig(Backbone):
 
         Returns:
             `padded_size`, or the smallest multiples of 2^levels that hold the images.
-
-        Example:
-            >>> mef.padded((30, 28))
-            (32, 28)
         """
         return self.padded_size or super().padded(image_size)
 
@@ -138,10 +132,6 @@ class MefConfig(Backbone):
 
         Returns:
             A layer without weights.
-
-        Example:
-            >>> type(mef.fold()).__name__
-            'Squeeze'
         """
         return SQUEEZES[self.squeeze]()
 
@@ -156,10 +146,6 @@ class MefConfig(Backbone):
 
         Raises:
             ValueError: If `attention_heads` does not divide 2C.
-
-        Example:
-            >>> [len(steps) for steps in mef.build((1, 8, 8))]
-            [2, 2]
         """
         channels, height, width = shape
         if self.attention_heads > 0 and 2 * channels % self.attention_heads != 0:

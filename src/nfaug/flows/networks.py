@@ -11,11 +11,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ..io.device import is_read_at_once
+from ..run.device import is_read_at_once
 from .attention import FrozenAttention, SelfAttention
 from .layers import standardising_affine
-
-__all__ = ["CouplingNet", "DisableTF32"]
 
 _Map = Callable[[Tensor], Tensor]
 

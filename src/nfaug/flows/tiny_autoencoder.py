@@ -9,8 +9,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-__all__ = ["TinyAutoencoder", "present_names"]
-
 # `decoder.3.conv.0.weight` in the published files is `decoder.layers.2.conv.0.weight` in diffusers,
 # which does not count the tanh as a layer. State dicts, and hashes of them, have diffusers' names.
 _PUBLISHED = re.compile(r"(encoder|decoder)\.(\d+)\.")

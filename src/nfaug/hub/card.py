@@ -17,10 +17,8 @@ from typing import Any, Literal, NamedTuple, TypeGuard
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
 from nfaug.checkpoint.checkpoint import CheckpointConfig
-from nfaug.classes.pca_fit import ClasswisePCA
+from nfaug.classes.pca import ClasswisePCA
 from nfaug.io.text import printable
-
-__all__ = ["escape", "make_card", "set_privacy"]
 
 _TEMPLATE = Path(__file__).with_name("card.md")
 _PRIVACY = re.compile(r"<!-- nfaug:privacy -->.*?<!-- /nfaug:privacy -->", re.DOTALL)

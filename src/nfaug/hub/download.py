@@ -13,8 +13,6 @@ from nfaug.io.atomic import check_output, replace_directory
 from nfaug.io.hub_options import HubOptions
 from nfaug.io.lock import lock_output
 
-__all__ = ["pull"]
-
 _EXTRAS = ("README.md", PICTURE)
 
 

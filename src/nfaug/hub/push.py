@@ -22,8 +22,6 @@ from nfaug.pictures.preview import sample_grid
 
 from .card import make_card, set_privacy
 
-__all__ = ["PushPlan", "plan_push", "push_to_hub"]
-
 CARD: str = "README.md"
 FEWEST: int = 8  # images of a class, below which its mean shows them
 AXES_FRACTION: float = 0.25  # most axes per image of a class when the memory is left out

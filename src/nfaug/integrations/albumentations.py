@@ -162,9 +162,6 @@ class NFATransform(albumentations.ImageOnlyTransform):
 
         Raises:
             ValueError: A kind is one of volumes, masks, boxes or keypoints.
-
-        Example:
-            >>> transform.add_targets({"left": "image"})
         """
         refused = []
         for name, kind in additional_targets.items():

@@ -1,1 +1,1 @@
-"""Files: atomic writes, strict JSON, safetensors, the manifest of a checkpoint, safe text."""
+"""Bytes and files: atomic writes, strict JSON, safetensors, the lock, files of the Hub, text."""

@@ -12,15 +12,6 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-__all__ = [
-    "check_output",
-    "mount_points",
-    "replace_directory",
-    "write_bytes",
-    "write_picture",
-    "write_text",
-]
-
 MOUNTS = Path("/proc/self/mountinfo")
 # A space, a tab, a line break or a backslash in a path of that file, written in octal.
 _ESCAPED = re.compile(rb"\\([0-7]{3})")

@@ -1,7 +1,5 @@
 """Where the documentation is, for help and errors."""
 
-__all__ = ["documentation"]
-
 # The address of the site, with a slash at its end, once `[project.urls]` of pyproject.toml has one.
 # Until then pages are files of the repository.
 _ADDRESS = "docs/"

@@ -8,8 +8,6 @@ from pathlib import Path
 
 from .text import printable
 
-__all__ = ["FileError", "reading"]
-
 
 class FileError(ValueError):
     """A file is missing, damaged or of another form; the message names it."""

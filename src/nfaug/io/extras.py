@@ -6,8 +6,6 @@ import contextlib
 from collections.abc import Iterator
 from importlib.util import find_spec
 
-__all__ = ["EXTRAS", "optional_imports", "require"]
-
 #: The extra of pyproject.toml that installs a library, by the name that is imported.
 EXTRAS = {
     "albumentations": "albumentations",

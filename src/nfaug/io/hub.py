@@ -30,8 +30,6 @@ from .strict_json import LONGEST
 from .text import printable
 from .version import __version__
 
-__all__ = ["HubError", "download", "hub_errors"]
-
 _MOST_TENSORS = 2**36  # bytes of a safetensors file
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 _BLOB = re.compile(r"\w[\w.-]*", re.ASCII)  # the SHA of a file, or what a mirror has in its place

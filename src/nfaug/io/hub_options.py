@@ -5,8 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-__all__ = ["HubOptions", "split_revision"]
-
 
 @dataclass(frozen=True)
 class HubOptions:

@@ -10,10 +10,8 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-from .ranks import group_rank
+from ..run.ranks import group_rank
 from .text import printable
-
-__all__ = ["OutputInUseError", "lock_output"]
 
 
 class OutputInUseError(OSError):

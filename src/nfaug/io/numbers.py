@@ -6,8 +6,6 @@ import math
 import operator
 from typing import Any
 
-__all__ = ["MOST", "check_number", "check_seed", "check_side", "check_whole"]
-
 MOST = 2**31 - 1  # of whatever is counted
 MOST_SIDE = 2**14  # pixels of a side of an image
 SEEDS = 2**63  # torch's generators take seeds below it, and those from minus it on

@@ -8,8 +8,6 @@ from typing import Any
 
 from tqdm import tqdm
 
-__all__ = ["progress_bar"]
-
 _FIRST = 1.0  # seconds after which a bar is drawn, and in a terminal drawn again
 _LINES = 30.0  # seconds between the lines of a log
 

@@ -8,8 +8,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-__all__ = ["LONGEST", "jsonable", "parse_json", "read_json"]
-
 LONGEST = 2**24  # bytes; the manifest of 65,536 classes has a third of them
 
 

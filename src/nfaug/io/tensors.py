@@ -15,8 +15,6 @@ from torch import Tensor
 from .errors import FileError
 from .text import printable
 
-__all__ = ["check_sha256", "read_tensors", "tensors_sha256", "write_tensors"]
-
 _TYPES = {
     torch.float64,
     torch.float32,

@@ -7,8 +7,6 @@ import os
 from collections.abc import Iterable, Mapping
 from os import PathLike
 
-__all__ = ["did_you_mean", "printable", "public_name"]
-
 _SPACES = "\t\n\r\v\f"
 
 

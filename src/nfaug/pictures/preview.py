@@ -24,8 +24,6 @@ from ..io.text import printable
 if TYPE_CHECKING:
     from typing_extensions import Unpack
 
-__all__ = ["picture_grid", "preview_grid", "sample_grid"]
-
 _HEADER, _GAP = 18, 2
 _PARTNERS = 8  # images per class to mix with, if partners come from the batch
 

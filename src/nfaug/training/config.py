@@ -18,18 +18,6 @@ from nfaug.flows.mef import MefConfig
 from nfaug.io.numbers import check_number, check_seed, check_side, check_whole
 from nfaug.io.text import did_you_mean
 
-__all__ = [
-    "DataConfig",
-    "OptimConfig",
-    "PCAConfig",
-    "TrainConfig",
-    "TrainPriorConfig",
-    "flat",
-    "recipe_config",
-    "recipe_path",
-    "recipes",
-]
-
 _RECIPES = Path(__file__).parent / "recipes"
 
 
@@ -219,10 +207,6 @@ class TrainConfig:
 
         Returns:
             These settings, or a copy with `epochs` from 10 to 400, for a million images in all.
-
-        Example:
-            >>> TrainConfig(epochs=0).for_images(50_000).epochs
-            20
         """
         if self.epochs:
             return self
@@ -234,10 +218,6 @@ class TrainConfig:
 
         Returns:
             The settings by name.
-
-        Example:
-            >>> TrainConfig().to_dict()["prior"]["kind"]
-            'fpi'
         """
         return dataclasses.asdict(self)
 

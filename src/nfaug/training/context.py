@@ -12,26 +12,27 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from nfaug.augment.draws import seed_of
 from nfaug.checkpoint.autoencoder import open_codec
 from nfaug.checkpoint.checkpoint import Checkpoint, CheckpointConfig
 from nfaug.classes.gaussians import ClassGaussians
-from nfaug.data.batches import Batches, MemoryBatches, open_batches, progress_bar
+from nfaug.data.batches import Batches, MemoryBatches, open_batches
+from nfaug.data.choose import choose_of_class
 from nfaug.data.classes import check_class_sizes, check_same_classes
 from nfaug.data.images import LabelledImages, to_tensors
-from nfaug.data.open import wrap_dataset
-from nfaug.flows.flow import Flow, FlowConfig
+from nfaug.data.torch_datasets import wrap_dataset
+from nfaug.flows.config import FlowConfig
+from nfaug.flows.flow import Flow
 from nfaug.flows.latent_codec import LatentCodec
-from nfaug.io.ranks import Ranks
-from nfaug.io.shared import shared_tensor
+from nfaug.io.progress import progress_bar
+from nfaug.run.ranks import Ranks
+from nfaug.run.seeds import seed_of
+from nfaug.run.shared import shared_tensor
 
 from .config import TrainConfig, flat
 from .distributed import draw_noise
 from .metrics import class_statistics
 from .optimizer import FlowOptimizer
 from .snapshots import RunState, Snapshot
-
-__all__ = ["RunContext", "TrainResult", "hold_out", "open_context"]
 
 _INIT_IMAGES = 512  # images for the data-dependent initialisation, or the scale of latents
 _ENCODED = 64  # the most images that an autoencoder encodes at a time
@@ -335,11 +336,10 @@ def hold_out(
     """
     held = torch.zeros(len(labels), dtype=torch.bool)
     for label in range(num_classes):
-        rows = (labels == label).nonzero().flatten()
-        order = torch.randperm(len(rows), generator=generator)  # drawn for small classes, too
+        rows = choose_of_class(labels, label, len(labels), generator)  # of small classes, too
         if len(rows) >= _MIN_SPLIT:
             number = min(int(len(rows) * share), len(rows) - 2)
-            held[rows[order[:number]]] = True
+            held[rows[:number]] = True
     return (~held).nonzero().flatten(), held.nonzero().flatten()
 
 

@@ -11,9 +11,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from nfaug.data.batches import Batches
 from nfaug.flows.flow import Flow
-from nfaug.io.ranks import Ranks
-
-__all__ = ["Shard", "averaging", "draw_noise", "shared_batches"]
+from nfaug.run.ranks import Ranks
 
 
 def averaging(module: nn.Module, ranks: Ranks) -> nn.Module:

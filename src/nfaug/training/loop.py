@@ -17,8 +17,8 @@ from torch import Tensor, nn
 
 from nfaug.classes.gaussians import ClassGaussians
 from nfaug.flows.flow import Flow
-from nfaug.io.device import float64_device, to_device
-from nfaug.io.ranks import Ranks
+from nfaug.run.device import float64_device, to_device
+from nfaug.run.ranks import Ranks
 
 from .config import TrainConfig
 from .context import RunContext
@@ -28,8 +28,6 @@ from .optimizer import TrainingDiverged
 from .reporter import Reporter
 from .run import Run
 from .snapshots import RunState
-
-__all__ = ["FlowLoss", "Interrupted", "Loop", "noted"]
 
 MAX_ROLLBACKS = 3
 _PROBES = 64  # images encoded to check that a flow is still finite

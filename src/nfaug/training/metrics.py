@@ -10,14 +10,13 @@ from torch import Tensor
 
 from nfaug.classes.gaussians import ClassGaussians
 from nfaug.classes.statistics import ClassStatistics
-from nfaug.data.batches import Batches, progress_bar
+from nfaug.data.batches import Batches
 from nfaug.flows.flow import Flow
-from nfaug.io.device import float64_device
-from nfaug.io.ranks import Ranks
+from nfaug.io.progress import progress_bar
+from nfaug.run.device import float64_device
+from nfaug.run.ranks import Ranks
 
 from .distributed import draw_noise, shared_batches
-
-__all__ = ["class_statistics", "evaluate"]
 
 
 @dataclass

@@ -13,8 +13,6 @@ from nfaug.flows.flow import Flow
 
 from .config import TrainConfig
 
-__all__ = ["FlowOptimizer", "TrainingDiverged", "learning_rate"]
-
 MAX_BAD_STEPS = 20  # so many in a row end the run, or return it to its last saved state
 _EMA_POWER = 0.75  # warm-up of the average: its decay at step n is at most 1 - (1 + n)^-0.75
 

@@ -11,16 +11,14 @@ from typing import Any
 
 import torch
 
-from nfaug.data.images import progress_bar
 from nfaug.io.atomic import write_picture, write_text
+from nfaug.io.progress import progress_bar
 from nfaug.pictures.preview import sample_grid
 
 from .config import flat
 from .context import RunContext
 from .snapshots import RunState
 from .trackers import TensorBoard
-
-__all__ = ["Reporter"]
 
 
 class Reporter:

@@ -14,14 +14,12 @@ from nfaug.data.decode import ImageDecodeError
 from nfaug.io.atomic import check_output, write_text
 from nfaug.io.extras import require
 from nfaug.io.lock import lock_output
-from nfaug.io.ranks import Ranks, joined
 from nfaug.io.strict_json import jsonable
+from nfaug.run.ranks import Ranks, joined
 
 from .config import TrainConfig
 from .snapshots import Snapshots
 from .trackers import check_trackers
-
-__all__ = ["Run", "RunStopped"]
 
 
 class RunStopped(OSError):

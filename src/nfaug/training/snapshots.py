@@ -24,8 +24,6 @@ from nfaug.io.tensors import read_tensors, write_tensors
 
 from .optimizer import FlowOptimizer
 
-__all__ = ["RunState", "Snapshot", "Snapshots"]
-
 _FOLDER = "state"  # in the run's folder; config.json does not list it, so a push leaves it out
 _FORMAT = 5  # with the hash of state.json
 _FACTS = "state.json"

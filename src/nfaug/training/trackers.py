@@ -11,8 +11,6 @@ from PIL import Image
 
 from nfaug.io.extras import require
 
-__all__ = ["TensorBoard", "check_trackers"]
-
 
 class TensorBoard:
     """Event files in the folder `tensorboard` of the run.

@@ -11,11 +11,12 @@ from typing import Any
 from torch.utils.data import Dataset
 
 from nfaug.checkpoint.checkpoint import Checkpoint
-from nfaug.data.images import LabelledImages, progress_bar
-from nfaug.data.open import wrap_dataset
+from nfaug.data.images import LabelledImages
+from nfaug.data.torch_datasets import wrap_dataset
 from nfaug.fitting import FitConfig, fit_classes
 from nfaug.flows.codec import check_levels
 from nfaug.flows.mef import MefConfig
+from nfaug.io.progress import progress_bar
 
 from .config import TrainConfig
 from .context import RunContext, TrainResult, open_context
@@ -24,8 +25,6 @@ from .metrics import evaluate
 from .reporter import Reporter
 from .run import Run
 from .snapshots import RunState
-
-__all__ = ["train", "train_run"]
 
 
 def train(

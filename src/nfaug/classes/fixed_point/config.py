@@ -10,14 +10,6 @@ from torch import Tensor
 
 from ...io.numbers import check_number
 
-__all__ = [
-    "REFERENCE_WEIGHT",
-    "FixedPointConfig",
-    "FixedPointDivergence",
-    "FixedPointResult",
-    "SeparationConfig",
-]
-
 #: kld_weight * (K - 1) / d in both settings published with the paper: 3333 x 9 and 303 x 99, both
 #: at d = 3 * 32 * 32.
 REFERENCE_WEIGHT: float = 3e4 / 3072

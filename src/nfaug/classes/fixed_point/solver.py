@@ -11,8 +11,6 @@ from ..gaussians import as_double, check_gaussians, pairwise_kl
 from .config import FixedPointConfig, FixedPointDivergence, FixedPointResult
 from .rules import class_kernel, mean_update, proposition1_update, released_update
 
-__all__ = ["DIVERGENCE_RATIO", "several_classes", "solve"]
-
 #: A variance this many times above the largest or below the smallest of the data's has diverged.
 DIVERGENCE_RATIO: float = 1e12
 

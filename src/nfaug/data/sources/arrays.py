@@ -13,8 +13,6 @@ from ..classes import numbered, unique_names
 from ..readers import ArrayReader, Reader, Request
 from .layout import choose_split
 
-__all__ = ["open_digits", "open_npz"]
-
 TEST_EVERY = 5
 _UNPACKED = 2**26  # bytes that any file may unpack to
 _MOST_PACKED = 100  # times its size that a file may unpack to; pictures shrink to a tenth

@@ -11,8 +11,6 @@ from pathlib import Path
 from ..readers import FileReader, Reader, Request, read_part
 from .layout import arrange, natural_key
 
-__all__ = ["is_hidden", "list_files", "open_folder"]
-
 _MOST_PATHS = 100
 
 

@@ -10,15 +10,6 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-__all__ = [
-    "Arrangement",
-    "MissingSplitError",
-    "arrange",
-    "choose_split",
-    "natural_key",
-    "shards_of",
-]
-
 UNLABELLED = "images"  # the class of images without classes
 # Splits of other names are known by what their folders hold, and are asked for by name.
 _SPLIT_OF_WORD = {

@@ -10,8 +10,6 @@ from ..torch_datasets import DatasetReader
 from .layout import choose_split
 from .tars import open_tar
 
-__all__ = ["open_bundled", "open_torchvision"]
-
 BUNDLED = Path(__file__).parents[2] / "builtin" / "images"
 TRAIN_AND_TEST = ("cifar10", "cifar100", "mnist", "kmnist", "fashion_mnist", "qmnist")
 

@@ -18,8 +18,6 @@ from ..readers import FileReader, Reader, Request, read_part
 from .folders import is_hidden
 from .layout import arrange, shards_of
 
-__all__ = ["open_tar", "open_webdataset"]
-
 NAMES_FILE = "classnames.txt"  # a class name a line, in label order
 _KEY = re.compile(r"((?:.*/)?[^./]+)\.([^/]+)")  # the key of a sample ends at the name's first dot
 # Headers whose content, such as a long name, tarfile keeps in memory.

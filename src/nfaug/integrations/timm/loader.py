@@ -19,8 +19,6 @@ from ...augment.transform import NFAugment
 from ...data.classes import item_sources
 from ...data.torch_datasets import normalization_of
 
-__all__ = ["NFALoader"]
-
 
 class NFALoader:
     """A loader whose batches are augmented: NFA first, then mixup and cutmix.
@@ -122,9 +120,6 @@ class NFALoader:
 
         Args:
             epoch: The epoch, from 0.
-
-        Example:
-            >>> loader.set_epoch(3)
         """
         self._epoch = epoch
         for name in ("batch_sampler", "sampler"):

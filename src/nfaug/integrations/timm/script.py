@@ -16,8 +16,6 @@ import timm.data
 from ...augment.transform import NFAugment
 from .loader import NFALoader
 
-__all__ = ["format_stats", "run_script"]
-
 _NAFLEX = "NFA needs images of one size: leave out --naflex-loader"
 
 

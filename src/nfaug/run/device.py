@@ -7,8 +7,6 @@ import os
 import torch
 from torch import Tensor
 
-__all__ = ["float64_device", "is_read_at_once", "pick_device", "to_device"]
-
 _PINS = ("cuda", "xpu")  # devices with an allocator of pinned memory of the CPU
 
 

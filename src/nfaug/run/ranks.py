@@ -16,8 +16,6 @@ from torch.distributed import PrefixStore, rendezvous  # type: ignore[attr-defin
 
 from .device import pick_device
 
-__all__ = ["Ranks", "group_rank", "joined", "own_cores", "own_rank"]
-
 T = TypeVar("T")
 
 _TIMEOUT = timedelta(hours=2)  # the others wait for the slowest process

@@ -14,8 +14,6 @@ from torch import Tensor
 
 from .ranks import Ranks
 
-__all__ = ["SharedTensor", "shared_tensor"]
-
 
 class SharedTensor(NamedTuple):
     """A tensor in memory that several processes map.
