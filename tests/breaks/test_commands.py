@@ -81,13 +81,13 @@ MULTIPLIED = "\n".join(
 
 @pytest.mark.parametrize(
     ("text", "word"),
-    [(MULTIPLIED, "alias"), ("optim: " + "[" * 1100 + "]" * 1100, "nest")],
-    ids=["aliases", "nesting"],
+    [(MULTIPLIED, "alias"), ("optim: " + "[" * 1100 + "]" * 1100, "nest"), ("[" * 5000, "nest")],
+    ids=["aliases", "nesting", "nesting without an end"],
 )
 def test_yaml_of_a_few_lines_that_stands_for_millions(
     text: str, word: str, command: Callable[..., Ran], tmp_path: Path
 ) -> None:
-    """Break 29: aliases that multiply filled the memory; deep nesting ended in a traceback."""
+    """Break 29: aliases that multiply filled the memory; deep nesting ended in a traceback, or took 6 s."""
     (tmp_path / "settings.yaml").write_text(text)
     ran = command(*TRAIN, "-c", "settings.yaml")
     assert (ran.code, ran.out) == (2, "")

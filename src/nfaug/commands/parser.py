@@ -28,6 +28,7 @@ from ..io.text import did_you_mean, printable
 from .messages import hyphened, in_plain_words
 
 _LONGEST_ERROR = 2000  # characters
+_DEEPEST = 100  # lists and mappings within each other
 _YAML = "yaml without aliases"  # the mode of our parsers; that of others stays as it is
 _load_yaml = get_loader("yaml")
 _OPTION = re.compile(r"^  (?:-\w(?: \w+)?, )?(--[a-z][\w.-]*)", re.MULTILINE)
@@ -66,13 +67,17 @@ def _without_aliases(text: str) -> Any:
     The word none alone is YAML's null. An option that takes this word gets it: jsonargparse tries
     the text of a value if what it was loaded as has no type of the option.
     """
+    depth = 0
     for event in yaml.parse(text, yaml.SafeLoader):
         if isinstance(event, yaml.AliasEvent):
             raise yaml.YAMLError("settings cannot have YAML aliases (*name)")
-    try:
-        value = _load_yaml(text)
-    except RecursionError:
-        raise yaml.YAMLError("settings nest too deep") from None
+        if isinstance(event, yaml.CollectionStartEvent):
+            depth += 1
+        if isinstance(event, yaml.CollectionEndEvent):
+            depth -= 1
+        if depth > _DEEPEST:  # the time to parse grows with the square of the depth
+            raise yaml.YAMLError("settings nest too deep")
+    value = _load_yaml(text)
     return None if value in ("none", "None") else value
 
 
