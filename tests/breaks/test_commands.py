@@ -87,7 +87,7 @@ MULTIPLIED = "\n".join(
 def test_yaml_of_a_few_lines_that_stands_for_millions(
     text: str, word: str, command: Callable[..., Ran], tmp_path: Path
 ) -> None:
-    """Break 29: aliases that multiply filled the memory; deep nesting ended in a traceback, or took 6 s."""
+    """Break 29: multiplied aliases filled the memory; nesting ended in a traceback, or took 6 s."""
     (tmp_path / "settings.yaml").write_text(text)
     ran = command(*TRAIN, "-c", "settings.yaml")
     assert (ran.code, ran.out) == (2, "")
