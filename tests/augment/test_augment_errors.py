@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -183,3 +184,20 @@ def test_a_checkpoint_that_is_not_fitted(make: Any) -> None:
         make("builtin:pixels")
     with pytest.raises(ValueError, match=r"nfaug\.fit\(checkpoint, dataset\)"):
         nfaug.NFAugment(nfaug.load("builtin:pixels"))
+
+
+def test_draws_and_configs_in_the_wrong_place() -> None:
+    images, labels = batch_of(12)
+    nfa = nfaug.NFAugment(checkpoint())
+    draws = nfa.draw(labels)
+    calls: dict[str, Callable[[], object]] = {
+        "nfa.replay": lambda: nfa(images, labels, draws),
+        r"\['Draws'\]": lambda: nfa.replay(draws),
+        "a nfaug.MixConfig; got None": lambda: setattr(nfa, "config", None),
+        "a nfaug.MixConfig; got {'p'": lambda: nfaug.NFAugment(checkpoint(), config={"p": 1}),  # type: ignore[arg-type]
+    }
+    for said, call in calls.items():
+        with pytest.raises(ValueError, match=said):
+            call()
+    with pytest.raises(AttributeError, match="mix='pair'"):
+        nfa.mix = "pair"

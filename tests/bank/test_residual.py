@@ -139,6 +139,18 @@ def test_images_of_other_sizes_are_resized_as_a_fit_does(tmp_path: Path) -> None
         make_bank(checkpoint(), data, tmp_path / "full", progress=False)
     assert BankDataset(data, expected, p=1.0)[4][0].size == (24, 21)
 
+    for index, (image, label) in enumerate(data):
+        (tmp_path / "files" / NAMES[label]).mkdir(parents=True, exist_ok=True)
+        image.save(tmp_path / "files" / NAMES[label] / f"{index:03}.png")
+    opened = open_dataset(tmp_path / "files")
+    from_files = make_bank(checkpoint(), opened, tmp_path / "opened", **options)
+    expected = make_bank(checkpoint(), opened.at(8), tmp_path / "opened-8", **options)
+    assert (from_files.residuals == expected.residuals).all()
+    with pytest.raises(ValueError, match=r"differ in size: .* and .*image_size=64"):
+        nfaug.pictures.preview_grid(checkpoint(), opened)
+    with pytest.raises(ValueError, match="may differ in size"):
+        opened.subset(torch.tensor([0])).image_size  # noqa: B018
+
 
 def test_outside_the_box_the_change_fades() -> None:
     residual = np.full((8, 8, 1), 100, np.int8)

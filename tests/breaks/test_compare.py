@@ -576,3 +576,12 @@ def test_an_interruption_leaves_no_process(how: str, tmp_path: Path) -> None:
     assert again.wait(timeout=60) == 130, (tmp_path / "again").read_text()
     assert not (out / ".images").exists()
     assert (out / "cells.csv").read_text().startswith("\n".join(cells))
+
+
+def test_processes_that_are_not_needed_end_without_a_word(tmp_path: Path) -> None:
+    """Break 110: a second process that started late printed a traceback."""
+    words = "compare --data digits --per-class 2 --seeds 1 --steps 1 --rows none,nfa --processes 2"
+    command = [sys.executable, "-m", "nfaug", *words.split(), "--out", str(tmp_path / "out")]
+    ran = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert "Traceback" not in ran.stderr
+    assert (tmp_path / "out" / "table.md").exists()

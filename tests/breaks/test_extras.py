@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from library_tools import needs
 
 from nfaug.io.extras import EXTRAS, optional_imports, require
 
@@ -133,6 +134,8 @@ def test_a_function_names_the_missing_library_and_its_extra(
     outcomes: Any, library: str, statement: str
 ) -> None:
     """Break 105: adapters raised bare errors, or named a package of PyPI that is not ours."""
+    if library == "starlette":
+        needs("gradio")  # which is imported before it
     assert outcomes[library, statement] == ["ModuleNotFoundError", line(library)]
 
 

@@ -42,7 +42,7 @@ def test_images_of_several_sizes(tmp_path: Path) -> None:
     assert [tuple(image.shape) for image, _ in data] == [(3, 6, 6), (3, 10, 30), (3, 6, 6)]
     assert torch.equal(data[1][0], torch.from_numpy(pixels(1, 10, 30, 3)).permute(2, 0, 1))
     assert (data.has_one_size, data.preprocessing["image_size"]) == (False, None)
-    said = r"0\.png has 6 x 6 and .*1\.png has 10 x 30 pixels.*--image-size.*data\.at\("
+    said = r"0\.png has 6 x 6 and .*1\.png has 10 x 30 pixels.*--image-size.*image_size=64"
     loader = DataLoader(Subset(data, [0, 1]), batch_size=2)
     batches = (lambda: data.image_size, lambda: to_tensors(data), lambda: next(iter(loader)))
     for batch in (*batches, lambda: open_batches(data)):
@@ -64,7 +64,7 @@ def test_an_image_of_another_size_among_many(tmp_path: Path) -> None:
     save(tmp_path / "a" / "1.png", 1, (10, 30, 3))
     data = open_dataset(tmp_path, labels=False)
     assert (data.has_one_size, data.image_size) == (True, (6, 6))
-    with pytest.raises(ValueError, match=r"1\.png has 10 x 30.*image_size.*--image-size"):
+    with pytest.raises(ValueError, match=r"1\.png has 10 x 30.*--image-size.*image_size"):
         to_tensors(data)
     assert to_tensors(data.at(6))[0].shape == (200, 3, 6, 6)
 

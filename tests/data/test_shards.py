@@ -148,7 +148,7 @@ def test_what_the_package_datasets_reads(
     monkeypatch.chdir(tmp_path)
     (tmp_path / "tables").mkdir()
     (tmp_path / "tables" / "0.PARQUET").touch()
-    call = re.escape(f"datasets.load_dataset({arguments}, split='train') to nfaug.fit")
+    call = re.escape(f"datasets.load_dataset({arguments}, split='train'), with columns")
     with pytest.raises(ValueError, match=f"^{data!r} is read in Python: pass {call}"):
         open_dataset(data)
 

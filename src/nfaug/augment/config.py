@@ -126,6 +126,8 @@ def one_config(config: MixConfig | None, settings: Mapping[str, Any]) -> MixConf
                     f"{', '.join(names)})"
                 )
         return MixConfig(**settings)
+    if not isinstance(config, MixConfig):
+        raise ValueError(f"config must be a nfaug.MixConfig; got {config!r:.200}")
     if settings:
         raise ValueError(f"pass config=, or single settings; got {config} and {dict(settings)}")
     return config

@@ -115,7 +115,7 @@ def draw(
     rng = np.random.default_rng(own_seed(generator) if count else 0)
 
     order = rng.permutation(batch)[:count]
-    # A second row was once used; without it a seed would draw other numbers after this.
+    # The second row keeps the numbers that follow those of earlier versions.
     coins = rng.random((2, count), np.float32)[0]
     integers = rng.integers(2**31, size=(2, count))
     if config.mix == "regions":

@@ -62,7 +62,6 @@ class Engine:
                 f"the axes have {pca.dim} dimensions and the flow {flow.config.dim}: fit the flow "
                 "to your classes with nfaug.fit"
             )
-        self.config = flow.config
         self.codec = flow.codec
         self.classes = tuple(classes)
         self.class_warning = class_warning

@@ -66,9 +66,10 @@ class NFAugment(nn.Module):
 
     The module has no parameters, buffers or `state_dict` entries, and follows the device of the
     images. `eval()` and `enabled = False` turn it off. `nfa.p = 0.3` and `nfa.config = ...` change
-    settings. Values of labels and images are checked in every batch on the CPU. On an accelerator,
-    where this synchronises, they are checked in the first 8 batches and every 256th; in others,
-    images with unusable labels stay unchanged.
+    settings; data-loader workers that run keep theirs, and only `enabled` reaches them. Values of
+    labels and images are checked in every batch on the CPU. On an accelerator, where this
+    synchronises, they are checked in the first 8 batches and every 256th; in others, images with
+    unusable labels stay unchanged.
 
     Shape:
         Images (B, C, H, W) of any size: uint8, floating point in [0, 1], or normalized by `mean`
@@ -195,7 +196,8 @@ class NFAugment(nn.Module):
     def __setattr__(self, name: str, value: Any) -> None:
         if name in _IN_CONFIG:  # a module takes any attribute, and this one would change nothing
             raise AttributeError(
-                f"{name} is a setting: nfa.config = dataclasses.replace(nfa.config, {name}={value})"
+                f"{name} is a setting: assign nfa.config = dataclasses.replace(nfa.config, "
+                f"{name}={value!r})"
             )
         super().__setattr__(name, value)
 
@@ -211,11 +213,13 @@ class NFAugment(nn.Module):
 
     @property
     def config(self) -> MixConfig:
-        """What happens to an image; may be replaced at any time."""
+        """What happens to an image; may be replaced, but not in workers that run."""
         return self._config
 
     @config.setter
     def config(self, value: MixConfig) -> None:
+        if not isinstance(value, MixConfig):
+            raise ValueError(f"config must be a nfaug.MixConfig; got {value!r:.200}")
         if isinstance(value.p, tuple) and len(value.p) != self.num_classes:
             raise ValueError(
                 f"p must be a number, or one for each of {self.num_classes} classes; got {value.p}"
@@ -226,7 +230,7 @@ class NFAugment(nn.Module):
 
     @property
     def p(self) -> float | tuple[float, ...]:
-        """The setting `p` of `config`, which a training may change from epoch to epoch."""
+        """The setting `p` of `config`; may be changed, but not in workers that run."""
         return self.config.p
 
     @p.setter
@@ -290,6 +294,8 @@ class NFAugment(nn.Module):
             >>> sorted(sample)
             ['image', 'label']
         """
+        if inputs and isinstance(inputs[-1], Draws):
+            raise ValueError("draws are replayed by nfa.replay(images, labels, draws)")
         return self._augmented(inputs, None)
 
     @overload
@@ -322,13 +328,13 @@ class NFAugment(nn.Module):
             >>> torch.equal(first, again)
             True
         """
-        *given, draws = inputs
-        if not isinstance(draws, Draws):
+        kinds = [type(value).__name__ for value in inputs]
+        if len(inputs) < 2 or not isinstance(inputs[-1], Draws):
             raise ValueError(
                 "replay takes images, labels and draws, or a sample and draws (of nfa.draw); got "
-                f"a {type(draws).__name__} as the last"
+                f"{kinds}"
             )
-        return self._augmented(given, draws)
+        return self._augmented(inputs[:-1], inputs[-1])
 
     def _augmented(self, inputs: Sequence[Any], draws: Draws | None) -> Any:
         """What a call returns for these inputs, under new draws if there are none."""

@@ -80,8 +80,8 @@ def open_source(
         ValueError: There is no image, or the first is of another form.
     """
     images = labelled_images(dataset)
-    same_channels = images is not None and images.channels == channels
-    if images is not None and same_channels and image_size in (None, images.image_size):
+    is_ready = images is not None and images.channels == channels and images.has_one_size
+    if images is not None and is_ready and image_size in (None, images.image_size):
         return images
     reader = UntransformedReader(dataset, progress=progress)
     if not len(reader.targets):

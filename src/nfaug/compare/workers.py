@@ -79,12 +79,13 @@ def workers(
         threading.Thread(target=watch, daemon=True).start()
         with pool:
             with _surroundings():
-                pool.submit(int).result()  # it starts all processes
+                for started in [pool.submit(int) for _ in range(count)]:  # a job starts a process
+                    started.result()
             try:
                 yield lambda method, *arguments: pool.submit(_run, method.__name__, arguments)
             finally:  # also after Ctrl-C: what runs ends with its next step
                 stop.set()
-                pool.shutdown(wait=False, cancel_futures=True)
+                pool.shutdown(cancel_futures=True)
     except BrokenProcessPool:
         raise ChildProcessError(
             "a process of the comparison ended; if memory is short, try --processes 1"

@@ -18,7 +18,7 @@ from ..io.progress import progress_bar
 from ..run.ranks import own_cores
 from .choose import choose_per_class
 from .decode import ImageDecodeError
-from .preprocess import Preprocess, as_size, channels_of, size_of
+from .preprocess import RESIZE, Preprocess, as_size, channels_of, size_of
 from .readers import Reader
 
 T = TypeVar("T")
@@ -164,10 +164,10 @@ class LabelledImages(Dataset[tuple[Tensor, int]]):
         for name, size in self.stored_sizes().items():
             names.setdefault(size, name)
         shown = [f"{name} has {height} x {width}" for (height, width), name in names.items()]
-        return ValueError(
-            f"images differ in size: {' and '.join(shown[:2])} pixels; set image_size "
-            "(--image-size), or read data at one size, data.at(64), to resize and crop every image"
-        )
+        found = f"differ in size: {' and '.join(shown[:2])} pixels"
+        if len(shown) < 2:
+            found = "may differ in size, as the data do that they are from"
+        return ValueError(f"images {found}; {RESIZE}")
 
 
 def assemble(

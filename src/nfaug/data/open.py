@@ -151,7 +151,7 @@ def _reader(request: Request) -> Reader:
         return open_torchvision(request)
     if request.data.lower().startswith("hfds/"):
         _, *repository = request.data.split("/")
-        raise _read_in_python(request.data, repr("/".join(repository[:2])))
+        raise _read_in_python(request, repr("/".join(repository[:2])))
     path = request.path
     if path.is_dir():
         return _folder_reader(path, request)
@@ -176,7 +176,7 @@ def _file_reader(path: Path, request: Request) -> Reader:
     if name.endswith(".npz"):
         return open_npz(path, request)
     if name.endswith(".parquet"):
-        raise _read_in_python(request.data, f"'parquet', data_files={str(path)!r}")
+        raise _read_in_python(request, f"'parquet', data_files={str(path)!r}")
     raise _no_images(request.data)
 
 
@@ -206,7 +206,7 @@ def _folder_reader(root: Path, request: Request) -> Reader:
             "torch/kmnist or torch/fashion_mnist, and as data_dir (--data-dir) the folder in which "
             "the files, without .gz, lie in MNIST/raw, KMNIST/raw or FashionMNIST/raw"
         )
-    raise _read_in_python(request.data, repr(str(root)))
+    raise _read_in_python(request, repr(str(root)))
 
 
 def _no_images(data: str) -> ValueError:
@@ -214,9 +214,10 @@ def _no_images(data: str) -> ValueError:
     return ValueError(f"{data!r} holds no images; data must be {DATA_SOURCES}")
 
 
-def _read_in_python(data: str, arguments: str) -> ValueError:
+def _read_in_python(request: Request, arguments: str) -> ValueError:
     """The error about data that the package datasets reads, given its arguments."""
     return ValueError(
-        f"{data!r} is read in Python: pass datasets.load_dataset({arguments}, split='train') to "
-        "nfaug.fit, nfaug.training.train, nfaug.bank.make_bank or nfaug.compare.compare"
+        f"{request.data!r} is read in Python: pass datasets.load_dataset({arguments}, "
+        f"split={request.split!r}), with columns called image and label, to nfaug.fit, "
+        "nfaug.training.train, nfaug.bank.make_bank or nfaug.compare.compare"
     )

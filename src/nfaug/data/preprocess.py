@@ -18,6 +18,11 @@ from .decode import STRIP, row_strips, to_8_bits
 # An image more than so many times as long as what is kept is cropped before it is resized.
 _LONGEST = 4
 _TIE = 2**-10  # of a grey level; see `round_levels`
+# What errors about images that differ in size propose.
+RESIZE = (
+    "pass --image-size, or in Python nfaug.wrap_dataset(data, image_size=64), to resize and crop "
+    "every image"
+)
 _GRAY_MODES = ("1", "L", "LA", "La")
 
 
@@ -122,7 +127,7 @@ class Preprocess:
             H, W = self.image_size
             raise ValueError(
                 f"{name} has {height} x {width} pixels, but the first image of the dataset has "
-                f"{H} x {W}; set image_size (--image-size) to resize and crop every image"
+                f"{H} x {W}; {RESIZE}"
             )
 
     def to_dict(self) -> dict[str, Any]:

@@ -127,6 +127,6 @@ def common_size(images: LabelledImages, most: int, *, progress: bool = False) ->
     warnings.warn(
         f"the images differ in size; they are resized and cropped to {side} x {side} pixels. "
         "image_size (--image-size) chooses another size",
-        stacklevel=3,
+        stacklevel=4,
     )
     return side, side

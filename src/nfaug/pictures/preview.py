@@ -89,11 +89,12 @@ def preview_grid(
         picks.append(rows)
     order = torch.cat([*(rows[:1] for rows in picks), *(rows[1:] for rows in picks)])
     flow, _ = nfa.engine.on(nfa.engine.device)
+    size = data.image_size  # an error if the images differ in size
     batch = torch.stack([data[index][0] for index in order.tolist()]).to(flow.device)
     shown = batch[: len(names)]
     with progress_bar(1 + variants, "picture", "column", shown=progress) as bar:
         decoded = flow.decode(flow.latents(resize_levels(shown, flow.codec.image_size)))
-        columns = [shown, resize_levels(decoded, (shown.shape[-2], shown.shape[-1]))]
+        columns = [shown, resize_levels(decoded, size)]
         bar.update()
         labels = data.targets[order].to(flow.device)
         for images in nfa.variants(batch, labels, itertools.repeat(generator, variants)):

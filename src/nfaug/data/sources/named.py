@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from ...io.extras import optional_imports
+from ...io.text import did_you_mean
 from ..readers import Reader, Request
 from ..torch_datasets import DatasetReader
 from .layout import choose_split
@@ -31,6 +32,7 @@ def open_torchvision(request: Request) -> Reader:
     Data are kept in `data_dir`, by default `~/.cache/nfaug/datasets`.
     """
     name = request.data.lower().partition("/")[2].replace("-", "_")
+    name = {"fashionmnist": "fashion_mnist"}.get(name, name)  # torchvision's class
     split = request.split
     if name in TRAIN_AND_TEST:  # timm gives test images for all but "train" and "training"
         split = choose_split(("train", "test"), split, request.data)
@@ -48,5 +50,6 @@ def open_torchvision(request: Request) -> Reader:
         raise ValueError(
             f"timm could not open {request.data!r} (split={request.split!r}, data_dir={root!r}, "
             f"download={request.download}): {type(error).__name__}: {error}"
+            f"{did_you_mean(name, TRAIN_AND_TEST)}"
         ) from error
     return DatasetReader(dataset, progress=request.progress)
