@@ -201,7 +201,7 @@ def test_a_replay_is_the_call_again() -> None:
         assert same is labels
     with pytest.raises(ValueError, match="16 images"):
         nfa.replay(images[:4], labels[:4], draws)
-    with pytest.raises(ValueError, match="Tensor as the last"):
+    with pytest.raises(ValueError, match=r"\['Tensor', 'Tensor'\]"):
         nfa.replay(images, labels)  # type: ignore[call-overload]
 
 
