@@ -38,6 +38,7 @@ class Parts:
     flow: Flow
     pca: ClasswisePCA | None
     config: Config
+    class_warning: str = ""
 
 
 class TensorImages(LabelledImages):

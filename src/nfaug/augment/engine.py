@@ -91,8 +91,8 @@ class Engine:
         if not hasattr(checkpoint, "pca"):
             wanted = "a Checkpoint, its name or its path"
             raise TypeError(f"checkpoint must be {wanted}; got {type(checkpoint).__name__}")
-        warning = getattr(checkpoint, "class_warning", "")
-        return cls(checkpoint.flow, checkpoint.pca, checkpoint.config.classes or (), warning)
+        classes = checkpoint.config.classes or ()
+        return cls(checkpoint.flow, checkpoint.pca, classes, checkpoint.class_warning)
 
     def with_cuda_graphs(self) -> Engine:
         """An engine that shares the flow and the PCA, and replays CUDA graphs of the flow."""
