@@ -64,6 +64,7 @@ def parse() -> argparse.Namespace:
     )
     parser.add_argument("--test-data", help="test images that are not a split of --data")
     parser.add_argument("--test-split", default="test")
+    parser.add_argument("--test-name", default="test images", help="what the card calls them")
     parser.add_argument("--rank", type=int, default=16, help="axes per class")
     parser.add_argument(
         "--per-class", type=int, default=1000, help="maximum number of images per class"
@@ -93,7 +94,7 @@ def main() -> None:
     figures = evaluate(
         made.flow, made.gaussians, MemoryBatches(*to_tensors(test)), round_trip=True, progress=True
     )
-    made.config.metrics.update(figures, on=f"{len(test)} test images")
+    made.config.metrics.update(figures, on=args.test_name)
     out = args.out or BUILTINS / args.name
     made.save(out, overwrite=True)
     name = BUILTIN + args.name

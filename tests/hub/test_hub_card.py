@@ -158,6 +158,16 @@ def test_figures_that_are_no_figures_are_no_results(value: object) -> None:
     assert "model-index" not in yaml.safe_load(made.split("---")[1])
 
 
+def test_shares_have_their_interval() -> None:
+    made = card(metrics={"images": 2000, "nf_acc": 0.431, "bits_per_dim": 5.1})
+    assert "| NF-Acc, top 1 | 43\\.1\\% \\(95\\% interval 40\\.9\\% to 45\\.3\\%\\) |" in made
+    assert "They compare flows on the same images" in made
+    assert "They compare flows" not in card(metrics={"nf_acc": 0.431})
+    assert "| NF-Acc, top 1 | 0.431 |" in card(metrics={"nf_acc": 0.431})
+    for share, count in ((0.0, 10), (1.0, 10), (2.0, 10), (0.5, 0)):
+        assert "NF-Acc, top 1" in card(metrics={"images": count, "nf_acc": share})
+
+
 def test_terms_are_never_cut() -> None:
     license, terms = "my own license " * 20 + "end", "You may use it, if you ask first. " * 40
     made = card(license=license, data=terms + "It ends here")

@@ -199,7 +199,7 @@ def test_held_out_images(tiny_config: TrainConfig) -> None:
     config = changed(tiny_config, epochs=1, dataset=DataConfig(test_fraction=0.2))
     result = train(dataset, config=config, progress=False)
     assert result.checkpoint.config.training["images"] == 71
-    assert result.checkpoint.config.metrics["on"] == "13 held-out images"
+    assert result.checkpoint.config.metrics["images"] == 13
     assert result.history[-1]["nf_acc"] == result.checkpoint.config.metrics["nf_acc"]
     assert result.checkpoint.pca is not None
     assert result.checkpoint.pca.counts.tolist() == [32, 20, 19]

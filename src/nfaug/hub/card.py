@@ -6,6 +6,7 @@ HTML or a link. The text of the card is in `card.md`.
 
 from __future__ import annotations
 
+import math
 import re
 import sys
 from collections.abc import Mapping
@@ -109,7 +110,6 @@ def make_card(
     for stage in ("training", "gaussians", "preprocessing"):
         for key, value in getattr(config, stage).items():
             settings[f"{stage}: {key.replace('_', ' ')}"] = value
-    figures = {_FIGURES.get(key, key): value for key, value in config.metrics.items()}
 
     # Terms come from the person who pushes; cut short, they would be other terms.
     terms = None
@@ -134,7 +134,8 @@ def make_card(
         paper=links["Paper"],
         **_axes(pca),
         training=_rows(settings),
-        figures=_rows(figures),
+        figures=_rows(_figures(config.metrics)),
+        bits="bits_per_dim" in config.metrics,
         classes=[escape(name) for name in config.classes[:_SHOWN_CLASSES]],
         number=len(config.classes),
         terms=terms,
@@ -196,6 +197,28 @@ def _results(config: CheckpointConfig) -> list[EvalResult]:
         )
         results.append(result)
     return results
+
+
+def _figures(metrics: Mapping[str, Any]) -> dict[str, Any]:
+    """The rows of the figures; shares that were counted have their interval."""
+    rows = {}
+    images = metrics.get("images")
+    for key, value in metrics.items():
+        if key in ("nf_acc", "nf_acc_top5") and _is_number(value) and _is_number(images):
+            value = _share(value, int(images))
+        rows[_FIGURES.get(key, key)] = value
+    return rows
+
+
+def _share(share: float, count: int) -> str:
+    """A share of `count` images in per cent, with Wilson's 95% interval."""
+    z = 1.96
+    if not 0 <= share <= 1 or count < 1:
+        return f"{share:.4g}"
+    centre = share + z**2 / (2 * count)
+    half = z * math.sqrt(share * (1 - share) / count + z**2 / (4 * count**2))
+    low, high = ((centre + sign * half) / (1 + z**2 / count) for sign in (-1, 1))
+    return f"{share:.1%} (95% interval {low:.1%} to {high:.1%})"
 
 
 def _axes(pca: ClasswisePCA | None) -> dict[str, Any]:

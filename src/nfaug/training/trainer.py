@@ -202,7 +202,7 @@ def _finish(context: RunContext, state: RunState, source: Mapping[str, str]) -> 
             progress=context.shown,
             ranks=context.ranks,
         )
-        metrics["on"] = f"{metrics.pop('images')} held-out images"
+        metrics["on"] = "held-out images"
     checkpoint = context.checkpoint(flow, state, training=training, metrics=metrics)
     if context.classes:
         fitted = fit_classes(
