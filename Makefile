@@ -2,7 +2,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help venv lint format typecheck imports pytest quick test docs demo soak gpu bundle dist-check clean
+.PHONY: help venv lint format typecheck imports pytest quick test lab docs demo soak gpu bundle dist-check clean
 
 PYTHON ?= python3
 VENV := .venv
@@ -64,6 +64,9 @@ quick: $(STAMP)  ## Run the tests of the mathematics alone: flows, classes, augm
 
 test: lint typecheck imports pytest  ## Lint, check types and imports, run the tests
 
+lab: $(STAMP)  ## Run a tiny case of each study of the laboratory
+	$(NO_CARD) $(ONE_THREAD) $(BIN)/python -m pytest -m "" -n auto --maxprocesses 8 tests/lab $(PYTEST_ARGS)
+
 # -E: every page anew, so that a warning does not hide behind an old build.
 docs: $(if $(wildcard $(ALL)),$(ALL),$(VENV)/docs-installed)  ## Build the documentation site into build/site; warnings are errors
 	$(ONE_THREAD) $(BIN)/python -m sphinx -q -E -W --keep-going -d build/doctrees docs build/site
@@ -73,8 +76,8 @@ DEMO := build/demo
 
 demo: $(if $(wildcard $(STAMP)),$(STAMP),$(VENV)/train-installed)  ## Does NFA help? nfaug compare on 875 photographs of clothes, in three minutes
 	rm -rf $(DEMO)
-	$(ONE_THREAD) $(BIN)/nfaug compare --data builtin:clothes --per-class 10 --augment flip,crop \
-	  --steps 400 --p 0.75 --minutes 2.8 --out $(DEMO) $(DEMO_ARGS)
+	$(ONE_THREAD) $(BIN)/nfaug compare --data builtin:clothes --checkpoint builtin:rgb32 --per-class 10 \
+	  --augment flip,crop --steps 400 --p 0.75 --minutes 2.8 --out $(DEMO) $(DEMO_ARGS)
 	@printf '\nLook at the gains:    $(DEMO)/gains.png\nLook at the variants: $(DEMO)/variants.png\n'
 
 soak: $(ALL)  ## Run the long checks: fuzzing, kills, full-size commands, some benchmarks
@@ -98,4 +101,4 @@ dist-check: $(STAMP)  ## Build the sdist and the wheel in dist/ and compare thei
 
 clean:  ## Remove .venv, builds and caches
 	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
-	find src benchmarks tests scripts -name __pycache__ -type d -prune -exec rm -rf {} +
+	find src benchmarks lab tests scripts -name __pycache__ -type d -prune -exec rm -rf {} +

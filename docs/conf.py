@@ -85,7 +85,7 @@ def keep_formulas(app: Any, what: str, name: str, obj: Any, options: Any, lines:
         after_text = made[-2][:1].strip() and not made[-1].strip()
         if after_text and line.startswith("    ") and not line.strip().startswith(">>>"):
             formula = True
-            made += ["::", ""]
+            made += [".. code-block:: text", ""]
         made.append(line if formula else escaped(line))
     lines[:] = made[2:]
 

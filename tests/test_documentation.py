@@ -12,7 +12,7 @@ paper's code saves it in `released.ckpt`:
 
       <!-- run: --epochs 1 -->
 
-- ```text, ```yaml and ```json blocks are only shown. Other languages fail.
+- ```text, ```yaml, ```json and ```bibtex blocks are only shown. Other languages fail.
 """
 
 from __future__ import annotations
@@ -46,9 +46,10 @@ DOCUMENTS = [
     ROOT / "README.md",
     ROOT / "CONTRIBUTING.md",
     ROOT / "benchmarks" / "README.md",
+    ROOT / "lab" / "README.md",
     *sorted(path for path in (ROOT / "docs").rglob("*.md") if "generated" not in path.parts),
 ]
-LANGUAGES = {"bash", "python", "text", "yaml", "json"}
+LANGUAGES = {"bash", "python", "text", "yaml", "json", "bibtex"}
 # Commands of other programs, which are not checked.
 FOREIGN = {"cd", "git", "sudo", "apt-get", "pip"}
 

@@ -1,4 +1,4 @@
-"""Every documented way of starting a benchmark works."""
+"""Every documented way of starting a benchmark or a study works."""
 
 from __future__ import annotations
 
@@ -9,20 +9,19 @@ import pytest
 from forked import run_python
 
 ROOT = Path(__file__).resolve().parents[2]
-BENCHMARKS = ROOT / "benchmarks"
-START = re.compile(r"python3? (-m benchmarks[\w.]*|benchmarks/[\w/]+\.py)")
-EARLIER = "## With commands of an earlier version"  # a heading of results/README.md
+FOLDERS = (ROOT / "benchmarks", ROOT / "lab")
+START = re.compile(r"python3? (-m benchmarks[\w.]*|(?:benchmarks|lab)/[\w/]+\.py)")
 
 
 def documented() -> list[str]:
-    """What follows `python` in the documentation and in the benchmarks' own."""
+    """What follows `python` in the documentation, and in that of benchmarks and studies."""
     files = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "Makefile"]
-    files += [*(ROOT / "docs").rglob("*.md"), *BENCHMARKS.rglob("*.py")]
-    files += [BENCHMARKS / "README.md", BENCHMARKS / "results" / "README.md"]
+    files += (ROOT / "docs").rglob("*.md")
+    for folder in FOLDERS:
+        files += [folder / "README.md", *folder.rglob("*.py")]
     found: set[str] = set()
     for file in files:
-        text, _, _ = file.read_text(encoding="utf-8").partition(EARLIER)
-        found.update(START.findall(text))
+        found.update(START.findall(file.read_text(encoding="utf-8")))
     return sorted(found)
 
 
@@ -33,8 +32,10 @@ def test_a_documented_start(start: str) -> None:
     assert "usage:" in ran.stdout
 
 
-def test_each_benchmark_says_how_it_is_started() -> None:
-    scripts = [file for file in BENCHMARKS.glob("*.py") if "__main__" in file.read_text("utf-8")]
-    assert len(scripts) > 20
-    for script in scripts:
-        assert f"benchmarks/{script.name}" in documented(), script.name
+def test_each_script_says_how_it_is_started() -> None:
+    started = documented()
+    for folder in FOLDERS:
+        scripts = [file for file in folder.glob("*.py") if "__main__" in file.read_text("utf-8")]
+        assert len(scripts) > 7
+        for script in scripts:
+            assert f"{folder.name}/{script.name}" in started, script.name

@@ -26,7 +26,7 @@ from nfaug.flows.flow import Flow
 from nfaug.flows.matrix_exp import expm_action, phi_action
 from nfaug.flows.mef import MefConfig
 
-SIDE = 28  # of the images of builtin:fashion-mnist
+SIDE = 28  # of the images of the gray flows
 WEIGHTS = "diffusion_pytorch_model.safetensors"
 
 
@@ -57,11 +57,12 @@ def extremes() -> Tensor:
     return torch.stack([255 * kind for kind in kinds])[:, None]
 
 
+@pytest.mark.parametrize("name", ["builtin:fashion-mnist", "builtin:gray28"])
 @pytest.mark.parametrize("make", [photographs, noise, extremes])
-def test_images_unlike_those_of_the_flow_come_back(make: Any) -> None:
-    """Break 1: builtin:fashion-mnist changed levels of photographs, noise and extremes."""
+def test_images_unlike_those_of_the_flow_come_back(make: Any, name: str) -> None:
+    """Break 1: a flow of Fashion-MNIST changed levels of photographs, noise and extremes."""
     images = make().to(torch.uint8)
-    flow = nfaug.load("builtin:fashion-mnist").flow
+    flow = nfaug.load(name).flow
     with torch.no_grad():
         for form in (flow, flow.freeze()):
             assert torch.equal(form.decode(form.encode(images)[0]), images)

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from benchmarks.priors import objective
+from lab.priors import objective
 from nfaug.classes.fixed_point import (
     FixedPointConfig,
     FixedPointDivergence,

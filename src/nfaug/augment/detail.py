@@ -16,7 +16,7 @@ def add_change(images: Tensor, change: Tensor, low: Tensor) -> Tensor:
 
     x - up(low) is the detail that the images lose at the size of the change, and f the share of it
     that leaves (`lost_share`). Without the last term, the outlines of an object that is gone would
-    stay over the new image (`benchmarks/detail.py` compares rules).
+    stay over the new image (`lab/results/detail` compares rules).
 
     Args:
         images: (n, C, H, W) in [0, 1].

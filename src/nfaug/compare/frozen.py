@@ -75,7 +75,7 @@ def classify(
     With one image a class there is nothing to validate with, and it is the middle of the choices.
 
     Gaussians of the classes with one shrunken covariance (arXiv:2402.04087) are better on most
-    kinds of images, and clearly lost more than a point on clothes: benchmarks/frozen.py.
+    kinds of images, and clearly lost more than a point on clothes: lab/results/frozen.
     """
     from sklearn.decomposition import PCA
     from sklearn.linear_model import LogisticRegression

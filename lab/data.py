@@ -1,0 +1,247 @@
+"""Build a dataset of the studies from its public source.
+
+    python lab/data.py cells --out DATA
+    python lab/data.py cells --out DATA --source Blood-Cell-Classification-main.tar.gz
+
+writes DATA/blood128-train.tar, -validation.tar and -test.tar, the files of `lab/sets.py`. Without
+--source, the archive of a commit is downloaded from GitHub. In lab/manifests, sources.csv has the
+commit, the licence, the split, and the SHA-256 that the files of the source must have (see
+`digest`); STEM.csv.gz says which of them is which image of which part; SHA256SUMS holds for the
+archives that Pillow 12.3.0 makes. Another version may encode equal pixels in other bytes.
+
+The commits of CIFAR-10, cells, clothes, signs and speech were not noted when the images of the
+studies were made. At the one named here, all images are equal.
+
+Fashion-MNIST has no manifest. Its source is a folder of four .gz files, by default that of Debian's
+package dataset-fashion-mnist; without the package, torchvision downloads them. It becomes
+fashion-mnist-train.npz and -test.npz, with classes named by numbers.
+"""
+
+import argparse
+import csv
+import gzip
+import hashlib
+import io
+import tarfile
+import tempfile
+import wave
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+from PIL.Image import Resampling
+from torchvision.datasets import FashionMNIST
+
+from nfaug.io.atomic import write_bytes
+
+MANIFESTS = Path(__file__).resolve().parent / "manifests"
+PACKAGE = Path("/usr/share/datasets/fashion-mnist")  # Debian's dataset-fashion-mnist
+# Spectrograms, at 8,000 samples a second: samples from frame to frame and of a window, points of
+# the FFT, the range of tones in Hz, and that of loudness in decibels.
+FRAMES, BANDS, HOP, WINDOW, POINTS, TONES, LOUDNESS = 64, 64, 100, 256, 1024, (60, 4000), 60
+
+
+def opened(data: bytes, mode: str = "RGB") -> Image.Image:
+    return Image.open(io.BytesIO(data)).convert(mode)
+
+
+def shrunk(image: Image.Image, pixels: int) -> Image.Image:
+    """An image whose shorter side has so many pixels."""
+    scale = pixels / min(image.size)
+    width, height = (round(side * scale) for side in image.size)
+    if image.height > 2 * image.width:  # height first, as tall images of the studies were made
+        image = image.resize((image.width, height), Resampling.LANCZOS)
+    return image.resize((width, height), Resampling.LANCZOS)
+
+
+def resized(image: Image.Image, pixels: int) -> Image.Image:
+    return image.resize((pixels, pixels), Resampling.BICUBIC)
+
+
+def centre(image: Image.Image) -> Image.Image:
+    """The square in the middle of an image."""
+    side = min(image.size)
+    left, top = ((length - side) // 2 for length in image.size)
+    return image.crop((left, top, left + side, top + side))
+
+
+def jpeg(image: Image.Image, quality: int, **options: Any) -> bytes:
+    data = io.BytesIO()
+    image.save(data, "JPEG", quality=quality, **options)
+    return data.getvalue()
+
+
+def png(image: Image.Image) -> bytes:
+    image.info.clear()  # such as a colour profile
+    data = io.BytesIO()
+    image.save(data, "PNG", optimize=True)
+    return data.getvalue()
+
+
+def mel_bands() -> NDArray[np.float64]:
+    """Triangles (BANDS, POINTS // 2 + 1) of height 1, at equal steps of 2595 log10(1 + f / 700)."""
+    low, high = (2595 * np.log10(1 + tone / 700) for tone in TONES)
+    edges = 700 * (10 ** (np.linspace(low, high, BANDS + 2) / 2595) - 1)
+    tones = np.linspace(0, 4000, POINTS // 2 + 1)
+    rising = (tones - edges[:-2, None]) / np.diff(edges)[:-1, None]
+    falling = (edges[2:, None] - tones) / np.diff(edges)[1:, None]
+    return np.maximum(0, np.minimum(rising, falling))
+
+
+def spectrogram(data: bytes) -> bytes:
+    """A log-mel spectrogram of the middle 0.8 seconds of a sound; a shorter one lies in silence.
+
+    Column k is the power in mel bands of the samples around 100 k under a symmetric Hann window.
+    White is the loudest point, black is 60 decibels below it; low tones are at the bottom.
+    """
+    with wave.open(io.BytesIO(data)) as file:
+        sound = np.frombuffer(file.readframes(file.getnframes()), np.int16) / 32768
+    length = FRAMES * HOP
+    start = max(0, (len(sound) - length) // 2)
+    sound = sound[start : start + length]
+    before = (length - len(sound)) // 2
+    after = length - len(sound) - before
+    padded = np.pad(sound, (before + WINDOW // 2, after + WINDOW // 2))
+    frames = np.lib.stride_tricks.sliding_window_view(padded, WINDOW)[::HOP][:FRAMES]
+    power = np.abs(np.fft.rfft(frames * np.hanning(WINDOW), POINTS)) ** 2
+    decibels = 10 * np.log10(np.maximum(mel_bands() @ power.T, 1e-10))
+    levels = 255 * np.clip(1 + (decibels - decibels.max()) / LOUDNESS, 0, 1)
+    return png(Image.fromarray(levels.round().astype(np.uint8)[::-1]))
+
+
+#: A file of the source -> the file of the dataset.
+MAKERS: Mapping[str, Callable[[bytes], bytes]] = {
+    "cifar10": lambda data: data,
+    "cells": lambda data: jpeg(resized(centre(opened(data)), 128), 92, subsampling="4:4:4"),
+    "clothes": lambda data: jpeg(shrunk(opened(data), 128), 88),  # not cropped
+    "signs": lambda data: png(resized(opened(data), 64)),
+    "speech": spectrogram,
+    "letters": lambda data: png(shrunk(shrunk(opened(data, "L"), 96), 64)),
+    "steel": lambda data: png(centre(shrunk(opened(data, "L"), 128))),
+    "groceries": lambda data: jpeg(centre(shrunk(opened(data), 128)), 95),
+}
+
+
+def digest(files: Mapping[str, bytes]) -> str:
+    """SHA-256 of what `sha256sum` prints for these files in the order of their names."""
+    lines = [f"{hashlib.sha256(files[name]).hexdigest()}  {name}\n" for name in sorted(files)]
+    return hashlib.sha256("".join(lines).encode()).hexdigest()
+
+
+def check(files: Mapping[str, bytes], expected: str, source: Path) -> None:
+    """Raise ValueError if files have another digest."""
+    if digest(files) != expected:
+        raise ValueError(
+            f"{source} has other files than the studies had: the SHA-256 of their list is "
+            f"{digest(files)}, not {expected}"
+        )
+
+
+def files_of(archive: Path, wanted: set[str]) -> dict[str, bytes]:
+    """Files of an archive by their paths in its first folder. Nothing is unpacked to the disk.
+
+    Raises:
+        ValueError: It is no whole tar archive, or files are missing.
+    """
+    found = {}
+    try:
+        with tarfile.open(archive) as members:
+            for member in members:
+                path = member.name.partition("/")[2]
+                if path in wanted and member.isfile():
+                    file = members.extractfile(member)
+                    assert file is not None
+                    found[path] = file.read()
+    except (tarfile.TarError, EOFError) as error:
+        raise ValueError(f"{archive} is no whole tar archive: {error}") from error
+    missing = sorted(wanted - found.keys())
+    if missing:
+        raise ValueError(f"{archive} lacks {len(missing)} files, such as {missing[0]}")
+    return found
+
+
+def packed(images: Mapping[str, bytes]) -> bytes:
+    """A tar archive that depends on names and contents alone."""
+    data = io.BytesIO()
+    with tarfile.open(fileobj=data, mode="w", format=tarfile.USTAR_FORMAT) as archive:
+        for name in sorted(images):
+            entry = tarfile.TarInfo(name)
+            entry.size = len(images[name])
+            archive.addfile(entry, io.BytesIO(images[name]))
+    return data.getvalue()
+
+
+def build(name: str, record: Mapping[str, str], archive: Path) -> dict[str, bytes]:
+    """The archives of a dataset by their names. It raises ValueError as `files_of` and `check`."""
+    parts: dict[str, dict[str, str]] = {}
+    manifest = MANIFESTS / f"{record['stem']}.csv.gz"
+    with gzip.open(manifest, "rt", encoding="utf-8", newline="") as file:
+        for row in csv.DictReader(file):
+            parts.setdefault(row["part"], {})[row["name"]] = row["source"]
+    found = files_of(archive, {path for paths in parts.values() for path in paths.values()})
+    check(found, record["sha256"], archive)
+    made = {}
+    for part, paths in parts.items():
+        images = {image: MAKERS[name](found[path]) for image, path in paths.items()}
+        made[f"{record['stem']}-{part}.tar"] = packed(images)
+    return made
+
+
+def fashion(record: Mapping[str, str], folder: Path) -> dict[str, bytes]:
+    """Fashion-MNIST as two .npz files, from a folder of IDX files; it raises as `build` does."""
+    files, made = {}, {}
+    for name in ("train-images-idx3", "train-labels-idx1", "t10k-images-idx3", "t10k-labels-idx1"):
+        files[name] = gzip.decompress((folder / f"{name}-ubyte.gz").read_bytes())
+    check(files, record["sha256"], folder)
+    for part, prefix in (("train", "train"), ("test", "t10k")):
+        images = np.frombuffer(files[f"{prefix}-images-idx3"], np.uint8, offset=16)
+        labels = np.frombuffer(files[f"{prefix}-labels-idx1"], np.uint8, offset=8)
+        data = io.BytesIO()
+        np.savez(data, images=images.reshape(-1, 28, 28), labels=labels.astype(np.int64))
+        made[f"{record['stem']}-{part}.npz"] = data.getvalue()
+    return made
+
+
+def made_from(name: str, record: Mapping[str, str], source: Path | None) -> dict[str, bytes]:
+    """The files of a dataset, by their names; without a source, it is downloaded."""
+    with tempfile.TemporaryDirectory() as folder:
+        if name == "fashion":
+            if source is None and not PACKAGE.is_dir():
+                FashionMNIST(folder, download=True)
+                source = Path(folder, "FashionMNIST", "raw")
+            return fashion(record, source or PACKAGE)
+        if source is None:
+            source = Path(folder, "source.tar.gz")
+            address = f"https://github.com/{record['repository']}/archive/{record['commit']}.tar.gz"
+            print(f"From {address}; --source takes such a file")
+            torch.hub.download_url_to_file(address, str(source))
+        return build(name, record, source)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("name", choices=[*MAKERS, "fashion"])
+    parser.add_argument("--out", type=Path, required=True, help="the folder to write to")
+    parser.add_argument("--source", type=Path, help="what to read and not to download")
+    args = parser.parse_args()
+    with (MANIFESTS / "sources.csv").open(encoding="utf-8", newline="") as file:
+        record = next(row for row in csv.DictReader(file) if row["name"] == args.name)
+    print(f"{record['repository']}, {record['licence']}. Split: {record['split']}")
+    try:
+        files = made_from(args.name, record, args.source)
+    except (ValueError, OSError, EOFError) as error:
+        parser.exit(1, f"{error}\n")
+    sums = (MANIFESTS / "SHA256SUMS").read_text(encoding="utf-8").splitlines()
+    args.out.mkdir(parents=True, exist_ok=True)
+    for name, data in files.items():
+        write_bytes(args.out / name, data)
+        stated = f"{hashlib.sha256(data).hexdigest()}  {name}" in sums
+        print(f"{args.out / name}: {'as' if stated else 'not as'} in SHA256SUMS")
+
+
+if __name__ == "__main__":
+    main()

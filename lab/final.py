@@ -1,0 +1,49 @@
+"""The frozen run: every augmentation at its defaults, judged by images that no choice has seen.
+
+    python lab/final.py --data DATA --weights tf_efficientnet_lite0.safetensors
+
+The protocol is lab/results/final/README.md, which was committed before the run. --data is a folder
+of tars; those of the test parts lie in its folder `final`.
+"""
+
+from dataclasses import replace
+
+from defaults import Study, rows_of, train
+from sets import SETS, cells_of, new_parser, size_of, train_all
+
+from nfaug.compare.cells import Cells
+
+TESTS = {
+    "cifar10": "cifar10-png-test.tar",
+    "cells": "final/blood128-test.tar",
+    "clothes": "final/clothing128-test.tar",
+    "signs": "final/sign64-test.tar",
+    "letters": "final/letters64-test.tar",
+    "steel": "final/steel128-test.tar",
+    "groceries": "final/grocery128-test.tar",
+}
+SEEDS = range(100, 108)  # which no choice has drawn labelled images with
+NETWORKS = ("scratch", "finetuned")
+
+for _name, _test in TESTS.items():  # also in the processes of train_all
+    SETS[_name] = replace(SETS[_name], test=_test)
+SETS["cifar10"] = replace(SETS["cifar10"], train="cifar10-png-train.tar")
+
+
+def main() -> None:
+    parser = new_parser((__doc__ or "").splitlines()[0], "final")
+    parser.add_argument("--steps", type=int, help="other than by the protocol, for a test")
+    parser.set_defaults(sets=list(TESTS))
+    args = parser.parse_args()
+    args.seeds = SEEDS
+    found: dict[Study, Cells] = {}
+    for name in args.sets:
+        for network in NETWORKS if args.weights else NETWORKS[:1]:
+            size = size_of(args, name, network)
+            folder = args.out / f"{name}-{network}"
+            found[name, network] = cells_of(args, name, network, folder, size, seeds=str(SEEDS))
+    train_all(args, found, lambda study: [[row] for row in rows_of(study[0])], train)
+
+
+if __name__ == "__main__":
+    main()

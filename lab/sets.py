@@ -1,0 +1,223 @@
+"""What the studies over many kinds of images share: data sets, settings, and cells that are kept.
+
+`train_all` trains the classifiers of a study in several processes. Seeds come last in the order, so
+that an interruption leaves fewer seeds of everything, and the same command goes on. --out keeps the
+cells, and --results gets a CSV file of each study, which `python lab/tables.py` reads.
+"""
+
+import argparse
+import functools
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from nfaug.compare.cells import Cells
+from nfaug.compare.classifier import Classifier
+from nfaug.compare.config import CompareConfig
+from nfaug.compare.figures import Cell, Gain, gain_of
+from nfaug.compare.transforms import transform_of
+from nfaug.compare.work import draw_batch
+from nfaug.data.images import LabelledImages, to_tensors
+from nfaug.data.open import open_dataset
+from nfaug.io.atomic import write_text
+
+NOTHING = "nothing more"
+NFA = "NFA in pixels"
+NETWORKS = {"scratch": "from scratch", "finetuned": "fine-tuned"}
+Study = TypeVar("Study")
+
+
+@dataclass(frozen=True)
+class Images:
+    """A data set: files of labelled images and of those to judge by, and what keeps its classes."""
+
+    title: str
+    train: str
+    test: str
+    safe: str
+    size: int  # pixels for a network from scratch
+
+
+SETS = {
+    "cifar10": Images("CIFAR-10", "cifar10-train.tar", "cifar10-test.tar", "flip,crop", 32),
+    "fashion": Images(  # lab/fashion_mnist.py writes these files
+        "Fashion-MNIST", "fashion-mnist-train.npz", "fashion-mnist-test.npz", "flip,crop", 28
+    ),
+    "cells": Images("blood cells", "blood128-train.tar", "blood128-validation.tar", "rotate", 48),
+    "clothes": Images(
+        "clothes", "clothing128-train.tar", "clothing128-validation.tar", "flip,crop", 48
+    ),
+    "signs": Images("hand signs", "sign64-train.tar", "sign64-validation.tar", "crop", 48),
+    "speech": Images("speech", "speech64-train.tar", "speech64-validation.tar", "spectrogram", 48),
+    "letters": Images("letters", "letters64-train.tar", "letters64-validation.tar", "crop", 48),
+    "steel": Images(
+        "steel surfaces", "steel128-train.tar", "steel128-validation.tar", "rotate", 48
+    ),
+    "groceries": Images(
+        "groceries", "grocery128-train.tar", "grocery128-validation.tar", "flip,crop", 48
+    ),
+}
+
+
+def new_parser(description: str, study: str) -> argparse.ArgumentParser:
+    """A parser with the options that all studies have."""
+    parser = argparse.ArgumentParser(description=description)
+    parser.add_argument("--data", type=Path, required=True, help="a folder of tars and .npz files")
+    parser.add_argument("--weights", type=Path, help="pretrained weights, to be fine-tuned")
+    parser.add_argument("--network", default="tf_efficientnet_lite0")
+    parser.add_argument("--sets", nargs="+", choices=list(SETS), default=list(SETS))
+    parser.add_argument("--per-class", type=int, default=10)
+    parser.add_argument("--image-size", type=int, default=64, help="pixels for fine-tuning")
+    parser.add_argument("--processes", type=int, default=1)
+    parser.add_argument("--out", type=Path, default=Path("runs") / study)
+    parser.add_argument("--results", type=Path, default=Path("lab/results") / study)
+    return parser
+
+
+def networks_of(args: argparse.Namespace) -> list[str]:
+    """What is trained: fine-tuning needs weights."""
+    return list(NETWORKS) if args.weights else ["scratch"]
+
+
+def config_of(args: argparse.Namespace, network: str) -> CompareConfig:
+    """The settings of a network, with the length that `nfaug compare` has by default."""
+    if network == "scratch":
+        return CompareConfig(per_class=args.per_class, steps=args.steps or 800, device="cpu")
+    return CompareConfig(
+        per_class=args.per_class,
+        steps=args.steps or 300,
+        device="cpu",
+        network=args.network,
+        weights=str(args.weights),
+    )
+
+
+def size_of(args: argparse.Namespace, name: str, network: str) -> int:
+    """Pixels of the images of a data set, for a network."""
+    return SETS[name].size if network == "scratch" else args.image_size
+
+
+def parts_of(folder: Path, name: str, size: int) -> tuple[LabelledImages, LabelledImages]:
+    """The images that labelled ones are drawn from, and those to judge by."""
+    images = SETS[name]
+    pool = open_dataset(folder / images.train, image_size=size)
+    return pool, open_dataset(folder / images.test, image_size=size)
+
+
+@functools.lru_cache(2)
+def opened(folder: Path, name: str, size: int) -> tuple[LabelledImages, tuple[Tensor, Tensor]]:
+    """The images that labelled ones are drawn from, and up to 2,000 of those to judge by."""
+    pool, judged = parts_of(folder, name, size)
+    order = torch.randperm(len(judged), generator=torch.Generator().manual_seed(0))
+    few = judged.subset(order[:2000].sort().values)
+    return pool, to_tensors(few, progress=False)
+
+
+def cells_of(
+    args: argparse.Namespace, name: str, network: str, folder: Path, size: int, **more: Any
+) -> Cells:
+    """The cells of a data set and a network; `more` is what else they depend on."""
+    config = config_of(args, network)
+    count = len(opened(args.data, name, size)[1][1])
+    record = {
+        "set": name,
+        "network": network,
+        "model": config.network,
+        "weights": args.weights.name if network == "finetuned" else None,
+        "size": size,
+        "per_class": config.per_class,
+        "steps": config.steps,
+        "lr": config.learning_rate,
+        "p": config.p,
+        "variants": config.variants,
+        "judged": count,
+        **more,
+    }
+    return Cells(folder, record, count)
+
+
+def trained(
+    config: CompareConfig,
+    safe: str,
+    few: LabelledImages,
+    bank: Tensor | None,
+    seed: int,
+    kind: type[Classifier] = Classifier,
+) -> Classifier:
+    """A classifier of labelled images, with variants from `bank` with probability config.p."""
+    images, labels = to_tensors(few, progress=False)
+    height, width = few.image_size
+    torch.manual_seed(seed)
+    transform = transform_of(safe.split(","), "", (height, width))
+    draw = functools.partial(draw_batch, images, labels, bank, config.p, transform)
+    classifier = kind(config, images.shape[1:], len(few.classes), seed)
+    classifier.train(draw, len(labels))
+    return classifier
+
+
+def train_all(
+    args: argparse.Namespace,
+    found: Mapping[Study, Cells],
+    groups_of: Callable[[Study], Iterable[Sequence[str]]],
+    train: Callable[[argparse.Namespace, Study, Sequence[str], int], dict[str, Cell]],
+) -> None:
+    """Train what is missing of all studies, and keep the rows in --results after each seed.
+
+    Args:
+        args: `seeds` (a number, or which), `processes`, `results`, and what `train` needs.
+        found: The cells of each study.
+        groups_of: Rows that are trained together by one process.
+        train: (args, study, rows, seed) -> the cell of each row.
+    """
+    with ProcessPoolExecutor(args.processes) as pool:
+        for seed in range(args.seeds) if isinstance(args.seeds, int) else args.seeds:
+            jobs = []
+            for study, cells in found.items():
+                for group in groups_of(study):
+                    rows = [row for row in group if (row, seed) not in cells]
+                    if rows:
+                        jobs.append((study, pool.submit(train, args, study, rows, seed)))
+            for study, job in jobs:
+                for row, cell in job.result().items():
+                    if (row, seed) not in found[study]:
+                        found[study].add(row, seed, cell.right, cell.seconds)
+                        print(f"{study}, {row}, {seed}: {cell.accuracy:.1f}%", flush=True)
+            keep(args.results, found)
+
+
+def keep(results: Path, found: Mapping[Any, Cells]) -> None:
+    """Write the rows of each study to a CSV file of its name."""
+    results.mkdir(parents=True, exist_ok=True)
+    for study, cells in found.items():
+        name = study if isinstance(study, str) else "-".join(map(str, study))
+        if cells:
+            write_text(results / f"{name}.csv", cells.file.read_text(encoding="utf-8"))
+
+
+def gain(cells: Cells, row: str, base: str = NOTHING) -> Gain:
+    """The gain of a row over another one, in the seeds that both have."""
+    ours = {seed for name, seed in cells if name == row}
+    seeds = sorted(ours & {seed for name, seed in cells if name == base})
+    return gain_of([cells[row, seed] for seed in seeds], [cells[base, seed] for seed in seeds])
+
+
+def mean_of(cells: Cells, row: str) -> float:
+    """The mean accuracy of a row over its seeds, in per cent."""
+    return float(np.mean([cell.accuracy for (name, _), cell in cells.items() if name == row]))
+
+
+def gains_table(title: str, cells: Cells, rows: Sequence[str], *bases: str) -> list[str]:
+    """A table of the accuracy of rows, and their gains over each of the bases."""
+    above = " | ".join(f"above {base}" for base in bases)
+    lines = [f"| {title} | accuracy, % | {above} |", "|---" * (2 + len(bases)) + "|"]
+    for row in rows:
+        if any(name == row for name, _ in cells):
+            gains = " | ".join(str(gain(cells, row, base)) for base in bases)
+            lines.append(f"| {row} | {mean_of(cells, row):.1f} | {gains} |")
+    return lines

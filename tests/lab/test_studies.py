@@ -1,0 +1,126 @@
+"""Each study of the laboratory runs, tiny: `make lab`."""
+
+from __future__ import annotations
+
+import csv
+import io
+import tarfile
+from pathlib import Path
+
+import pytest
+from forked import run_python
+from PIL import Image
+
+import nfaug
+from nfaug.data.images import to_tensors
+
+pytestmark = pytest.mark.soak
+LAB = Path(__file__).resolve().parents[2] / "lab"
+SIDE = 32
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with 200 photographs of clothes under the names of other sets."""
+    folder = tmp_path_factory.mktemp("data")
+    clothes = nfaug.open_dataset("builtin:clothes")
+    images, labels = to_tensors(clothes, progress=False)
+    (folder / "final").mkdir()
+    for name in (
+        "blood128-train",
+        "blood128-validation",
+        "cifar10-train",
+        "cifar10-test",
+        "final/blood128-test",
+    ):
+        with tarfile.open(folder / f"{name}.tar", "w") as archive:
+            for number, (image, label) in enumerate(zip(images, labels.tolist(), strict=True)):
+                encoded = io.BytesIO()
+                Image.fromarray(image.permute(1, 2, 0).numpy()).save(encoded, "png")
+                entry = tarfile.TarInfo(f"{clothes.classes[label]}/{number}.png")
+                entry.size = len(encoded.getvalue())
+                encoded.seek(0)
+                archive.addfile(entry, encoded)
+    return folder
+
+
+def run(*words: object) -> str:
+    ran = run_python([LAB / str(words[0]), *words[1:]])
+    assert ran.returncode == 0, ran.stderr
+    return ran.stdout
+
+
+def rows_of(file: Path) -> set[tuple[str, str]]:
+    """The rows of a CSV file of cells, and their seeds."""
+    with file.open(newline="") as opened:
+        return {(line["augmentation"], line["seed"]) for line in csv.DictReader(opened)}
+
+
+def options(data: Path, out: Path) -> list[object]:
+    """What the studies over many sets share."""
+    words = ["--data", data, "--out", out / "cells", "--results", out / "results", "--sets"]
+    return [*words, "cells", "--per-class", 4, "--seeds", 1]
+
+
+def test_defaults(data: Path, tmp_path: Path) -> None:
+    run("defaults.py", *options(data, tmp_path), "--steps", 2)
+    found = rows_of(tmp_path / "results/cells-scratch.csv")
+    assert {row for row, _ in found} >= {"nothing more", "NFA in pixels", "CutMix", "RandAugment"}
+
+
+def test_final(data: Path, tmp_path: Path) -> None:
+    """The run of the protocol, on a folder of other images."""
+    words = [word for word in options(data, tmp_path) if word not in ("--seeds", 1)]
+    run("final.py", *words, "--steps", 1)
+    found = rows_of(tmp_path / "results/cells-scratch.csv")
+    assert {seed for _, seed in found} == {str(seed) for seed in range(100, 108)}
+
+
+def test_length(data: Path, tmp_path: Path) -> None:
+    run("length.py", *options(data, tmp_path), "--steps", 1, 2)
+    assert rows_of(tmp_path / "results/cells-scratch-2.csv") == {
+        ("nothing more", "0"),
+        ("NFA in pixels", "0"),
+    }
+
+
+def test_bundled(data: Path, tmp_path: Path) -> None:
+    words = [str(word) for word in options(data, tmp_path)]
+    words[words.index("cells")] = "cifar10"
+    words = [*words, "--color", "builtin:rgb32", "--gray", "builtin:gray28"]
+    run("bundled.py", *words, "--steps", 2)
+    assert ("NFA with builtin:rgb32", "0") in rows_of(tmp_path / "results/cifar10.csv")
+
+
+def test_imbalance(data: Path, tmp_path: Path) -> None:
+    words = ["--data", data / "blood128-train.tar", "--test-data", data / "blood128-validation.tar"]
+    said = run("imbalance.py", *words, "--out", tmp_path, "--seeds", 1, "--steps", 2,
+               "--many", 8, "--few", 2, "--rows", "plain", "over", "nfa+over")  # fmt: skip
+    assert "nfa+over" in said
+
+
+def test_tuned(data: Path, tmp_path: Path) -> None:
+    words = ["--data", data / "blood128-train.tar", "--test-data", data / "blood128-validation.tar"]
+    run("tuned.py", *words, "--out", tmp_path, "--rows", "NFA in pixels", "CutMix", "--seeds", 1,
+        "--choices", 1, "--steps", 1, "--lr", 0.1, "--per-class", 4)  # fmt: skip
+    assert "CutMix" in (tmp_path / "table.md").read_text()
+
+
+def test_sheets(data: Path, tmp_path: Path) -> None:
+    file = tmp_path / "sheet.png"
+    words = ["--data", data / "blood128-train.tar", "--image-size", SIDE, "--per-class", 4]
+    run("sheets.py", *words, "--classes", "dress", "hat", "--out", file)
+    with Image.open(file) as sheet:
+        assert sheet.size[0] > 4 * SIDE
+
+
+def test_backbones(data: Path, tmp_path: Path) -> None:
+    words = ["--data", data / "cifar10-train.tar", "--out", tmp_path / "cells"]
+    words += ["--results", tmp_path / "results", "--labels", 4, "--judged", 5, "--seeds", 1]
+    run("backbones.py", *words, "--networks", "swin_small", "--pretraining-epochs", 0.2,
+        "--flow-epochs", 1, "--steps", 2)  # fmt: skip
+    found = {row for row, _ in rows_of(tmp_path / "results/swin_small-4.csv")}
+    assert found == {
+        "nothing more", "RandAugment", "MixUp", "NFA with the flow", "NFA in pixels",
+        "noise on latents",
+    }  # fmt: skip
