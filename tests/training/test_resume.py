@@ -136,6 +136,7 @@ def _words(folder: Path, epochs: int) -> list[str]:
     settings = folder / "settings.yaml"
     settings.write_text(
         f"""
+        device: cpu
         pictures_every: 0
         trackers: []
         epochs: {epochs}
