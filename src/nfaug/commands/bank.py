@@ -29,8 +29,8 @@ from .parser import Count, Natural, new_parser
 
 _SHARDS = (
     "Several processes can make one bank: each is given its own --shard i/n and the same --out, "
-    "which holds the bank once all are made. On one kind of device and with one number of threads, "
-    "the bank is bit for bit that of a single process."
+    "which holds the bank once all are made. On CPUs, with one number of threads, the bank is bit "
+    "for bit that of a single process."
 )
 
 
