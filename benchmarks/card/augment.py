@@ -64,6 +64,7 @@ def waits(card: Card) -> None:
             floats = normalised(images)
             card.settled(nfa, images, labels)
             card.settled(nfa, floats, labels)
+            card.note(name, captured=card.captured(nfa.engine.graphs))
             there = labels.to(card.device)
             batches = {
                 "uint8": (images, there),
@@ -73,7 +74,6 @@ def waits(card: Card) -> None:
             for form, batch in batches.items():
                 card.note(name, **{form: card.waits(lambda a=nfa, batch=batch: a(*batch))})
             card.note(name, share_changed=nfa.stats()["applied"] / nfa.stats()["seen"])
-            card.note(name, captured=card.captured(nfa.engine.graphs))
 
 
 def _many_classes(card: Card, dim: int, classes: int) -> ClasswisePCA:
@@ -120,7 +120,8 @@ def calls(card: Card) -> None:
     rgb32 = card.bundled("rgb32")
     for name, size, floating, graphs, source in _sources(card):
         for batch in (20,) if card.tiny else (128, 256):
-            with card.case(f"{name}, {size} px, batch {batch}"):
+            case = f"{name}, {size} px, batch {batch}"
+            with card.case(case):
                 nfa = NFAugment(source(), mean=MEAN, std=STD, gate=None, cuda_graphs=graphs)
                 images, labels = samples(rgb32, batch, size)
                 images = images.to(card.device)
@@ -128,16 +129,15 @@ def calls(card: Card) -> None:
                 if floating:
                     images = normalised(images)
                 card.settled(nfa, images, labels)
+                card.note(case, captured=card.captured(nfa.engine.graphs))
 
                 def job(a: Any = nfa, x: Tensor = images, y: Tensor = labels) -> None:
                     a(x, y)
 
-                case = f"{name}, {size} px, batch {batch}"
                 ms, host_ms = card.time(job)
                 changed = nfa.stats()["applied"] / nfa.stats()["seen"]
                 card.note(case, ms=ms, host_ms=host_ms, share_changed=changed)
                 card.note_cost(case, job)
-                card.note(case, captured=card.captured(nfa.engine.graphs))
 
 
 def agree(card: Card) -> None:

@@ -122,6 +122,7 @@ def test_a_part_on_a_gpu(
         failed = {line["case"] for line in errors if "no CUDA graphs" in line["error"]}
         assert rows
         assert rows <= failed, "a row by graphs that were not captured is an error"
+        assert rows.isdisjoint(line["case"] for line in found if "figure" in line)
     figures = {line["figure"]: line["value"] for line in found if "figure" in line}
     assert figures.get("peak MiB", 3) == 3
     assert figures.get("waits", 0) == 0
@@ -152,6 +153,22 @@ def test_the_calls_hold_each_part_once_and_fit_ten_minutes(gpu: ModuleType) -> N
         assert sum(gpu.PARTS[part].minutes for part in call.split()) <= 8
         assert f"benchmarks/gpu.py {call}\n" in written
         assert f"\n    {call}\n" in gpu.__doc__
+
+
+def test_no_part_takes_a_whole_call(
+    gpu: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    limits = {}
+    card = gpu.Card(torch.device("cpu"), True, tmp_path / "results.jsonl")
+
+    def run(words: list[str], *, timeout: float, **_: Any) -> None:
+        limits[card.part] = timeout
+
+    monkeypatch.setattr(gpu.subprocess, "run", run)
+    for card.part in PARTS:
+        gpu.run_apart(card)
+    assert limits["rates"] == 180
+    assert max(limits.values()) == limits["compiled"] == 540
 
 
 def test_waits_are_counted(

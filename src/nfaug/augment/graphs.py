@@ -117,12 +117,11 @@ def _replayed(captured: _Captured, given: Tensor) -> Tensor:
 def _check_same(replayed: Tensor, plain: Tensor) -> None:
     """Raise RuntimeError if a replay is not the plain call, up to rounding.
 
-    Images with values that are not finite, which both may return, are left out where both have
-    them.
+    Values that are finite in neither of them are left out.
     """
-    both = replayed.isfinite() | plain.isfinite()
-    expected = torch.where(both, plain, 0).double()
-    off = (torch.where(both, replayed, 0).double() - expected).abs().mean()
+    compared = replayed.isfinite() | plain.isfinite()
+    expected = torch.where(compared, plain, 0).double()
+    off = (torch.where(compared, replayed, 0).double() - expected).abs().mean()
     size = expected.abs().mean()
     if not bool(off <= _TOLERANCE * size):
         raise RuntimeError(
