@@ -23,6 +23,7 @@ from .common import (
     add_out,
     load_on,
     mixing,
+    place,
     reading,
 )
 from .parser import Count, Natural, new_parser
@@ -76,7 +77,8 @@ def run(arguments: Namespace) -> dict[str, Any]:
     """Make the bank or a shard of it."""
     config = mixing(arguments)
     shard = None if arguments.shard is None else parse_shard(arguments.shard)
-    checkpoint = load_on(arguments, process=None if shard is None else shard[0])
+    where = place(arguments.device, process=None if shard is None else shard[0])
+    checkpoint = load_on(arguments, where.device)
     out = Path(arguments.out).expanduser()
     size = None if arguments.residual else arguments.image_size
     codec = checkpoint.flow.codec
@@ -100,6 +102,7 @@ def run(arguments: Namespace) -> dict[str, Any]:
     if workers is None:
         parts = 1 if shard is None else shard[1]
         workers = default_workers(max(1, min(parts, torch.cuda.device_count())))
+    where.say()
     bank = make_bank(
         checkpoint,
         data,

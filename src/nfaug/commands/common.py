@@ -126,7 +126,10 @@ class Place(NamedTuple):
     line: str
 
     def say(self) -> None:
-        """Print the line on standard error; of several processes the first one does."""
+        """Print the line on standard error; of several processes the first one does.
+
+        It comes before the work begins, and after what may be wrong with the input.
+        """
         if own_rank() == 0:
             print(self.line, file=sys.stderr, flush=True)
 
@@ -160,13 +163,11 @@ def place(name: str, process: int | None = None) -> Place:
     return Place(device, line)
 
 
-def load_on(arguments: Namespace, process: int | None = None) -> Checkpoint:
-    """Load --checkpoint onto --device, which is said; for `process` see `pick_device`."""
-    where = place(arguments.device, process)
+def load_on(arguments: Namespace, device: torch.device) -> Checkpoint:
+    """Load the checkpoint --checkpoint onto a device."""
     with loading(arguments.checkpoint):
         checkpoint = load(arguments.checkpoint, autoencoder=arguments.autoencoder)
-    where.say()
-    return checkpoint.to(where.device)
+    return checkpoint.to(device)
 
 
 def loading(checkpoint: str, *, shown: bool = True) -> AbstractContextManager[Any]:

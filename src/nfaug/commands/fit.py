@@ -124,13 +124,13 @@ def _fit(
         progress=ranks.main,
         **reading(arguments),
     )
-    where.say()
     if ranks.main:  # before the first progress bar, which may come late
         kind = "grayscale (1 channel)" if dataset.channels == 1 else f"{dataset.channels} channels"
         content = f"{len(dataset)} images of {len(dataset.classes)} classes, {kind}"
         print(
             f"fitting {printable(arguments.checkpoint)} to {content}", file=sys.stderr, flush=True
         )
+    where.say()
     config = FitConfig(
         rank=arguments.rank,
         per_class=arguments.per_class or FitConfig.per_class,

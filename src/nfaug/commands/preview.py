@@ -54,7 +54,6 @@ def run(arguments: Namespace) -> dict[str, Any]:
     where = place(arguments.device)
     with loading(arguments.checkpoint):
         base = load_base(arguments.checkpoint, arguments.autoencoder)
-    where.say()
     base = base.to(where.device)
     checkpoint, dataset = open_fitted(
         base,
@@ -71,6 +70,7 @@ def run(arguments: Namespace) -> dict[str, Any]:
             f"--data {arguments.data} --out DIR",
             stacklevel=1,
         )
+    where.say()
     picture = preview_grid(
         checkpoint,
         dataset,
