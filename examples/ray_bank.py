@@ -5,9 +5,9 @@
         --shards 8 --actors 2
 
 Shards that are complete are not made again, so the same command continues. It prints the whole
-bank, such as: Bank('my-bank', 1281167 images, 4 residuals each). With the same number of threads
-and kind of device, it is bit for bit the bank that `nfaug bank --residual` makes. With `--gpus 1`
-each actor computes on a GPU of its own, with `--gpus 0.5` two share one.
+bank, such as: Bank('my-bank', 1281167 images, 4 residuals each). On CPUs, with the same number
+of threads, it is bit for bit the bank that `nfaug bank --residual` makes. With `--gpus 1` each
+actor computes on a GPU of its own, with `--gpus 0.5` two share one.
 """
 
 from __future__ import annotations

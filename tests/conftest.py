@@ -56,6 +56,7 @@ def tiny_config() -> TrainConfig:
         prior=TrainPriorConfig(fixed_point=FixedPointConfig(kld_weight=20.0)),
         optim=OptimConfig(warmup_steps=2),
         pca=PCAConfig(rank=4),
+        device="cpu",
     )
 
 

@@ -101,7 +101,7 @@ def tiny_flow(channels: int = 3) -> Flow:
         image_size=SIZE,
         backbone=MefConfig(steps=(1, 1), blocks=(1, 1), width=(8, 8)),
     )
-    with torch.random.fork_rng():
+    with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         flow = Flow(config)
     with torch.no_grad():

@@ -49,6 +49,7 @@ CONFIG = TrainConfig(
     optim=OptimConfig(warmup_steps=5, recompute="steps"),
     pca=PCAConfig(rank=4),
     augmentation=FlowAugmentation(hflip=True, pad_crop=1),
+    device="cpu",
 )
 
 

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Callable
 from typing import Any
+from unittest import mock
 
 import torch
 from convolutions import Convolutions
 from flow import example_flow
 from torch import Tensor
 
+from nfaug.augment.graphs import CudaGraphs
 from nfaug.classes.gaussians import ClassGaussians
+from nfaug.flows import networks
 from nfaug.flows.config import FlowConfig
 from nfaug.flows.flow import Flow
 from nfaug.flows.mef import MefConfig
@@ -19,7 +21,7 @@ from nfaug.training import TrainConfig
 from nfaug.training.loop import FlowLoss
 from nfaug.training.optimizer import FlowOptimizer
 
-from .tools import CLASSES, Card, pictures, tf32
+from .tools import CLASSES, Card, pictures, searching, tf32
 
 __all__ = ["exact", "limit", "rates", "train"]
 
@@ -64,12 +66,33 @@ def exact(card: Card) -> None:
             for on in (False, True):
                 with card.case(f"{name}, {kind}, TF32 {_words(on)}"), tf32(on):
                     _round_trip(card, f"{name}, {kind}, TF32 {_words(on)}", flow, images, 256)
-            with card.case(f"{name}, {kind}, cudnn.benchmark"), _searching():
+            with card.case(f"{name}, {kind}, cudnn.benchmark"), searching():
                 _round_trip(card, f"{name}, {kind}, cudnn.benchmark", flow, images, 256)
             with card.case(f"{name}, {kind}, batches of 7"):
                 few = images[:700]
                 _round_trip(card, f"{name}, {kind}, batches of 7", flow, few, 7)
+            with card.case(f"{name}, {kind}, graphs"):
+                graphed = _Graphed(flow)
+                with torch.no_grad():
+                    graphed.decode(graphed.encode(images[:256])[0])
+                case = f"{name}, {kind}, graphs"
+                card.note(case, captured=card.captured(graphed.graphs))
+                _round_trip(card, case, graphed, images, 256)
     _exact_compiled(card, count)
+
+
+class _Graphed:
+    """A flow whose encode and decode are replayed as CUDA graphs."""
+
+    def __init__(self, flow: Flow) -> None:
+        self.flow = flow
+        self.graphs = CudaGraphs()
+
+    def encode(self, images: Tensor) -> tuple[Tensor, None]:
+        return self.graphs.call("encode", self.flow.latents, images), None
+
+    def decode(self, z: Tensor) -> Tensor:
+        return self.graphs.call("decode", self.flow.decode, z)
 
 
 def _exact_compiled(card: Card, count: int) -> None:
@@ -87,16 +110,6 @@ def _exact_compiled(card: Card, count: int) -> None:
 
 def _words(on: bool) -> str:
     return "on" if on else "off"
-
-
-@contextlib.contextmanager
-def _searching() -> Any:
-    """A block in which cuDNN tries its algorithms, as timm's script has it."""
-    torch.backends.cudnn.benchmark = True
-    try:
-        yield
-    finally:
-        torch.backends.cudnn.benchmark = False
 
 
 @torch.no_grad()
@@ -117,11 +130,12 @@ def limit(card: Card) -> None:
     rgb32 = card.bundled("rgb32").flow
     flows = {"paper": example_flow(_paper(card), str(card.device)), "rgb32": rgb32}
     for name, flow in flows.items():
-        frozen = flow.freeze()
         for batch in batches:
             with card.case(f"{name}, batch {batch}"):
                 best = _convolutions(card, name, flow, batch)
-                _directions(card, name, frozen, batch, best)
+                for order, layout in _LAYOUTS.items():
+                    with mock.patch.object(networks, "ACCELERATOR_LAYOUT", layout):
+                        _directions(card, f"{name}, batch {batch}, {order}", flow, batch, best)
 
 
 def _convolutions(card: Card, name: str, flow: Flow, batch: int) -> float:
@@ -140,7 +154,9 @@ def _convolutions(card: Card, name: str, flow: Flow, batch: int) -> float:
 
 
 @torch.no_grad()
-def _directions(card: Card, name: str, frozen: Flow, batch: int, best: float) -> None:
+def _directions(card: Card, case: str, flow: Flow, batch: int, best: float) -> None:
+    """Time encode and decode, with weights in the present layout of accelerators."""
+    frozen = flow.freeze()
     images = pictures(batch, frozen.codec.image_size[0])[0].to(card.device)
     z, _ = frozen.encode(images)
     jobs: dict[str, Callable[[], object]] = {
@@ -148,16 +164,15 @@ def _directions(card: Card, name: str, frozen: Flow, batch: int, best: float) ->
         "decode": lambda: frozen.decode(z),
     }
     for way, job in jobs.items():
-        case = f"{name}, batch {batch}, {way}"
         ms, host_ms = card.time(job, calls=3)
         card.note(
-            case,
+            f"{case}, {way}",
             images_per_s=1e3 * batch / ms,
             TFLOP_per_s=batch * frozen.config.flop / ms / 1e9,
             share_of_the_limit=best / ms,
             host_ms=host_ms,
         )
-        card.note_cost(case, job)
+        card.note_cost(f"{case}, {way}", job)
 
 
 def _paper(card: Card) -> FlowConfig:

@@ -18,6 +18,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 import nfaug
+from nfaug.augment.graphs import CudaGraphs
 from nfaug.augment.transform import NFAugment
 from nfaug.checkpoint.checkpoint import Checkpoint, sample_images
 
@@ -32,6 +33,7 @@ __all__ = [
     "normalised",
     "pictures",
     "samples",
+    "searching",
     "tf32",
 ]
 
@@ -218,6 +220,18 @@ class Card:
         """A function by `torch.compile`; the tiny check leaves out the compiler, which is slow."""
         return Compiled(torch.compile(function, backend="eager" if self.tiny else "inductor"))
 
+    def captured(self, graphs: CudaGraphs | None) -> int | None:
+        """The number of CUDA graphs that were captured; None where none were asked for.
+
+        Raises:
+            RuntimeError: Calls on a GPU were plain, and would be timed as graphs.
+        """
+        if graphs is None:
+            return None
+        if self.is_gpu and (graphs.failure or not graphs.captured):
+            raise RuntimeError(f"no CUDA graphs: {graphs.failure or 'nothing was captured'}")
+        return sum(graphs.captured.values())
+
     def bundled(self, name: str) -> Checkpoint:
         """A bundled flow on the device."""
         return nfaug.load(f"builtin:{name}").to(self.device)
@@ -282,3 +296,14 @@ def tf32(on: bool) -> Iterator[None]:
         yield
     finally:
         torch.backends.cudnn.allow_tf32 = before
+
+
+@contextlib.contextmanager
+def searching() -> Iterator[None]:
+    """A block in which cuDNN tries its algorithms, as timm's script has it."""
+    before = torch.backends.cudnn.benchmark
+    torch.backends.cudnn.benchmark = True
+    try:
+        yield
+    finally:
+        torch.backends.cudnn.benchmark = before

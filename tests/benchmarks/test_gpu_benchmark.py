@@ -19,13 +19,20 @@ from device_tools import pretended_gpu
 from torch.utils.data import TensorDataset
 
 import nfaug
+from nfaug.augment.graphs import CudaGraphs
 from nfaug.checkpoint.checkpoint import Checkpoint
 from nfaug.flows.flow import Flow
 
 BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
-PARTS = ("rates", "waits", "agree", "step", "calls", "exact", "limit", "train", "fit", "bank")
-# Compilers and recomputation look below the calls from Python, where a pretended GPU is a CPU.
-NOT_PRETENDED = ("compiled", "recompute")
+PARTS = (
+    "rates", "waits", "agree", "calls", "step", "small", "compiled", "exact", "limit", "train",
+    "fit", "bank", "compare", "nccl",
+)  # fmt: skip
+# Compilers and recomputation look below the calls from Python, where a pretended GPU is a CPU;
+# graphs need a card, and their rows say so.
+NOT_PRETENDED = ("compiled", "recompute", "graphs")
+# Parts that would ask a real GPU: in other processes, or compiled whole.
+ON_CPUS = ("exact", "compiled", "nccl")
 
 
 @pytest.fixture
@@ -66,7 +73,7 @@ def run_with(
     return lines(card)
 
 
-@pytest.mark.parametrize("part", ["step", "exact", "train"])
+@pytest.mark.parametrize("part", ["exact", "compiled", "train", "nccl"])
 def test_a_part_on_a_cpu(
     gpu: ModuleType,
     part: str,
@@ -74,15 +81,16 @@ def test_a_part_on_a_cpu(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """The parts that compile or recompute; the others take no other path than on a GPU."""
+    """The parts that compile, recompute or start processes; others do what they do on a GPU."""
     card = gpu.Card(torch.device("cpu"), True, tmp_path / "results.jsonl", part)
     found = run_with(flow, gpu, card, monkeypatch)
     assert [line for line in found if "error" in line] == []
     assert {line["part"] for line in found} == {part}
-    assert all(line["value"] >= 0 for line in found)
+    assert all(line["value"] >= 0 for line in found if line["figure"] != "backend")
+    assert {line["value"] for line in found if line["figure"] == "captured"} <= {0}
 
 
-@pytest.mark.parametrize("part", [part for part in PARTS if part != "exact"])
+@pytest.mark.parametrize("part", [part for part in PARTS if part not in ON_CPUS])
 def test_a_part_on_a_gpu(
     gpu: ModuleType,
     part: str,
@@ -109,9 +117,58 @@ def test_a_part_on_a_gpu(
     assert [
         line for line in errors if not any(word in line["case"] for word in NOT_PRETENDED)
     ] == []
+    if part in ("waits", "agree", "calls", "step", "small"):
+        rows = {line["case"] for line in found if "graphs" in line["case"]}
+        failed = {line["case"] for line in errors if "no CUDA graphs" in line["error"]}
+        assert rows
+        assert rows <= failed, "a row by graphs that were not captured is an error"
+        assert rows.isdisjoint(line["case"] for line in found if "figure" in line)
     figures = {line["figure"]: line["value"] for line in found if "figure" in line}
     assert figures.get("peak MiB", 3) == 3
     assert figures.get("waits", 0) == 0
+
+
+@pytest.mark.parametrize("device", ["cuda:0", "cpu"])
+def test_a_failed_capture_is_noticed(gpu: ModuleType, device: str, tmp_path: Path) -> None:
+    """Plain calls on a GPU are not timed as graphs; on a CPU there are none."""
+    card = gpu.Card(torch.device(device), True, tmp_path / "results.jsonl", "step")
+    graphs = CudaGraphs()
+    assert card.captured(None) is None
+    if device == "cpu":
+        assert card.captured(graphs) == 0
+        return
+    with pytest.raises(RuntimeError, match="nothing was captured"):
+        card.captured(graphs)
+    graphs.failure = "operation not permitted"
+    with pytest.raises(RuntimeError, match="not permitted"):
+        card.captured(graphs)
+
+
+def test_the_calls_hold_each_part_once_and_fit_ten_minutes(gpu: ModuleType) -> None:
+    parts = [part for call in gpu.CALLS for part in call.split()]
+    assert sorted(parts) == sorted(PARTS)
+    assert list(gpu.PARTS) == list(PARTS)
+    written = (BENCHMARKS.parent / "CONTRIBUTING.md").read_text()
+    for call in gpu.CALLS:
+        assert sum(gpu.PARTS[part].minutes for part in call.split()) <= 8
+        assert f"benchmarks/gpu.py {call}\n" in written
+        assert f"\n    {call}\n" in gpu.__doc__
+
+
+def test_no_part_takes_a_whole_call(
+    gpu: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    limits = {}
+    card = gpu.Card(torch.device("cpu"), True, tmp_path / "results.jsonl")
+
+    def run(words: list[str], *, timeout: float, **_: Any) -> None:
+        limits[card.part] = timeout
+
+    monkeypatch.setattr(gpu.subprocess, "run", run)
+    for card.part in PARTS:
+        gpu.run_apart(card)
+    assert limits["rates"] == 180
+    assert max(limits.values()) == limits["compiled"] == 540
 
 
 def test_waits_are_counted(

@@ -73,7 +73,7 @@ def test_a_call_with_a_flow_on_latents_waits_for_nothing() -> None:
 
 def test_a_bundled_flow_does_not_launch_more_than_it_did() -> None:
     found = count_call(nfaug.load("builtin:rgb32"), 32, floating=False)
-    assert found.counts["launches"] <= 870
+    assert found.counts["launches"] <= 900
 
 
 def test_a_training_step_waits_once() -> None:

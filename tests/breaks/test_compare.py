@@ -35,7 +35,12 @@ from nfaug.training import TrainConfig, train
 
 ROOT = Path(__file__).resolve().parents[2]
 TINY = CompareConfig(
-    per_class=2, seeds=3, steps=1, variants=1, rows="none,randaugment,nfa,nfa+randaugment"
+    per_class=2,
+    seeds=3,
+    steps=1,
+    variants=1,
+    rows="none,randaugment,nfa,nfa+randaugment",
+    device="cpu",
 )
 
 
@@ -400,7 +405,7 @@ def test_images_that_an_augmentation_cannot_take(
     data = torch.utils.data.TensorDataset(
         torch.zeros(12, *shape, dtype=torch.uint8), torch.arange(12) % 2
     )
-    settings = CompareConfig(per_class=2, augment=augment, steps=1)
+    settings = CompareConfig(per_class=2, augment=augment, steps=1, device="cpu")
     with pytest.raises(ValueError, match=word):
         compare(data, config=settings, out=tmp_path / "out", progress=False)
     assert not (tmp_path / "out").exists()

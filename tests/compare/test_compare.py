@@ -25,7 +25,7 @@ from nfaug.compare.images import read_images
 from nfaug.compare.rows import PIXELS, Row
 from nfaug.compare.work import Work, pairs_of
 
-TINY = CompareConfig(per_class=4, seeds=3, steps=3, variants=2)
+TINY = CompareConfig(per_class=4, seeds=3, steps=3, variants=2, device="cpu")
 ROWS = {"none", "randaugment", "mixup", "nfa:builtin:pixels", "nfa:builtin:pixels+randaugment"}
 
 

@@ -16,7 +16,7 @@ from nfaug.compare.images import split_images
 from nfaug.data.images import LabelledImages
 from nfaug.data.open import open_dataset
 
-TINY = CompareConfig(per_class=2, seeds=3, steps=1, variants=1, rows="none,nfa")
+TINY = CompareConfig(per_class=2, seeds=3, steps=1, variants=1, rows="none,nfa", device="cpu")
 
 
 def images(*counts: int, seed: int = 0) -> TensorImages:

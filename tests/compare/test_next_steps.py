@@ -174,7 +174,7 @@ def test_rows_that_timm_cannot_train() -> None:
 def test_the_flow_of_a_row_is_that_of_the_lines(here: Path) -> None:
     row = Row("builtin:rgb32", "randaugment")
     read = {"test-data": "other", "on-error": "skip", "data-dir": None, "download": True}
-    config = CompareConfig(p=0.25, test_images=50, steps=10**6)
+    config = CompareConfig(p=0.25, test_images=50, steps=10**6, device="cpu")
     command = example_command(row, config, "data", read, (32, 32))
     assert "--test-data other --on-error skip --download " in command
     assert "--test-images 50 --steps 1000000" in command

@@ -103,7 +103,7 @@ def test_a_slow_machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None
     labels = torch.arange(96) % 2
     noise = torch.randint(256, (96, 1, 8, 8), generator=torch.Generator().manual_seed(0))
     data = TensorImages(noise.byte(), labels, ("a", "b"))
-    config = CompareConfig(per_class=4, steps=2, variants=2, minutes=10)
+    config = CompareConfig(per_class=4, steps=2, variants=2, minutes=10, device="cpu")
     found = compare(data, config=config, out=tmp_path / "ten", progress=False)
     assert found.left_out == [ROWS[2], ROWS[4]]
     assert found.seeds == [0, 1, 2]
@@ -115,7 +115,7 @@ def test_a_slow_machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None
 
     trained.clear()
     now[0] = 0.0
-    short = CompareConfig(per_class=4, steps=2, variants=2, minutes=3)
+    short = CompareConfig(per_class=4, steps=2, variants=2, minutes=3, device="cpu")
     with pytest.raises(TimeoutError, match="--minutes 13"):
         compare(data, config=short, out=tmp_path / "three", progress=False)
     assert trained == [0] * 5
@@ -128,7 +128,7 @@ def test_minutes_stay_those_of_the_plan(tmp_path: Path, monkeypatch: pytest.Monk
     labels = torch.arange(96) % 2
     noise = torch.randint(256, (96, 1, 8, 8), generator=torch.Generator().manual_seed(0))
     data = TensorImages(noise.byte(), labels, ("a", "b"))
-    config = CompareConfig(per_class=4, steps=2, variants=2, rows="none,nfa", seeds=3)
+    config = CompareConfig(per_class=4, steps=2, variants=2, rows="none,nfa", seeds=3, device="cpu")
     train = Classifier.train
 
     def interrupted(self: Classifier, *args: Any, **options: Any) -> None:

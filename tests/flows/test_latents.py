@@ -62,6 +62,7 @@ def config(autoencoder: Path) -> TrainConfig:
         optim=OptimConfig(warmup_steps=2),
         pca=PCAConfig(rank=4),
         augmentation=FlowAugmentation(hflip=True),
+        device="cpu",
     )
 
 

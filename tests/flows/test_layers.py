@@ -11,6 +11,7 @@ import torch
 from device_tools import pretended_gpu
 from torch import Tensor
 
+from nfaug.flows import networks
 from nfaug.flows.attention import SelfAttention
 from nfaug.flows.config import FlowConfig
 from nfaug.flows.flow import Flow
@@ -24,7 +25,7 @@ from nfaug.flows.layers import (
     inverse_softplus,
 )
 from nfaug.flows.mef import MatrixExpCoupling, MefConfig
-from nfaug.flows.networks import _LOG2_E, _SCRATCH, _elu
+from nfaug.flows.networks import _LOG2_E, _SCRATCH, FoldedConv, _elu
 
 
 def coupling(channels: int = 4, low_rank_above: int = 24, heads: int = 0) -> MatrixExpCoupling:
@@ -159,6 +160,39 @@ def test_frozen_is_the_same_map_on_a_gpu(name: str, dtype: torch.dtype) -> None:
     tolerance = 2e-5 if dtype == torch.float32 else 1e-12
     for ours, theirs in zip(found, (z, logdet, back, inverse_logdet), strict=True):
         assert torch.allclose(ours, theirs, atol=tolerance, rtol=tolerance)
+
+
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+def test_the_order_of_folded_networks(
+    layout: torch.memory_format, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """CPUs compute in channels-last order, accelerators in the one that is set."""
+    monkeypatch.setattr(networks, "ACCELERATOR_LAYOUT", layout)
+    seen: list[tuple[Tensor, Tensor]] = []
+    flow = Flow(FlowConfig(3, (8, 8), MefConfig(steps=(2,), blocks=(2,), width=(8,))))
+    flow.initialize(torch.rand(8, 3, 8, 8) * 2 - 1)
+    frozen = flow.freeze()
+    images = torch.randint(256, (4, 3, 8, 8), dtype=torch.uint8)
+    forward = FoldedConv.forward
+
+    def noted(conv: FoldedConv, x: Tensor) -> Tensor:
+        y = forward(conv, x)
+        seen.append((x, conv.weight))
+        return y
+
+    monkeypatch.setattr(FoldedConv, "forward", noted)
+    with torch.no_grad():
+        here = frozen.latents(images)
+        on_cpu = list(seen)
+        seen.clear()
+        with pretended_gpu() as gpu:
+            there = copy.deepcopy(frozen).to(gpu).latents(images.to(gpu)).cpu()
+    assert len(seen) == len(on_cpu) > 0
+    for tensors, order in ((on_cpu, torch.channels_last), (seen, layout)):
+        for x, weight in tensors:
+            assert x.is_contiguous(memory_format=order)
+            assert weight.stride() == weight.clone(memory_format=order).stride()
+    assert torch.allclose(there, here, atol=2e-5)
 
 
 def test_squeeze_puts_a_pixel_where_the_released_weights_expect_it() -> None:

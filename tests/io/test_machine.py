@@ -32,3 +32,15 @@ def test_processes_share_the_cores(monkeypatch: pytest.MonkeyPatch) -> None:
     assert [default_workers(count) for count in (1, 3, 8)] == [12, 4, 0]
     monkeypatch.setenv("LOCAL_WORLD_SIZE", "4")
     assert (own_cores(), own_cores(6)) == (3, 2)
+
+
+def test_more_processes_than_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The device would be an invalid one, and the error one of CUDA, later."""
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setenv("LOCAL_RANK", "3")
+    with pytest.raises(ValueError, match="LOCAL_RANK is 3, and this process sees 2 GPUs"):
+        pick_device("auto")
+    assert pick_device("cpu").type == "cpu"
+    monkeypatch.setenv("LOCAL_RANK", "1")
+    assert str(pick_device("auto")) == "cuda:1"

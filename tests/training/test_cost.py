@@ -105,4 +105,6 @@ def test_the_papers_settings() -> None:
 def test_epochs_by_data_size(images: int, epochs: int) -> None:
     small = recipe_config("small")
     assert small.for_images(images).epochs == epochs
-    assert TrainConfig(epochs=3).for_images(images).epochs == 3, "the user's value stays"
+    assert TrainConfig(epochs=3, device="cpu").for_images(images).epochs == 3, (
+        "the user's value stays"
+    )

@@ -351,7 +351,7 @@ def test_a_missing_device(tiny_images: TensorImages, tiny_config: TrainConfig) -
 @pytest.mark.parametrize(
     ("make", "name"),
     [
-        (lambda: TrainConfig(epochs=-1), "epochs"),
+        (lambda: TrainConfig(epochs=-1, device="cpu"), "epochs"),
         (lambda: TrainConfig(batch_size=0), "batch_size"),
         (lambda: TrainConfig(lr=0.0), "lr"),
         (lambda: TrainConfig(seed=2**63), "seed"),

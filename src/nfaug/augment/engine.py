@@ -74,7 +74,7 @@ class Engine:
         self._copies: dict[torch.device, tuple[Flow, ClasswisePCA]] = {
             self.device: (frozen, _on_device(pca, self.device))
         }
-        self._graphs: CudaGraphs | None = None
+        self.graphs: CudaGraphs | None = None  # what `with_cuda_graphs` captured
 
     @classmethod
     def of(cls, checkpoint: Any) -> Engine:
@@ -98,7 +98,7 @@ class Engine:
         """An engine that shares the flow and the PCA, and replays CUDA graphs of the flow."""
         engine = copy.copy(self)
         engine._copies = self._copies
-        engine._graphs = CudaGraphs()
+        engine.graphs = CudaGraphs()
         return engine
 
     def on(self, device: torch.device) -> tuple[Flow, ClasswisePCA]:
@@ -254,9 +254,9 @@ class Engine:
         return self.on(z.device)[0].decode(z, quantize=False)
 
     def _call(self, name: str, function: Callable[[Tensor], Tensor], given: Tensor) -> Tensor:
-        if self._graphs is None:
+        if self.graphs is None:
             return function(given)
-        return self._graphs.call(name, function, given)
+        return self.graphs.call(name, function, given)
 
     def _is_replaced(self, images: Tensor) -> bool:
         """Whether variants are the decoded latents alone, without a change that is added."""

@@ -90,8 +90,9 @@ class NFAugment(nn.Module):
             second item, or the value of a key such as "labels" or "target".
         cuda_graphs: Whether encode and decode are captured as CUDA graphs for the constant number
             of images, ceil(p*B), and replayed, which spares the CPU most launches of a batch. Calls
-            are plain on other devices, for more than four batch sizes, and after a capture failed,
-            which warns. Written against torch's documentation: it has not run on a GPU yet.
+            are plain on other devices, for more than four batch sizes, and after a capture failed
+            or its first replay differed from a plain call, which warns; `engine.graphs.captured`
+            counts the graphs. Written against torch's documentation: it has not run on a GPU yet.
         settings: Fields of `MixConfig` as keywords, such as `p=0.5`, if `config` is not given.
 
     Raises:

@@ -61,9 +61,9 @@ def make_bank(
     Each batch is drawn from `seed` and the batch's position alone. The same call therefore
     continues an interrupted bank, after a comparison of all labels, and of the contents of up to
     1,024 images of the dataset and up to 1,024 of those that are done. Several processes can make
-    one shard each of the same bank, which `Bank(out)` joins. The results are bit for bit those of
-    one process if all run on the same kind of device with the same version of torch and the same
-    number of threads, which decide how sums are rounded.
+    one shard each of the same bank, which `Bank(out)` joins. On CPUs the results are bit for bit
+    those of one process if all have the same version of torch and the same number of threads, which
+    decide how sums are rounded. On GPUs this has not been measured.
 
     Args:
         checkpoint: A checkpoint that is fitted to the classes of the data, its name or its
@@ -334,9 +334,9 @@ def _counted(variants: Iterable[Tensor], bar: Any) -> Iterator[Tensor]:
 def _residuals(images: Tensor, variants: Iterable[Tensor]) -> dict[str, Tensor]:
     """The same rows of a residual bank."""
     stacked = torch.stack(list(variants), 1)
-    change = ((stacked - images[:, None]) * 255).permute(0, 1, 3, 4, 2).cpu()
-    multiples, steps = quantize(change.flatten(0, 1))
-    multiples = multiples.view_as(change)
-    steps = steps.view(change.shape[:2]).to(torch.uint16)
+    change = ((stacked - images[:, None]) * 255).permute(0, 1, 3, 4, 2)
+    multiples, steps = quantize(change.flatten(0, 1))  # where they are: four times fewer bytes move
+    multiples = multiples.view(change.shape).cpu()
+    steps = steps.view(change.shape[:2]).cpu().to(torch.uint16)
     applied = (multiples != 0).flatten(2).any(2)
     return {"residuals.npy": multiples, "steps.npy": steps, "applied.npy": applied}

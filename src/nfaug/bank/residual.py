@@ -20,6 +20,7 @@ from torch.nn import functional as F
 
 from ..augment.detail import lost_share
 from ..data.preprocess import resized_size
+from ..run.device import float64_device
 
 Box = tuple[int, int, int, int]
 
@@ -38,8 +39,10 @@ def quantize(change: Tensor) -> tuple[Tensor, Tensor]:
     Returns:
         The multiples q, int8 (n, C, h, w), and the steps s, int32 (n,) in 1/128 grey level.
     """
-    largest = change.abs().flatten(1).amax(1).double()
-    steps = (largest * _STEPS / _LARGEST).ceil().clamp(max=MOST_STEPS).to(torch.int32)
+    largest = change.abs().flatten(1).amax(1)
+    largest = largest.to(float64_device(change.device)).double()
+    steps = (largest * _STEPS / _LARGEST).ceil().clamp(max=MOST_STEPS)
+    steps = steps.to(torch.int32).to(change.device)
     step_levels = (steps.clamp(min=1) / _STEPS)[:, None, None, None]
     multiples = (change / step_levels).round().clamp(-_LARGEST, _LARGEST)
     return multiples.to(torch.int8), steps

@@ -23,14 +23,15 @@ from .common import (
     add_out,
     load_on,
     mixing,
+    place,
     reading,
 )
 from .parser import Count, Natural, new_parser
 
 _SHARDS = (
     "Several processes can make one bank: each is given its own --shard i/n and the same --out, "
-    "which holds the bank once all are made. On one kind of device and with one number of threads, "
-    "the bank is bit for bit that of a single process."
+    "which holds the bank once all are made. On CPUs, with one number of threads, the bank is bit "
+    "for bit that of a single process."
 )
 
 
@@ -76,7 +77,8 @@ def run(arguments: Namespace) -> dict[str, Any]:
     """Make the bank or a shard of it."""
     config = mixing(arguments)
     shard = None if arguments.shard is None else parse_shard(arguments.shard)
-    checkpoint = load_on(arguments, process=None if shard is None else shard[0])
+    where = place(arguments.device, process=None if shard is None else shard[0])
+    checkpoint = load_on(arguments, where.device)
     out = Path(arguments.out).expanduser()
     size = None if arguments.residual else arguments.image_size
     codec = checkpoint.flow.codec
@@ -100,6 +102,7 @@ def run(arguments: Namespace) -> dict[str, Any]:
     if workers is None:
         parts = 1 if shard is None else shard[1]
         workers = default_workers(max(1, min(parts, torch.cuda.device_count())))
+    where.say()
     bank = make_bank(
         checkpoint,
         data,

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import sys
+import warnings
 from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
+import torch
 from jsonargparse import ArgumentParser, Namespace
 
 from ..augment.config import MixConfig
@@ -18,9 +21,11 @@ from ..io.numbers import check_side
 from ..io.progress import progress_bar
 from ..io.text import printable
 from ..run.device import pick_device
+from ..run.ranks import own_rank
 from .parser import Count, Seed
 
 READING = ("data_dir", "download", "on_error")
+_NO_CUDA = "CUDA initialization: "  # how torch's warnings begin that it cannot use a GPU
 CHECKPOINT = "a checkpoint: its folder, owner/name on the Hub, or builtin:NAME"
 
 
@@ -114,11 +119,55 @@ def mixing(arguments: Namespace) -> MixConfig:
     return MixConfig(**settings)
 
 
-def load_on(arguments: Namespace, process: int | None = None) -> Checkpoint:
-    """Load the checkpoint --checkpoint onto --device; for `process` see `pick_device`."""
+class Place(NamedTuple):
+    """The device that a command computes on, and a line that says so."""
+
+    device: torch.device
+    line: str
+
+    def say(self) -> None:
+        """Print the line on standard error; of several processes the first one does.
+
+        It comes before the work begins, and after what may be wrong with the input.
+        """
+        if own_rank() == 0:
+            print(self.line, file=sys.stderr, flush=True)
+
+
+def place(name: str, process: int | None = None) -> Place:
+    """The device `name`, as `pick_device` has it; to be called before all that might ask for a GPU.
+
+    Torch warns once, when a process first asks, that it cannot use the GPU, such as of a driver
+    that is too old. The line quotes it in place of that warning.
+    """
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always")
+        device = pick_device(name, process)
+    reason = ""
+    for warning in said:
+        text = str(warning.message)
+        if text.startswith(_NO_CUDA):
+            reason = text.removeprefix(_NO_CUDA).strip().partition(". ")[0]
+        else:
+            warnings.warn_explicit(
+                warning.message, warning.category, warning.filename, warning.lineno
+            )
+    if device.type == "cpu":
+        line = "computing on the CPU"
+        if name == "auto" and reason:
+            line += f"; torch cannot use the GPU: {reason}"
+    else:
+        line = f"computing on {device}"
+        if device.type == "cuda":
+            line += f", {torch.cuda.get_device_name(device)}"
+    return Place(device, line)
+
+
+def load_on(arguments: Namespace, device: torch.device) -> Checkpoint:
+    """Load the checkpoint --checkpoint onto a device."""
     with loading(arguments.checkpoint):
         checkpoint = load(arguments.checkpoint, autoencoder=arguments.autoencoder)
-    return checkpoint.to(pick_device(arguments.device, process))
+    return checkpoint.to(device)
 
 
 def loading(checkpoint: str, *, shown: bool = True) -> AbstractContextManager[Any]:

@@ -6,6 +6,7 @@ import os
 from dataclasses import fields
 from typing import Any
 
+import torch
 from jsonargparse import ArgumentParser, Namespace
 
 from ..compare import CompareConfig, Comparison, compare, open_parts
@@ -14,8 +15,7 @@ from ..compare.size import sized
 from ..data.images import LabelledImages
 from ..data.open import DATA_SOURCES, open_dataset
 from ..data.sources.folders import FolderReader
-from ..run.device import pick_device
-from .common import READING, add_image_size, add_reading
+from .common import READING, add_image_size, add_reading, place
 from .parser import lies_in, new_parser
 
 _FLOWS = (
@@ -79,13 +79,15 @@ def run(arguments: Namespace) -> dict[str, Any] | str:
     values = {field.name: arguments[field.name] for field in fields(CompareConfig)}
     values["checkpoint"] = tuple(values["checkpoint"])
     config = CompareConfig(**values)
-    processes = _processes(arguments.processes, config.device)
+    where = place(config.device)
+    processes = _processes(arguments.processes, where.device)
     reading = {name: arguments[name] for name in READING}
     size = arguments.image_size
     data, test_data = open_parts(arguments.data, arguments.test_data, image_size=size, **reading)
     if size is None:
         data = sized(data, config, arguments.out, processes)
         test_data = None if test_data is None else test_data.at(data.image_size)
+    where.say()
     comparison = compare(
         data, arguments.out, config=config, test_data=test_data, processes=processes
     )
@@ -101,13 +103,13 @@ def run(arguments: Namespace) -> dict[str, Any] | str:
     return "\n".join([*lines, "", f"All results are in {arguments.out}."])
 
 
-def _processes(wanted: int, device: str) -> int:
+def _processes(wanted: int, device: torch.device) -> int:
     """As many as wanted; with 0 one a core that this process may use, or one with a GPU."""
     if wanted < 0 or wanted > 1024:
         raise ValueError(f"--processes must be from 0 to 1024; got {wanted}")
     if wanted:
         return wanted
-    if pick_device(device).type != "cpu":
+    if device.type != "cpu":
         return 1
     if hasattr(os, "sched_getaffinity"):  # not on every system
         return len(os.sched_getaffinity(0))

@@ -12,7 +12,7 @@ from ..data.batches import open_batches
 from ..data.classes import check_same_classes
 from ..data.open import open_dataset
 from ..data.sources.layout import MissingSplitError
-from .common import add_checkpoint, add_data_options, load_on, reading, without_gaussians
+from .common import add_checkpoint, add_data_options, load_on, place, reading, without_gaussians
 from .parser import Count, new_parser
 
 
@@ -36,7 +36,8 @@ def run(arguments: Namespace) -> dict[str, Any]:
     """Measure the checkpoint."""
     from ..training.metrics import evaluate
 
-    checkpoint = load_on(arguments)
+    where = place(arguments.device)
+    checkpoint = load_on(arguments, where.device)
     if checkpoint.gaussians is None:
         raise ValueError(without_gaussians(arguments.checkpoint))
     labelled = bool(checkpoint.config.classes)
@@ -58,6 +59,7 @@ def run(arguments: Namespace) -> dict[str, Any]:
         warnings.warn("the data have no test split; using train", stacklevel=1)
     if labelled:
         check_same_classes(dataset.classes, checkpoint.config.classes)
+    where.say()
     return evaluate(
         checkpoint.flow,
         checkpoint.gaussians,

@@ -14,7 +14,7 @@ from typing import Any
 from jsonargparse import ArgumentParser, Namespace
 
 from ..data.open import DATA_SOURCES
-from .common import add_autoencoder, add_image_size
+from .common import add_autoencoder, add_image_size, place
 from .parser import new_parser
 
 _BUNDLED = ("builtin:fashion-mnist", "builtin:rgb32")  # with axes of their own classes
@@ -80,6 +80,7 @@ def run(arguments: Namespace) -> dict[str, Any]:
         inbrowser=not arguments.no_browser,
         prevent_thread_lock=True,
     )
+    place("cpu").say()
     print(f"the explorer is at {address}; stop it with Ctrl-C", file=sys.stderr, flush=True)
     with contextlib.suppress(KeyboardInterrupt):
         threading.Event().wait()

@@ -17,15 +17,16 @@ from ..fitting import FitConfig, FitRun, fit_images, fit_source, load_base, open
 from ..io.atomic import write_picture
 from ..io.text import printable
 from ..pictures.preview import preview_grid
-from ..run.device import pick_device
 from ..run.ranks import Ranks, joined
 from .common import (
+    Place,
     add_channels,
     add_checkpoint,
     add_data_options,
     add_image_size,
     add_out,
     loading,
+    place,
     reading,
     saving,
 )
@@ -78,8 +79,9 @@ def parser() -> ArgumentParser:
 def run(arguments: Namespace) -> dict[str, Any] | None:
     """Fit, save, and report the fit. The processes of `torchrun` share the work."""
     out = Path(arguments.out)
+    where = place(arguments.device)
     with joined() as ranks, FitRun.open(out, overwrite=arguments.overwrite) as fit_run:
-        checkpoint, dataset = _fit(arguments, fit_run, ranks)
+        checkpoint, dataset = _fit(arguments, where, fit_run, ranks)
         if checkpoint is None:
             return None
         with saving(out):
@@ -106,12 +108,12 @@ def run(arguments: Namespace) -> dict[str, Any] | None:
 
 
 def _fit(
-    arguments: Namespace, fit_run: FitRun, ranks: Ranks
+    arguments: Namespace, where: Place, fit_run: FitRun, ranks: Ranks
 ) -> tuple[Checkpoint | None, LabelledImages]:
     """The fitted checkpoint, on the main process, and the images."""
     with loading(arguments.checkpoint, shown=ranks.main):
         base = load_base(arguments.checkpoint, arguments.autoencoder)
-    base = base.to(pick_device(arguments.device))
+    base = base.to(where.device)
     dataset = open_images(
         base.flow,
         arguments.data,
@@ -128,6 +130,7 @@ def _fit(
         print(
             f"fitting {printable(arguments.checkpoint)} to {content}", file=sys.stderr, flush=True
         )
+    where.say()
     config = FitConfig(
         rank=arguments.rank,
         per_class=arguments.per_class or FitConfig.per_class,

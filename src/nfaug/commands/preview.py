@@ -11,7 +11,6 @@ from ..augment.config import MixConfig
 from ..fitting import load_base, open_fitted
 from ..io.atomic import write_picture
 from ..pictures.preview import preview_grid
-from ..run.device import pick_device
 from .common import (
     add_checkpoint,
     add_data_options,
@@ -20,6 +19,7 @@ from .common import (
     loading,
     mixing,
     picture_file,
+    place,
     reading,
 )
 from .parser import Count, new_parser
@@ -51,9 +51,10 @@ def run(arguments: Namespace) -> dict[str, Any]:
     """Make the preview and save it."""
     file = picture_file(arguments)
     config = mixing(arguments)
+    where = place(arguments.device)
     with loading(arguments.checkpoint):
         base = load_base(arguments.checkpoint, arguments.autoencoder)
-    base = base.to(pick_device(arguments.device))
+    base = base.to(where.device)
     checkpoint, dataset = open_fitted(
         base,
         arguments.data,
@@ -69,6 +70,7 @@ def run(arguments: Namespace) -> dict[str, Any]:
             f"--data {arguments.data} --out DIR",
             stacklevel=1,
         )
+    where.say()
     picture = preview_grid(
         checkpoint,
         dataset,

@@ -9,7 +9,7 @@ from jsonargparse import ArgumentParser, Namespace
 
 from ..io.atomic import write_picture
 from ..pictures.preview import sample_grid
-from .common import add_checkpoint, add_out, load_on, picture_file, without_gaussians
+from .common import add_checkpoint, add_out, load_on, picture_file, place, without_gaussians
 from .parser import Count, Seed, new_parser
 
 _BLURRED = 0.5  # NF-Acc below which samples are a blur
@@ -43,7 +43,8 @@ def parser() -> ArgumentParser:
 def run(arguments: Namespace) -> dict[str, Any]:
     """Sample the images and save them."""
     file = picture_file(arguments)
-    checkpoint = load_on(arguments)
+    where = place(arguments.device)
+    checkpoint = load_on(arguments, where.device)
     if checkpoint.gaussians is None:
         raise ValueError(without_gaussians(arguments.checkpoint))
     nf_acc = checkpoint.config.metrics.get("nf_acc", 1.0)
@@ -55,6 +56,7 @@ def run(arguments: Namespace) -> dict[str, Any]:
             stacklevel=1,
         )
     names = list(checkpoint.config.classes)[: arguments.max_classes] or ["all"]
+    where.say()
     picture = sample_grid(
         checkpoint.flow,
         checkpoint.gaussians,

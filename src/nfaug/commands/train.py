@@ -19,7 +19,7 @@ from ..pictures.preview import preview_grid
 from ..training.config import TrainConfig, config_of, recipe_path, recipes
 from ..training.run import Run
 from ..training.trainer import train_run
-from .common import add_channels, add_image_size, loading, saving
+from .common import add_channels, add_image_size, loading, place, saving
 from .parser import new_parser
 
 EXIT_CODES = (
@@ -114,6 +114,7 @@ def run(arguments: Namespace) -> dict[str, Any] | None:
         raise ValueError("a settings file cannot name a recipe; pass --recipe as an option")
     out = Path(arguments.out)
     config = _config(arguments)
+    where = place(config.device)
     with Run.open(out, config, resume=arguments.resume is not None) as run:
         run.check_output(overwrite=arguments.overwrite)
         start = None
@@ -130,6 +131,7 @@ def run(arguments: Namespace) -> dict[str, Any] | None:
             labels=config.prior.entry.labelled,
             **config.dataset.reading(),
         )
+        where.say()
         result = train_run(
             run,
             dataset,

@@ -31,6 +31,7 @@ from nfaug.io.progress import progress_bar
 from nfaug.io.strict_json import read_json
 from nfaug.io.tensors import read_tensors
 from nfaug.io.text import printable
+from nfaug.run.device import pick_device
 
 from .cells import Cells
 from .classifier import Classifier, default_steps
@@ -200,8 +201,8 @@ def _warn_of_no_advice(config: CompareConfig, images: Images) -> None:
 def _record(config: CompareConfig, images: Images) -> dict[str, Any]:
     """What the results depend on; a comparison goes on only while it is the same."""
     record = asdict(config)
-    for name in ("minutes", "device"):
-        del record[name]
+    del record["minutes"]
+    record["device"] = pick_device(config.device).type  # figures of a GPU are not those of a CPU
     record["rows"] = [row.name for row in config.table()]
     record["lr"] = config.learning_rate
     record["shape"] = list(images.shape)

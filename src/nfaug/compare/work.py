@@ -17,7 +17,7 @@ from nfaug.augment.transform import NFAugment
 from nfaug.checkpoint.checkpoint import Checkpoint
 from nfaug.data.images import to_tensors
 from nfaug.data.torch_datasets import wrap_dataset
-from nfaug.fitting import fit
+from nfaug.fitting import fit, load_base
 from nfaug.run.device import pick_device
 
 from .classifier import Classifier
@@ -208,15 +208,15 @@ def bank_of(
 def _fit(
     flow: str, few: Any, config: CompareConfig, seed: int, autoencoder: str | None = None
 ) -> Checkpoint:
-    """A flow that is fitted to labelled images, with all their axes, up to 64."""
+    """A flow that is fitted to labelled images where it is used, with all their axes, up to 64."""
+    base = load_base(flow, autoencoder).to(pick_device(config.device))
     few = wrap_dataset(few)
     largest_class = int(torch.bincount(few.targets).max())
     rank = max(1, min(64, largest_class - 1))
     with warnings.catch_warnings():
         # The report says it, once.
         warnings.filterwarnings("ignore", ".* classes have one image")
-        fitted = fit(flow, few, rank=rank, progress=False, seed=seed, autoencoder=autoencoder)
-    return fitted.to(pick_device(config.device))
+        return fit(base, few, rank=rank, progress=False, seed=seed, autoencoder=autoencoder)
 
 
 def _variants(nfa: NFAugment, few: Any, config: CompareConfig, seed: int) -> Tensor:

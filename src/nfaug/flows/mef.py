@@ -384,8 +384,7 @@ class FrozenCoupling(Coupling):
     number of terms that the trained scalars need. tanh(x) is computed as 2*sigmoid(2x) - 1, which
     takes a fifth of the time on CPUs; the scalars include these factors.
 
-    An accelerator computes with a row for each pixel, as the channels-last output of the network
-    lies in memory (see `row_series`).
+    An accelerator computes with a row for each pixel (see `row_series`).
     """
 
     net: CouplingNet

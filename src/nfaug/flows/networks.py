@@ -21,6 +21,11 @@ _SCRATCH = 2**16  # values that `_elu` processes at a time
 _LOG2_E = math.log2(math.e)
 _THREAD = threading.local()
 
+#: The order of activations and weights of folded networks on accelerators. In float32 without TF32
+#: cuDNN may be several times slower in channels-last order, which CPUs compute in. Until a card has
+#: measured both (`benchmarks/gpu.py limit`), it is the order for which cuDNN has its kernels.
+ACCELERATOR_LAYOUT = torch.contiguous_format
+
 
 class DisableTF32:
     """Context manager: convolutions and products of matrices on CUDA compute in full float32.
@@ -156,9 +161,8 @@ class CouplingNet(nn.Module):
     """A convolution, residual blocks, a last convolution, and perhaps self-attention.
 
     Sub-modules have the names of the released weights: `layers.0` is the first convolution,
-    `layers.i` the i-th block. Activations are in channels-last order on CPUs, in bfloat16, and in
-    the folded network, whose output `FrozenCoupling` reads by pixels; cuDNN has its fastest
-    float32 convolutions for the other order.
+    `layers.i` the i-th block. Activations are in channels-last order on CPUs and in bfloat16. On
+    accelerators those of the folded network have the order `ACCELERATOR_LAYOUT`.
 
     Args:
         layers: The first convolution and the blocks.
@@ -212,7 +216,9 @@ class CouplingNet(nn.Module):
         if self.bf16 and torch.is_grad_enabled():
             with torch.autocast(x.device.type, torch.bfloat16):
                 return self._run(_channels_last(x)).to(x.dtype)
-        if x.device.type == "cpu" or isinstance(self.out_layer, FoldedConv):
+        if isinstance(self.out_layer, FoldedConv):
+            x = x.contiguous(memory_format=_folded_layout(x.device))
+        elif x.device.type == "cpu":
             x = _channels_last(x)
         return self._run(x)
 
@@ -270,21 +276,32 @@ def _channels_last(x: Tensor) -> Tensor:
     return x.contiguous(memory_format=torch.channels_last)
 
 
+def _folded_layout(device: torch.device) -> torch.memory_format:
+    """The order of activations and weights of folded networks on a device."""
+    return torch.channels_last if is_read_at_once(device) else ACCELERATOR_LAYOUT
+
+
 class FoldedConv(nn.Module):
-    """A convolution for inference: buffers instead of parameters, channels-last weights."""
+    """A convolution for inference: buffers instead of parameters, weights in the device's order."""
 
     weight: Tensor
     bias: Tensor
 
     def __init__(self, weight: Tensor, bias: Tensor) -> None:
         super().__init__()
-        weight = weight.detach().clone(memory_format=torch.channels_last)
-        self.register_buffer("weight", weight)
+        self.layout: torch.memory_format = _folded_layout(weight.device)
+        self.register_buffer("weight", weight.detach().clone(memory_format=self.layout))
         self.register_buffer("bias", bias.detach().clone())
 
     def forward(self, x: Tensor) -> Tensor:
+        layout = _folded_layout(x.device)
+        if layout != self.layout:  # it came from another device
+            # Strides of a 1x1 kernel pass for both orders, and torch goes by them: `contiguous`
+            # would leave them.
+            self.weight = self.weight.clone(memory_format=layout)
+            self.layout = layout
         size = self.weight.shape[-1]
-        if size == 1 and not is_read_at_once(x.device):
+        if size == 1 and layout == torch.channels_last and not is_read_at_once(x.device):
             # A GPU adds a bias to a convolution by a launch of its own, to a product within it.
             pixels = F.linear(x.permute(0, 2, 3, 1), self.weight.flatten(1), self.bias)
             return pixels.permute(0, 3, 1, 2)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+import torch
 from torch.utils.data import default_collate
 
 from ..augment.transform import NFAugment
@@ -18,7 +19,8 @@ class NFACollate:
     It can be pickled, which spawned workers require. `nfa.stats()` counts the images of all
     workers, and setting `nfa.enabled` affects them all; `nfa.eval()` and other settings reach only
     workers that start later. With an accelerator, calling `NFAugment` after the batch has been
-    moved to it is faster.
+    moved to it is faster. A checkpoint on an accelerator is copied to the CPU here, because workers
+    that are forked cannot reach it there.
 
     Args:
         nfa: The augmentation.
@@ -41,6 +43,7 @@ class NFACollate:
     ) -> None:
         self.nfa = nfa
         self.collate_fn = collate_fn
+        nfa.engine.on(torch.device("cpu"))
 
     def __call__(self, batch: list[Any]) -> Any:
         """Collate samples and augment the batch."""

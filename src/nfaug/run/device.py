@@ -20,16 +20,23 @@ def pick_device(name: str, process: int | None = None) -> torch.device:
             torch's current GPU.
 
     Raises:
-        ValueError: If torch has no such device on this machine.
+        ValueError: If torch has no such device on this machine, or LOCAL_RANK is beyond the last
+            GPU.
     """
     if name == "auto":
         if not torch.cuda.is_available():
             return torch.device("cpu")
+        count = torch.cuda.device_count()
         local = os.environ.get("LOCAL_RANK")
         if local:
+            if int(local) >= count:
+                raise ValueError(
+                    f"LOCAL_RANK is {local}, and this process sees {count} GPUs: start one process "
+                    "for each GPU, or set LOCAL_RANK=0 where each process sees one of its own"
+                )
             return torch.device("cuda", int(local))
         if process is not None:
-            return torch.device("cuda", process % torch.cuda.device_count())
+            return torch.device("cuda", process % count)
         return torch.device("cuda")
     try:
         empty = torch.empty(0, device=name)
