@@ -83,7 +83,7 @@ class Engine:
             from ..checkpoint.checkpoint import load  # a flow in memory needs no reader
 
             name = str(checkpoint)
-            checkpoint = load(checkpoint)
+            checkpoint = load(checkpoint, gaussians=False)
             if checkpoint.pca is None:
                 raise not_fitted(name, repr(name))
         if isinstance(checkpoint, Engine):

@@ -76,7 +76,7 @@ def run(arguments: Namespace) -> dict[str, Any]:
     """Make the bank or a shard of it."""
     config = mixing(arguments)
     shard = None if arguments.shard is None else parse_shard(arguments.shard)
-    checkpoint = load_on(arguments, process=None if shard is None else shard[0])
+    checkpoint = load_on(arguments, process=None if shard is None else shard[0], gaussians=False)
     out = Path(arguments.out).expanduser()
     size = None if arguments.residual else arguments.image_size
     codec = checkpoint.flow.codec

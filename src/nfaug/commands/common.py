@@ -114,10 +114,14 @@ def mixing(arguments: Namespace) -> MixConfig:
     return MixConfig(**settings)
 
 
-def load_on(arguments: Namespace, process: int | None = None) -> Checkpoint:
+def load_on(
+    arguments: Namespace, process: int | None = None, *, gaussians: bool = True
+) -> Checkpoint:
     """Load the checkpoint --checkpoint onto --device; for `process` see `pick_device`."""
     with loading(arguments.checkpoint):
-        checkpoint = load(arguments.checkpoint, autoencoder=arguments.autoencoder)
+        checkpoint = load(
+            arguments.checkpoint, autoencoder=arguments.autoencoder, gaussians=gaussians
+        )
     return checkpoint.to(pick_device(arguments.device, process))
 
 

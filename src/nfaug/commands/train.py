@@ -122,7 +122,9 @@ def run(arguments: Namespace) -> dict[str, Any] | None:
             source["init"] = public_name(arguments.checkpoint)
             if not run.resumes:  # a run that goes on has a copy
                 with loading(arguments.checkpoint):
-                    start = load(arguments.checkpoint, autoencoder=config.autoencoder)
+                    start = load(
+                        arguments.checkpoint, autoencoder=config.autoencoder, gaussians=False
+                    )
         dataset = open_dataset(
             arguments.data,
             split=arguments.split,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import io
 import json
 import shutil
@@ -29,7 +28,7 @@ from nfaug.io.extras import require
 from nfaug.io.lock import lock_output
 from nfaug.io.progress import progress_bar
 from nfaug.io.strict_json import read_json
-from nfaug.io.tensors import read_tensors
+from nfaug.io.tensors import file_sha256, read_tensors
 from nfaug.io.text import printable
 
 from .cells import Cells
@@ -212,7 +211,7 @@ def _record(config: CompareConfig, images: Images) -> dict[str, Any]:
     if config.weights is not None:
         file = Path(config.weights)
         read_tensors(file)  # for a damaged file timm raises no ValueError
-        record["weights"] = hashlib.sha256(file.read_bytes()).hexdigest()  # in place of the path
+        record["weights"] = file_sha256(file)  # in place of the path
     return record
 
 

@@ -61,7 +61,7 @@ def open_flow(
             do not fit.
         OSError: The flow or the data do not exist or cannot be read.
     """
-    base = load_base(source, autoencoder)
+    base = load_base(source, autoencoder, gaussians=True)
     if data is None:
         if base.pca is None or base.gaussians is None:
             missing = "is not fitted to classes" if base.pca is None else "has no class Gaussians"

@@ -24,10 +24,13 @@ _SIDE = 128  # largest default size of images that differ in size, for a flow of
 def load_base(
     checkpoint: Flow | Checkpoint | str | os.PathLike[str],
     autoencoder: AutoencoderSource | None = None,
+    *,
+    gaussians: bool = False,
 ) -> Checkpoint:
     """The checkpoint that a fit starts from, for the argument `checkpoint` of `fit`.
 
     `autoencoder` is used here only for the name of a flow on latents, which is loaded with it.
+    Class Gaussians are read only with `gaussians`: a fit does not use those of its start.
     """
     if isinstance(checkpoint, Checkpoint):
         return checkpoint
@@ -39,7 +42,7 @@ def load_base(
         manifest = read_manifest(resolve(source, whole=False))
         if "autoencoder" not in manifest:  # the flow is on pixels
             autoencoder = None
-    return load(source, autoencoder=autoencoder)
+    return load(source, autoencoder=autoencoder, gaussians=gaussians)
 
 
 def open_images(
