@@ -13,7 +13,6 @@ from ..bank import Bank, make_bank
 from ..bank.shards import parse_shard, shard_manifests
 from ..data.batches import default_workers
 from ..data.open import open_dataset
-from ..data.preprocess import size_of
 from ..fitting import check_channels
 from .common import (
     add_channels,
@@ -89,7 +88,7 @@ def run(arguments: Namespace) -> dict[str, Any]:
         **reading(arguments),
     )
     if size is None and not arguments.residual and len(data):
-        height, width = size_of(data.reader.read(int(data.indices[0])))
+        _, (height, width) = data.reader.shape(int(data.indices[0]))
         if (height, width) != data.image_size:
             raise ValueError(
                 f"image 0 has {height} x {width} pixels and the flow {data.image_size[0]} x "

@@ -111,7 +111,8 @@ def open_dataset(
         FileNotFoundError: If there is no such file or folder.
         ValueError: If the data are of no kind above or of two, are empty or damaged, or an argument
             is out of range. A `MissingSplitError` is one, if the data do not have the split, and so
-            is an `ImageDecodeError`, if one of the first images cannot be decoded.
+            is an `ImageDecodeError`, if the header of one of the first images cannot be read.
+            Damaged pixels raise it when the image is read.
 
     Example:
         >>> from nfaug import open_dataset

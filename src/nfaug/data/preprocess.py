@@ -59,7 +59,12 @@ def channels_of(image: Image.Image | Tensor) -> int:
     """The stored number of channels: 1 or 3 for a PIL image, C for a tensor (C, H, W)."""
     if isinstance(image, Tensor):
         return image.shape[0]
-    is_gray = image.mode in _GRAY_MODES or image.mode.startswith(("I", "F"))
+    return channels_of_mode(image.mode)
+
+
+def channels_of_mode(mode: str) -> int:
+    """1 or 3, for a mode of PIL."""
+    is_gray = mode in _GRAY_MODES or mode.startswith(("I", "F"))
     return 1 if is_gray else 3
 
 

@@ -122,6 +122,8 @@ def common_size(images: LabelledImages, most: int, *, progress: bool = False) ->
     The side of the square is `most` or, if that is smaller, the median shorter side. `progress`
     shows a bar.
     """
+    if images.has_stored_size:
+        return images.image_size
     sizes = list(images.stored_sizes(progress=progress).values())
     if len(set(sizes)) == 1:
         return sizes[0]
