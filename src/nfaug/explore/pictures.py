@@ -13,13 +13,12 @@ from torch import Tensor
 
 from ..augment.config import MixConfig
 from ..augment.engine import Engine
-from ..augment.pixels import resize_levels
 from ..augment.transform import NFAugment
 from ..checkpoint.checkpoint import Checkpoint
 from ..data.choose import choose_of_class
 from ..data.decode import decode_image
 from ..data.images import LabelledImages
-from ..data.preprocess import Preprocess, as_size
+from ..data.preprocess import Preprocess, as_size, resize_levels
 from ..fitting import load_base, open_fitted
 from ..io.text import printable
 
