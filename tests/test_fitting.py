@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+from device_tools import pretended_gpu
 from library_tools import needs
 from nfa_tools import NAMES, Counted, TensorImages, images_of
 from PIL import Image
@@ -518,3 +519,37 @@ def test_a_truncated_photograph_is_named(
     options = ["--checkpoint", "builtin:pixels", "--data", str(tmp_path / "data"), "--out"]
     assert main(["fit", *options, str(tmp_path / "out")]) == 2
     assert "b/5.jpg cannot be decoded" in capsys.readouterr().err
+
+
+def test_a_large_size_that_nobody_chose_is_said() -> None:
+    images = torch.randint(256, (4, 3, 600, 500), dtype=torch.uint8)
+    dataset = TensorDataset(images, torch.arange(4) % 2)
+    with pytest.warns(UserWarning, match=r"600 x 500 pixels.* 4 MB .*image_size \(--image-size\)"):
+        quiet_fit("builtin:pixels", dataset)
+    with pytest.warns(UserWarning, match="600 x 500"):
+        quiet_fit("builtin:pixels", wrap_dataset(dataset))
+    quiet_fit("builtin:pixels", dataset, image_size=(600, 500))
+    quiet_fit("builtin:pixels", wrap_dataset(dataset).at((600, 500)))
+    quiet_fit("builtin:pixels", TensorDataset(images[:, :, :500], dataset.tensors[1]))
+
+
+def test_a_fit_on_a_device_comes_back(tiny_checkpoint: Checkpoint) -> None:
+    dataset = TensorDataset(images_of(torch.arange(8) % 2, channels=1), torch.arange(8) % 2)
+    expected = quiet_fit(tiny_checkpoint, dataset)
+    places = []
+    with pretended_gpu(), pytest.MonkeyPatch.context() as patch:
+        patch.setattr(checkpoints, "pick_device", torch.device)  # which opens a real one
+        encode = Flow.latents
+        patch.setattr(
+            Flow,
+            "latents",
+            lambda flow, images: (places.append(images.device.type), encode(flow, images))[1],
+        )
+        fitted = quiet_fit(tiny_checkpoint, dataset, device="cuda:0")
+    assert set(places) == {"cuda"}
+    for part in (fitted.flow, fitted.pca):
+        assert part is not None
+        assert {type(tensor) for tensor in part.buffers()} == {torch.Tensor}
+    assert torch.allclose(means(fitted), means(expected), atol=1e-6)
+    with pytest.raises(ValueError, match="no device 'cuda:99'"):
+        quiet_fit(tiny_checkpoint, dataset, device="cuda:99")

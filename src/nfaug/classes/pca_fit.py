@@ -18,6 +18,7 @@ _POWER_ITERATIONS = 4  # of the randomized method
 _LEAST_SHARE = 1e-6  # axes with a smaller share of the first axis's variance are noise
 _ROUNDING = 1e-12  # share of the sum of squares of the latents that is a rounding error
 _IN_CACHE = 2**17  # values that are converted to float64 at a time, into 1 MiB
+_BLOCK = 64  # rows of a Gram matrix that are computed at a time, with those before them
 
 
 class Axes(NamedTuple):
@@ -142,9 +143,17 @@ def _centre(latents: Tensor) -> _Centred:
         squares += torch.linalg.vector_norm(doubles, dim=1).square()
         mean[columns] = doubles.mean(0)
         if gram is not None:
-            doubles = (part - mean[columns]).double()
-            gram.addmm_(doubles, doubles.T)
+            _add_products(gram, (part - mean[columns]).double())
+    if gram is not None:
+        gram = gram.tril() + gram.tril(-1).T
     return _Centred(latents, mean, squares, gram)
+
+
+def _add_products(gram: Tensor, rows: Tensor) -> None:
+    """Add the inner products of rows (N, c) to a matrix (N, N), on and below its diagonal."""
+    for first in range(0, len(rows), _BLOCK):
+        end = first + _BLOCK
+        gram[first:end, :end].addmm_(rows[first:end], rows[:end].T)
 
 
 def _parts(latents: Tensor) -> Iterator[slice]:

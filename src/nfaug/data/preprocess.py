@@ -254,7 +254,8 @@ def as_pixels(image: Image.Image | Tensor, channels: int) -> Tensor:
         if image.mode == "P" and "transparency" in image.info:
             image = image.convert("RGBA")  # PIL warns when it converts straight to RGB
         gray = 1 in (channels, channels_of(image))
-        array = np.array(image.convert("L" if gray else "RGB"))
+        mode = "L" if gray else "RGB"
+        array = np.array(image if image.mode == mode else image.convert(mode))
         pixels = torch.from_numpy(array.reshape(*array.shape[:2], -1)).permute(2, 0, 1)
     if len(pixels) < channels:
         return pixels.expand(channels, -1, -1)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import warnings
 from collections.abc import Sequence
@@ -18,6 +19,7 @@ from ..data.torch_datasets import wrap_dataset
 from ..flows.flow import Flow
 from ..io.numbers import check_side
 
+_LARGE = 512**2  # pixels of an image above which a size that nobody chose is a warning
 _SIDE = 128  # largest default size of images that differ in size, for a flow of any size
 
 
@@ -81,6 +83,8 @@ def open_images(
         if not data.has_one_size:
             return data.at(size or common_size(data, _SIDE, progress=progress))
         if size in (None, data.image_size):
+            if size is None:
+                _warn_of_size(data)
             return data
     if isinstance(data, str | os.PathLike):
         images = open_dataset(
@@ -102,8 +106,25 @@ def open_images(
             progress=progress,
         )
     if size is None:
+        _warn_of_size(images)
         images = images.at(common_size(images, _SIDE, progress=progress))
     return images
+
+
+def _warn_of_size(images: LabelledImages) -> None:
+    """Say what a fit to large images takes, if their size is not one that was asked for."""
+    if not images.has_stored_size or math.prod(images.image_size) <= _LARGE:
+        return
+    height, width = images.image_size
+    an_image = 4 * images.channels * height * width  # float32
+    most = int(images.targets.bincount().max()) * an_image
+    warnings.warn(
+        f"the images are fitted at their own size, {height} x {width} pixels, of which each takes "
+        f"{an_image / 1e6:,.0f} MB of memory: the largest class {most / 1e9:,.1f} GB while it is "
+        "fitted, and the axes of each class up to half as much. image_size (--image-size), such as "
+        f"{_SIDE}, takes less memory and time",
+        stacklevel=4,
+    )
 
 
 def check_channels(flow: Flow, channels: int | None) -> None:
