@@ -14,7 +14,7 @@ from torch import Tensor
 from nfaug.classes.gaussians import ClassGaussians
 from nfaug.flows.config import FlowConfig
 from nfaug.flows.flow import Flow
-from nfaug.flows.mef import MefConfig
+from nfaug.flows.mef_config import MefConfig
 from nfaug.training import TrainConfig
 from nfaug.training.loop import FlowLoss
 from nfaug.training.optimizer import FlowOptimizer

@@ -22,7 +22,7 @@ from nfaug.classes.gaussians import ClassGaussians
 from nfaug.fitting.opening import load_base
 from nfaug.flows.config import FlowConfig
 from nfaug.flows.flow import Flow
-from nfaug.flows.mef import MefConfig
+from nfaug.flows.mef_config import MefConfig
 
 DATA = Path(__file__).parents[1] / "data"
 FILES = ["config.json", "gaussians.safetensors", "model.safetensors", "pca.safetensors"]

@@ -20,13 +20,13 @@ from nfaug.data.images import to_tensors
 from nfaug.data.open import open_dataset
 from nfaug.data.preprocess import (
     Preprocess,
-    as_size,
     resize_in_floats,
     resize_levels,
     resized_size,
     round_levels,
 )
 from nfaug.data.torch_datasets import wrap_dataset
+from nfaug.io.numbers import as_size
 
 
 def test_resize_and_crop(tmp_path: Path) -> None:

@@ -5,15 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import torch
 from jsonargparse import ArgumentParser, Namespace
 
 from ..augment.config import MixConfig
-from ..bank import Bank, make_bank
-from ..bank.shards import parse_shard, shard_manifests
-from ..data.batches import default_workers
-from ..data.open import open_dataset
-from ..fitting import check_channels
 from .common import (
     add_channels,
     add_checkpoint,
@@ -73,6 +67,14 @@ def parser() -> ArgumentParser:
 
 def run(arguments: Namespace) -> dict[str, Any]:
     """Make the bank or a shard of it."""
+    import torch
+
+    from ..bank import Bank, make_bank
+    from ..bank.shards import parse_shard, shard_manifests
+    from ..data.batches import default_workers
+    from ..data.open import open_dataset
+    from ..fitting.opening import check_channels
+
     config = mixing(arguments)
     shard = None if arguments.shard is None else parse_shard(arguments.shard)
     checkpoint = load_on(arguments, process=None if shard is None else shard[0], gaussians=False)

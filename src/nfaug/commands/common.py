@@ -6,19 +6,19 @@ import argparse
 import dataclasses
 from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from jsonargparse import ArgumentParser, Namespace
 
 from ..augment.config import MixConfig
-from ..checkpoint.checkpoint import Checkpoint, load
-from ..data.open import DATA_SOURCES
-from ..data.preprocess import as_size
-from ..io.numbers import check_side
+from ..data.kinds import DATA_SOURCES
+from ..io.numbers import as_size, check_side
 from ..io.progress import progress_bar
 from ..io.text import printable
-from ..run.device import pick_device
 from .parser import Count, Seed
+
+if TYPE_CHECKING:
+    from ..checkpoint.checkpoint import Checkpoint
 
 READING = ("data_dir", "download", "on_error")
 CHECKPOINT = "a checkpoint: its folder, owner/name on the Hub, or builtin:NAME"
@@ -118,6 +118,9 @@ def load_on(
     arguments: Namespace, process: int | None = None, *, gaussians: bool = True
 ) -> Checkpoint:
     """Load the checkpoint --checkpoint onto --device; for `process` see `pick_device`."""
+    from ..checkpoint.checkpoint import load
+    from ..run.device import pick_device
+
     with loading(arguments.checkpoint):
         checkpoint = load(
             arguments.checkpoint, autoencoder=arguments.autoencoder, gaussians=gaussians

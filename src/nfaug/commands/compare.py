@@ -4,19 +4,18 @@ from __future__ import annotations
 
 import os
 from dataclasses import fields
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from jsonargparse import ArgumentParser, Namespace
 
-from ..compare import CompareConfig, Comparison, compare, open_parts
-from ..compare.next_steps import example_command, timm_commands
-from ..compare.size import sized
-from ..data.images import LabelledImages
-from ..data.open import DATA_SOURCES, open_dataset
-from ..data.sources.folders import FolderReader
-from ..run.device import pick_device
+from ..compare.config import CompareConfig
+from ..data.kinds import DATA_SOURCES
 from .common import READING, add_image_size, add_reading
 from .parser import lies_in, new_parser
+
+if TYPE_CHECKING:
+    from ..compare.report import Comparison
+    from ..data.images import LabelledImages
 
 _FLOWS = (
     "checkpoints to compare besides builtin:pixels; they need --test-data, images on which they "
@@ -68,6 +67,11 @@ def parser() -> ArgumentParser:
 
 def run(arguments: Namespace) -> dict[str, Any] | str:
     """Compare, and return the figures or the report."""
+    from ..compare.images import open_parts
+    from ..compare.next_steps import example_command
+    from ..compare.run import compare
+    from ..compare.size import sized
+
     for option in ("data", "test_data"):
         folder = arguments[option]
         if folder is not None and lies_in(arguments.out, folder):
@@ -107,6 +111,8 @@ def _processes(wanted: int, device: str) -> int:
         raise ValueError(f"--processes must be from 0 to 1024; got {wanted}")
     if wanted:
         return wanted
+    from ..run.device import pick_device
+
     if pick_device(device).type != "cpu":
         return 1
     if hasattr(os, "sched_getaffinity"):  # not on every system
@@ -118,6 +124,10 @@ def _timm(
     comparison: Comparison, config: CompareConfig, path: str, data: LabelledImages
 ) -> list[str]:
     """How timm's train.py trains as the advice says, or what it needs."""
+    from ..compare.next_steps import timm_commands
+    from ..data.open import open_dataset
+    from ..data.sources.folders import FolderReader
+
     shape = (data.channels, *data.image_size)
 
     def commands(*splits: str) -> list[str]:

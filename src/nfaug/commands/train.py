@@ -9,16 +9,11 @@ from typing import Any
 
 from jsonargparse import ActionConfigFile, ArgumentParser, Namespace
 
-from ..checkpoint.autoencoder import copy_autoencoder
-from ..checkpoint.checkpoint import load
 from ..checkpoint.manifest import PICTURE, RUN_SETTINGS
-from ..data.open import DATA_SOURCES, open_dataset
+from ..data.kinds import DATA_SOURCES
 from ..io.atomic import write_picture
 from ..io.text import public_name
-from ..pictures.preview import preview_grid
 from ..training.config import TrainConfig, config_of, recipe_path, recipes
-from ..training.run import Run
-from ..training.trainer import train_run
 from .common import add_channels, add_image_size, loading, saving
 from .parser import new_parser
 
@@ -110,6 +105,13 @@ def parser() -> ArgumentParser:
 
 def run(arguments: Namespace) -> dict[str, Any] | None:
     """Train, save and return the figures; None on all processes but the main one."""
+    from ..checkpoint.autoencoder import copy_autoencoder
+    from ..checkpoint.checkpoint import load
+    from ..data.open import open_dataset
+    from ..pictures.preview import preview_grid
+    from ..training.run import Run
+    from ..training.trainer import train_run
+
     if arguments.recipe is not None:  # `expand` took it from the command line
         raise ValueError("a settings file cannot name a recipe; pass --recipe as an option")
     out = Path(arguments.out)

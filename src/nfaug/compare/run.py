@@ -21,7 +21,7 @@ from nfaug.checkpoint.manifest import read_manifest
 from nfaug.checkpoint.resolve import resolve
 from nfaug.data.images import LabelledImages
 from nfaug.data.torch_datasets import wrap_dataset
-from nfaug.fitting import load_base
+from nfaug.fitting.opening import load_base
 from nfaug.io.atomic import write_bytes, write_text
 from nfaug.io.errors import reading
 from nfaug.io.extras import require

@@ -13,12 +13,12 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from ..io.numbers import check_seed, check_whole
+from ..io.numbers import as_size, check_seed, check_whole
 from ..io.progress import progress_bar
 from ..run.ranks import own_cores
 from .choose import choose_per_class
 from .decode import ImageDecodeError
-from .preprocess import RESIZE, Preprocess, as_size
+from .preprocess import RESIZE, Preprocess
 from .readers import Reader
 
 T = TypeVar("T")

@@ -18,8 +18,10 @@ from ..checkpoint.checkpoint import Checkpoint
 from ..data.choose import choose_of_class
 from ..data.decode import decode_image
 from ..data.images import LabelledImages
-from ..data.preprocess import Preprocess, as_size, resize_levels
-from ..fitting import load_base, open_fitted
+from ..data.preprocess import Preprocess, resize_levels
+from ..fitting.checkpoints import open_fitted
+from ..fitting.opening import load_base
+from ..io.numbers import as_size
 from ..io.text import printable
 
 _PARTNERS = 8  # images of the class to mix with, if the checkpoint has no memory

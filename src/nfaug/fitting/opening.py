@@ -14,10 +14,9 @@ from ..checkpoint.manifest import read_manifest
 from ..checkpoint.resolve import resolve
 from ..data.images import LabelledImages
 from ..data.open import open_dataset
-from ..data.preprocess import as_size
 from ..data.torch_datasets import wrap_dataset
 from ..flows.flow import Flow
-from ..io.numbers import check_side
+from ..io.numbers import as_size, check_side
 
 _LARGE = 512**2  # pixels of an image above which a size that nobody chose is a warning
 _SIDE = 128  # largest default size of images that differ in size, for a flow of any size
