@@ -57,6 +57,7 @@ def test_help_and_errors_of_options_need_no_torch() -> None:
         ["train", "--data", "x", "--out", "y", "--flow.steps", "ten"],
         ["train", "--data", "x", "--out", "y", "--prior.kind", "x"],
         ["compare", "--data", "x", "--sedes", "3"],
+        ["compare", "--data", "x", "--p", "3"],
         ["timm", "train.py", "--checkpoint", "x", "--mix", "axes"],
         ["bank"],
     ]

@@ -67,11 +67,6 @@ def parser() -> ArgumentParser:
 
 def run(arguments: Namespace) -> dict[str, Any] | str:
     """Compare, and return the figures or the report."""
-    from ..compare.images import open_parts
-    from ..compare.next_steps import example_command
-    from ..compare.run import compare
-    from ..compare.size import sized
-
     for option in ("data", "test_data"):
         folder = arguments[option]
         if folder is not None and lies_in(arguments.out, folder):
@@ -82,7 +77,13 @@ def run(arguments: Namespace) -> dict[str, Any] | str:
             )
     values = {field.name: arguments[field.name] for field in fields(CompareConfig)}
     values["checkpoint"] = tuple(values["checkpoint"])
-    config = CompareConfig(**values)
+    config = CompareConfig(**values)  # its errors need no torch
+
+    from ..compare.images import open_parts
+    from ..compare.next_steps import example_command
+    from ..compare.run import compare
+    from ..compare.size import sized
+
     processes = _processes(arguments.processes, config.device)
     reading = {name: arguments[name] for name in READING}
     size = arguments.image_size

@@ -105,6 +105,11 @@ def parser() -> ArgumentParser:
 
 def run(arguments: Namespace) -> dict[str, Any] | None:
     """Train, save and return the figures; None on all processes but the main one."""
+    if arguments.recipe is not None:  # `expand` took it from the command line
+        raise ValueError("a settings file cannot name a recipe; pass --recipe as an option")
+    out = Path(arguments.out)
+    config = _config(arguments)  # its errors need no torch
+
     from ..checkpoint.autoencoder import copy_autoencoder
     from ..checkpoint.checkpoint import load
     from ..data.open import open_dataset
@@ -112,10 +117,6 @@ def run(arguments: Namespace) -> dict[str, Any] | None:
     from ..training.run import Run
     from ..training.trainer import train_run
 
-    if arguments.recipe is not None:  # `expand` took it from the command line
-        raise ValueError("a settings file cannot name a recipe; pass --recipe as an option")
-    out = Path(arguments.out)
-    config = _config(arguments)
     with Run.open(out, config, resume=arguments.resume is not None) as run:
         run.check_output(overwrite=arguments.overwrite)
         start = None
