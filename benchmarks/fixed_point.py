@@ -32,7 +32,7 @@ from nfaug.classes.statistics import ClassStatistics
 from nfaug.data.open import open_dataset
 from nfaug.flows.config import FlowConfig
 from nfaug.flows.flow import Flow
-from nfaug.flows.mef import MefConfig
+from nfaug.flows.mef_config import MefConfig
 
 WEIGHTS = (10, 50, 300, 3333)
 BOUNDS = (0.1, 10.0)

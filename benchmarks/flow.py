@@ -47,7 +47,8 @@ from torch import Tensor, nn
 
 from nfaug.flows.config import FlowConfig
 from nfaug.flows.flow import Flow
-from nfaug.flows.mef import MatrixExpCoupling, MefConfig
+from nfaug.flows.mef import MatrixExpCoupling
+from nfaug.flows.mef_config import MefConfig
 
 SIZES = {
     "cifar": FlowConfig(),

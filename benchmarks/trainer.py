@@ -30,9 +30,10 @@ from torch.utils.data import TensorDataset
 from nfaug.data.batches import LoaderBatches
 from nfaug.data.open import open_dataset
 from nfaug.data.torch_datasets import wrap_dataset
+from nfaug.flows.backbone import Recompute
 from nfaug.flows.config import FlowConfig
-from nfaug.flows.flow import Flow, Recompute
-from nfaug.flows.mef import MefConfig
+from nfaug.flows.flow import Flow
+from nfaug.flows.mef_config import MefConfig
 from nfaug.run.ranks import Ranks
 from nfaug.training.config import DataConfig, TrainConfig, TrainPriorConfig
 from nfaug.training.context import open_context

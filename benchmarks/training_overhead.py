@@ -49,7 +49,7 @@ import nfaug
 from nfaug import Flow, FlowConfig, NFAugment
 from nfaug.bank import BankDataset, make_bank
 from nfaug.data.open import open_dataset
-from nfaug.flows.mef import MefConfig
+from nfaug.flows.mef_config import MefConfig
 from nfaug.integrations.timm import NFALoader
 
 SMALL = FlowConfig(

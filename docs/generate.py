@@ -24,8 +24,8 @@ from notebooks import source_url
 from nfaug import load
 from nfaug.checkpoint.resolve import builtin_names
 from nfaug.commands import COMMANDS, GROUPS
-from nfaug.data.preprocess import as_size
 from nfaug.flows.config import FlowConfig
+from nfaug.io.numbers import as_size
 from nfaug.training.config import recipe_config, recipes
 
 __all__ = ["PARTS", "options_of", "site_links", "unbroken", "write_parts"]

@@ -54,7 +54,7 @@ from nfaug.data.batches import MemoryBatches
 from nfaug.data.images import to_tensors
 from nfaug.fitting.config import PCAConfig
 from nfaug.flows.flow import Flow
-from nfaug.flows.mef import MefConfig
+from nfaug.flows.mef_config import MefConfig
 from nfaug.training import TrainConfig, train
 from nfaug.training.config import DataConfig, OptimConfig, TrainPriorConfig
 from nfaug.training.metrics import evaluate

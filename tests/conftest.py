@@ -20,7 +20,7 @@ from nfaug.checkpoint.checkpoint import Checkpoint, load
 from nfaug.classes.fixed_point import FixedPointConfig
 from nfaug.fitting.config import PCAConfig
 from nfaug.flows.flow import Flow
-from nfaug.flows.mef import MefConfig
+from nfaug.flows.mef_config import MefConfig
 from nfaug.training import TrainConfig, TrainResult, train
 from nfaug.training.config import OptimConfig, TrainPriorConfig
 

@@ -21,7 +21,8 @@ __all__ = ["run_python"]
 _SERVER = multiprocessing.get_context("forkserver")
 # Without huggingface_hub, which reads its variables when it is imported.
 _PRELOADED = ["ema_pytorch", "sklearn.datasets", "torch._dynamo", "nfaug.commands.train"]
-_SERVER.set_forkserver_preload([*_PRELOADED, "nfaug.training", "nfaug.bank.make"])
+_USED = ["nfaug.training.trainer", "nfaug.fitting.checkpoints", "nfaug.bank.make"]
+_SERVER.set_forkserver_preload([*_PRELOADED, *_USED])
 
 
 def run_python(

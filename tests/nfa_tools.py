@@ -19,7 +19,7 @@ from nfaug.data.preprocess import Preprocess
 from nfaug.data.readers import ArrayReader
 from nfaug.flows.config import FlowConfig
 from nfaug.flows.flow import Flow
-from nfaug.flows.mef import MefConfig
+from nfaug.flows.mef_config import MefConfig
 
 CLASSES = 3
 NAMES = ("cat", "dog", "eel")

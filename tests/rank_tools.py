@@ -30,7 +30,7 @@ from nfaug.data.decode import ImageDecodeError
 from nfaug.fitting.config import PCAConfig
 from nfaug.flows.config import FlowConfig
 from nfaug.flows.flow import Flow
-from nfaug.flows.mef import MefConfig
+from nfaug.flows.mef_config import MefConfig
 from nfaug.run.ranks import joined
 from nfaug.run.shared import shared_tensor
 from nfaug.training import RunStopped, TrainConfig, TrainResult, loop, train

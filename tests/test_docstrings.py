@@ -19,7 +19,7 @@ import torch
 
 import nfaug
 from nfaug.augment.config import MixConfig
-from nfaug.flows.mef import MefConfig
+from nfaug.flows.mef_config import MefConfig
 
 SOURCE = Path(__file__).resolve().parent.parent / "src"
 # What the API reference says that its examples assume. Examples of methods continue that of their

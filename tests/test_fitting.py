@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+from device_tools import pretended_gpu
 from library_tools import needs
 from nfa_tools import NAMES, Counted, TensorImages, images_of
 from PIL import Image
@@ -20,6 +21,7 @@ from nfaug.checkpoint.checkpoint import Checkpoint
 from nfaug.classes.fixed_point import FixedPointConfig, solve
 from nfaug.classes.pca_fit import fit_class
 from nfaug.cli import main
+from nfaug.data import readers
 from nfaug.data.batches import LoaderBatches, MemoryBatches, open_batches
 from nfaug.data.torch_datasets import wrap_dataset
 from nfaug.fitting import FitConfig, checkpoints, classes, fit, fit_classes, open_images
@@ -476,3 +478,78 @@ def test_worker_processes_leave_the_generator_alone() -> None:
     assert not torch.equal(passes[0], passes[1]), "random transforms differ between passes"
     assert torch.equal(seeded[0], seeded[2])
     assert not torch.equal(seeded[0], seeded[1])
+
+
+@pytest.mark.parametrize("packed", [False, True], ids=["folder", "tar"])
+@pytest.mark.parametrize("sizes", [[(20, 16)], [(20, 16), (16, 24)]], ids=["one size", "sizes"])
+@pytest.mark.filterwarnings("ignore:the images differ in size")
+def test_files_are_decoded_once(
+    sizes: list[tuple[int, int]], packed: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Sizes and channels come from headers; only the pictures of samples.png are decoded again."""
+    folder = tmp_path / "data"
+    for number in range(80):
+        file = folder / "ab"[number % 2] / f"{number}.jpg"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        Image.effect_noise(sizes[number % len(sizes)], 50).convert("RGB").save(file)
+    data = folder
+    if packed:
+        data = Path(shutil.make_archive(str(folder), "tar", folder))
+    decoded = []
+    decode = readers.decode_image
+    monkeypatch.setattr(
+        readers, "decode_image", lambda data, name: (decoded.append(name), decode(data, name))[1]
+    )
+    fit("builtin:pixels", data, progress=False)
+    assert len(set(decoded)) == len(decoded) == 80
+    decoded.clear()
+    options = ["--checkpoint", "builtin:pixels", "--data", str(data), "--out"]
+    assert main(["fit", *options, str(tmp_path / "out")]) == 0
+    assert (len(set(decoded)), len(decoded)) == (80, 82)
+
+
+def test_a_truncated_photograph_is_named(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for number in range(6):
+        file = tmp_path / "data" / "ab"[number % 2] / f"{number}.jpg"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        Image.effect_noise((32, 24), 50).convert("RGB").save(file)
+    file.write_bytes(file.read_bytes()[:-300])
+    options = ["--checkpoint", "builtin:pixels", "--data", str(tmp_path / "data"), "--out"]
+    assert main(["fit", *options, str(tmp_path / "out")]) == 2
+    assert "b/5.jpg cannot be decoded" in capsys.readouterr().err
+
+
+def test_a_large_size_that_nobody_chose_is_said() -> None:
+    images = torch.randint(256, (4, 3, 600, 500), dtype=torch.uint8)
+    dataset = TensorDataset(images, torch.arange(4) % 2)
+    with pytest.warns(UserWarning, match=r"600 x 500 pixels.* 4 MB .*image_size \(--image-size\)"):
+        quiet_fit("builtin:pixels", dataset)
+    with pytest.warns(UserWarning, match="600 x 500"):
+        quiet_fit("builtin:pixels", wrap_dataset(dataset))
+    quiet_fit("builtin:pixels", dataset, image_size=(600, 500))
+    quiet_fit("builtin:pixels", wrap_dataset(dataset).at((600, 500)))
+    quiet_fit("builtin:pixels", TensorDataset(images[:, :, :500], dataset.tensors[1]))
+
+
+def test_a_fit_on_a_device_comes_back(tiny_checkpoint: Checkpoint) -> None:
+    dataset = TensorDataset(images_of(torch.arange(8) % 2, channels=1), torch.arange(8) % 2)
+    expected = quiet_fit(tiny_checkpoint, dataset)
+    places = []
+    with pretended_gpu(), pytest.MonkeyPatch.context() as patch:
+        patch.setattr(checkpoints, "pick_device", torch.device)  # which opens a real one
+        encode = Flow.latents
+        patch.setattr(
+            Flow,
+            "latents",
+            lambda flow, images: (places.append(images.device.type), encode(flow, images))[1],
+        )
+        fitted = quiet_fit(tiny_checkpoint, dataset, device="cuda:0")
+    assert set(places) == {"cuda"}
+    for part in (fitted.flow, fitted.pca):
+        assert part is not None
+        assert {type(tensor) for tensor in part.buffers()} == {torch.Tensor}
+    assert torch.allclose(means(fitted), means(expected), atol=1e-6)
+    with pytest.raises(ValueError, match="no device 'cuda:99'"):
+        quiet_fit(tiny_checkpoint, dataset, device="cuda:99")

@@ -16,7 +16,7 @@ from nfaug.classes.gaussians import ClassGaussians
 from nfaug.flows import networks
 from nfaug.flows.config import FlowConfig
 from nfaug.flows.flow import Flow
-from nfaug.flows.mef import MefConfig
+from nfaug.flows.mef_config import MefConfig
 from nfaug.training import TrainConfig
 from nfaug.training.loop import FlowLoss
 from nfaug.training.optimizer import FlowOptimizer

@@ -28,7 +28,7 @@ from nfaug.checkpoint.manifest import CheckpointError
 from nfaug.classes.gaussians import ClassGaussians
 from nfaug.flows.config import FlowConfig
 from nfaug.flows.flow import Flow
-from nfaug.flows.mef import MefConfig
+from nfaug.flows.mef_config import MefConfig
 
 __all__ = ["KINDS", "case", "make", "prepare"]
 

@@ -14,10 +14,10 @@ if TYPE_CHECKING:
     from .classes.pca import ClasswisePCA
     from .data.open import open_dataset
     from .data.torch_datasets import wrap_dataset
-    from .fitting import fit
+    from .fitting.checkpoints import fit
     from .flows.config import FlowConfig
     from .flows.flow import Flow
-    from .flows.mef import MefConfig
+    from .flows.mef_config import MefConfig
 
 __all__ = [
     "Checkpoint",
@@ -45,10 +45,10 @@ _MODULES = {
     "ClasswisePCA": "classes.pca",
     "Flow": "flows.flow",
     "FlowConfig": "flows.config",
-    "MefConfig": "flows.mef",
+    "MefConfig": "flows.mef_config",
     "MixConfig": "augment.config",
     "NFAugment": "augment.transform",
-    "fit": "fitting",
+    "fit": "fitting.checkpoints",
     "load": "checkpoint.checkpoint",
     "open_dataset": "data.open",
     "wrap_dataset": "data.torch_datasets",

@@ -480,4 +480,7 @@ def test_from_pretrained_calls_load(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     nfa = NFAugment.from_pretrained(tmp_path, p=0.25, **options)
     assert (nfa.p, nfa.classes) == (0.25, NAMES)
     assert NFAugment("owner/name", p=0.25).p == 0.25
-    assert seen == [(tmp_path, options), ("owner/name", {})]
+    assert seen == [
+        (tmp_path, {**options, "gaussians": False}),
+        ("owner/name", {"gaussians": False}),
+    ]

@@ -9,8 +9,9 @@ from nfa_tools import CLASSES, checkpoint, images_of
 from torch import Tensor
 
 from nfaug.augment.detail import add_change, lost_share
-from nfaug.augment.pixels import resize, resize_levels
+from nfaug.augment.pixels import resize
 from nfaug.augment.transform import NFAugment
+from nfaug.data.preprocess import resize_levels
 from nfaug.run.seeds import SharedGenerator
 
 

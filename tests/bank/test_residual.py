@@ -18,12 +18,12 @@ from torchvision.datasets import ImageFolder
 
 import nfaug
 from nfaug.augment.detail import add_change
-from nfaug.augment.pixels import resize_levels
 from nfaug.augment.transform import NFAugment
 from nfaug.bank import Bank, BankDataset, make_bank
 from nfaug.bank.residual import add_residual, centre_box, quantize
 from nfaug.data.decode import decode_image
 from nfaug.data.open import open_dataset
+from nfaug.data.preprocess import resize_levels
 from nfaug.data.torch_datasets import wrap_dataset
 from nfaug.run.seeds import SharedGenerator, seed_of
 

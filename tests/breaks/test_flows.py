@@ -24,7 +24,7 @@ from nfaug.flows.autoencoder import AutoencoderConfig
 from nfaug.flows.config import FlowConfig
 from nfaug.flows.flow import Flow
 from nfaug.flows.matrix_exp import expm_action, phi_action
-from nfaug.flows.mef import MefConfig
+from nfaug.flows.mef_config import MefConfig
 
 SIDE = 28  # of the images of the gray flows
 WEIGHTS = "diffusion_pytorch_model.safetensors"

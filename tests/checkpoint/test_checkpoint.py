@@ -19,9 +19,10 @@ import nfaug
 from nfaug.checkpoint.checkpoint import Checkpoint, CheckpointConfig, load
 from nfaug.checkpoint.manifest import CheckpointError
 from nfaug.classes.gaussians import ClassGaussians
+from nfaug.fitting.opening import load_base
 from nfaug.flows.config import FlowConfig
 from nfaug.flows.flow import Flow
-from nfaug.flows.mef import MefConfig
+from nfaug.flows.mef_config import MefConfig
 
 DATA = Path(__file__).parents[1] / "data"
 FILES = ["config.json", "gaussians.safetensors", "model.safetensors", "pca.safetensors"]
@@ -87,6 +88,18 @@ def test_parts_that_are_not_there(tiny_checkpoint: Checkpoint, path: Path) -> No
     assert loaded.gaussians is None
     assert loaded.pca is None
     assert loaded.config == config
+
+
+def test_gaussians_are_read_where_they_are_used(path: Path) -> None:
+    """Augmentation, fits and banks read no Gaussians, so that a damaged file does not stop them."""
+    assert load(path).gaussians is not None
+    assert load(path, gaussians=False).gaussians is None
+    (path / "gaussians.safetensors").write_bytes(b"damaged")
+    with pytest.raises(CheckpointError, match="gaussians"):
+        load(path)
+    assert nfaug.NFAugment.from_pretrained(path).num_classes == 3
+    assert nfaug.NFAugment(path).num_classes == 3
+    assert load_base(path).gaussians is None
 
 
 def test_figures_that_are_not_finite_are_null(tiny_checkpoint: Checkpoint, tmp_path: Path) -> None:

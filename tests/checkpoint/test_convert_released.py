@@ -18,7 +18,8 @@ import nfaug
 import nfaug.cli
 from nfaug.flows.config import FlowConfig
 from nfaug.flows.flow import Flow
-from nfaug.flows.mef import MatrixExpCoupling, MefConfig
+from nfaug.flows.mef import MatrixExpCoupling
+from nfaug.flows.mef_config import MefConfig
 
 SCRIPT = Path(__file__).parents[2] / "scripts" / "convert_released.py"
 convert = SimpleNamespace(**runpy.run_path(str(SCRIPT)))

@@ -7,6 +7,7 @@ import importlib.metadata
 import re
 import shlex
 import subprocess
+import sys
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -16,7 +17,7 @@ import pytest
 from command_tools import Ran, run_main
 
 from nfaug.commands import COMMANDS, TOPICS
-from nfaug.data.open import DATA_KINDS
+from nfaug.data.kinds import DATA_KINDS
 from nfaug.io.documentation import documentation
 
 BASH = """
@@ -32,6 +33,44 @@ printf "%s\\n" "${COMPREPLY[@]}"
 @pytest.fixture
 def nfaug_command(capsys: pytest.CaptureFixture[str]) -> Callable[..., Ran]:
     return partial(run_main, capsys)
+
+
+WITHOUT_TORCH = """
+import sys
+sys.modules["torch"] = sys.modules["numpy"] = None  # an import is an error
+from nfaug.cli import main
+for words in {words!r}:
+    try:
+        code = main(words)
+    except SystemExit as ended:
+        code = ended.code
+    print(words, code)
+print(len(sys.modules))
+"""
+
+
+def test_help_and_errors_of_options_need_no_torch() -> None:
+    """It takes more than a second to import."""
+    helps = [[verb, "--help"] for verb in COMMANDS]
+    wrong = [
+        ["fit", "--checkpoint", "builtin:pixels", "--data", "x", "--out", "y", "--rank", "ten"],
+        ["train", "--data", "x", "--out", "y", "--flow.steps", "ten"],
+        ["train", "--data", "x", "--out", "y", "--prior.kind", "x"],
+        ["compare", "--data", "x", "--sedes", "3"],
+        ["compare", "--data", "x", "--p", "3"],
+        ["timm", "train.py", "--checkpoint", "x", "--mix", "axes"],
+        ["bank"],
+    ]
+    script = WITHOUT_TORCH.format(words=[*helps, *wrong])
+    ran = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, check=False
+    )
+    assert ran.returncode == 0, ran.stderr
+    for words in helps:
+        assert f"{words} 0" in ran.stdout
+    for words in wrong:
+        assert f"{words} 2" in ran.stdout, ran.stderr
+    assert int(ran.stdout.split()[-1]) < 800  # modules; with torch there are more than 1,500
 
 
 @pytest.mark.parametrize("verb", COMMANDS)

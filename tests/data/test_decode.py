@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from pathlib import Path
 
 import numpy as np
@@ -11,8 +12,9 @@ from data_tools import png
 from PIL import Image
 
 from nfaug.data.batches import LoaderBatches
-from nfaug.data.decode import ImageDecodeError, decode_image
+from nfaug.data.decode import ImageDecodeError, decode_image, read_header
 from nfaug.data.open import open_dataset
+from nfaug.data.preprocess import channels_of, channels_of_mode, size_of
 from nfaug.data.torch_datasets import wrap_dataset
 
 
@@ -99,3 +101,44 @@ def test_damaged_bytes_are_one_error() -> None:
     for data in (b"", b"GIF89a", whole[:30], whole[:45], b"%!PS-Adobe-3.0 EPSF-3.0\n"):
         with pytest.raises(ImageDecodeError, match="image 7"):
             decode_image(data, "image 7")
+
+
+@pytest.mark.parametrize("size", [(9, 5), (6, 6)], ids=["wide", "square"])
+@pytest.mark.parametrize("orientation", [1, 3, 6])
+@pytest.mark.parametrize(
+    ("ending", "mode"),
+    [
+        *[(".jpg", mode) for mode in ("L", "RGB", "CMYK")],
+        *[(".png", mode) for mode in ("1", "L", "LA", "P", "RGB", "RGBA", "I;16")],
+        *[(".tiff", mode) for mode in ("L", "RGB", "I;16", "F")],
+        *[(".gif", mode) for mode in ("L", "P", "RGB")],
+        *[(".webp", mode) for mode in ("L", "RGB", "RGBA")],
+        *[(".bmp", "RGB"), (".ppm", "RGB"), (".pgm", "L")],
+    ],
+)
+def test_a_header_says_what_decoding_gives(
+    ending: str, mode: str, orientation: int, size: tuple[int, int]
+) -> None:
+    image = Image.new(mode, size)
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    stored = io.BytesIO()
+    told = {"exif": exif.tobytes()} if ending in (".jpg", ".png", ".webp", ".tiff") else {}
+    image.save(stored, Image.registered_extensions()[ending], **told)
+    decoded = decode_image(stored.getvalue(), "it")
+    header = read_header(stored.getvalue(), "it")
+    assert header.size == size_of(decoded)
+    assert channels_of_mode(header.mode) == channels_of(decoded)
+
+
+def test_a_header_is_read_without_pixels() -> None:
+    photograph = io.BytesIO()
+    Image.effect_noise((80, 60), 50).convert("RGB").save(photograph, "JPEG")
+    cut = photograph.getvalue()[:-200]
+    with pytest.raises(ImageDecodeError, match=r"(?i)truncated"):
+        decode_image(cut, "it")
+    assert read_header(cut, "it").size == (60, 80)
+    with pytest.raises(ImageDecodeError, match="it cannot be decoded"):
+        read_header(cut[:20], "it")
+    with pytest.raises(ImageDecodeError, match="pillow-heif"):
+        read_header(cut, "it.heic")

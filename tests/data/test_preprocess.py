@@ -12,12 +12,21 @@ from data_tools import pixels, save
 from PIL import Image
 from torch.nn import functional as F
 from torch.utils.data import DataLoader, Subset
+from torchvision.transforms import v2
 
+from nfaug.data import decode
 from nfaug.data.batches import open_batches
 from nfaug.data.images import to_tensors
 from nfaug.data.open import open_dataset
-from nfaug.data.preprocess import as_size, round_levels
+from nfaug.data.preprocess import (
+    Preprocess,
+    resize_in_floats,
+    resize_levels,
+    resized_size,
+    round_levels,
+)
 from nfaug.data.torch_datasets import wrap_dataset
+from nfaug.io.numbers import as_size
 
 
 def test_resize_and_crop(tmp_path: Path) -> None:
@@ -127,3 +136,36 @@ def test_ties_do_not_depend_on_the_last_digits() -> None:
         for scale in (1.0, 255.0)
     ]
     assert torch.equal(*halved)
+
+
+@pytest.mark.parametrize("channels", [1, 3, 5])
+@pytest.mark.parametrize("size", [(24, 32), (33, 17), (90, 120)])
+def test_images_are_resized_as_torchvision_does(channels: int, size: tuple[int, int]) -> None:
+    """Files, tensors and strips; an accelerator, which resizes no bytes, differs by one level."""
+    image = Image.effect_noise((80, 60), 60).convert("RGB")
+    levels = torch.from_numpy(np.array(image)).permute(2, 0, 1)[[0, 1, 2, 0, 1][:channels]]
+    expected = v2.functional.resize(levels, list(size), antialias=True)
+    assert torch.equal(resize_levels(levels, size), expected)
+    assert torch.equal(resize_levels(levels[None], size)[0], expected)
+    if channels == 3:
+        preprocess = Preprocess(3, size)
+        kept = v2.functional.resize(levels, list(resized_size((60, 80), size)), antialias=True)
+        top, left = ((a - b) // 2 for a, b in zip(kept.shape[1:], size, strict=True))
+        kept = kept[:, top : top + size[0], left : left + size[1]]
+        assert torch.equal(preprocess(image, "it"), kept)
+        assert torch.equal(preprocess(levels, "it"), kept)
+    elsewhere = resize_in_floats(levels, size)
+    apart = (elsewhere.int() - expected.int()).abs()
+    if size[0] < 60:
+        assert apart.max() <= 1
+        assert (apart > 0).float().mean() < 0.01
+    else:  # a third of the averages end in 1/2
+        assert apart.max() <= 2
+        assert (apart > 0).float().mean() < 0.15
+
+
+def test_strips_have_the_levels_of_the_whole(monkeypatch: pytest.MonkeyPatch) -> None:
+    image = Image.effect_noise((80, 60), 60).convert("RGB")
+    whole = Preprocess(3, (16, 16))(image, "it")
+    monkeypatch.setattr(decode, "STRIP", 700)
+    assert torch.equal(Preprocess(3, (16, 16))(image, "it"), whole)

@@ -19,7 +19,7 @@ from nfaug.flows.codec import to_flow
 from nfaug.flows.config import BACKBONES, FlowConfig
 from nfaug.flows.flow import Flow
 from nfaug.flows.layers import Layer
-from nfaug.flows.mef import MefConfig
+from nfaug.flows.mef_config import MefConfig
 
 ROOT = Path(__file__).parents[2]
 MEF = MefConfig(steps=(2, 1), blocks=(1, 1), width=(6, 6))

@@ -17,7 +17,8 @@ from torch import Tensor, nn
 
 from nfaug.flows.config import FlowConfig
 from nfaug.flows.flow import Flow
-from nfaug.flows.mef import MatrixExpCoupling, MefConfig
+from nfaug.flows.mef import MatrixExpCoupling
+from nfaug.flows.mef_config import MefConfig
 from nfaug.flows.networks import DisableTF32
 
 MEF = MefConfig(steps=(2, 1), blocks=(1, 1), width=(6, 6))

@@ -13,7 +13,8 @@ from torch import Tensor
 
 from nfaug.flows.config import FlowConfig
 from nfaug.flows.flow import Flow
-from nfaug.flows.mef import MatrixExpCoupling, MefConfig
+from nfaug.flows.mef import MatrixExpCoupling
+from nfaug.flows.mef_config import MefConfig
 
 NAMES = ("rgb16", "gray16", "lowrank16", "attention16")
 FOLDER = Path(__file__).parents[1] / "golden"

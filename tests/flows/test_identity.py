@@ -15,7 +15,7 @@ from nfaug.flows.backbone import Identity
 from nfaug.flows.codec import to_flow
 from nfaug.flows.config import FlowConfig
 from nfaug.flows.flow import Flow
-from nfaug.flows.mef import MefConfig
+from nfaug.flows.mef_config import MefConfig
 
 SHAPES = [(1, (28, 28)), (3, (32, 32)), (3, (5, 7)), (4, (1, 3))]
 

@@ -29,7 +29,7 @@ from nfaug.cli import main
 from nfaug.data.augmentation import FlowAugmentation
 from nfaug.fitting.config import PCAConfig
 from nfaug.flows.latent_codec import LatentCodec
-from nfaug.flows.mef import MefConfig
+from nfaug.flows.mef_config import MefConfig
 from nfaug.hub.push import plan_push
 from nfaug.training import TrainConfig, TrainResult, train
 from nfaug.training.config import OptimConfig, TrainPriorConfig

@@ -24,7 +24,8 @@ from nfaug.flows.layers import (
     Step,
     inverse_softplus,
 )
-from nfaug.flows.mef import MatrixExpCoupling, MefConfig
+from nfaug.flows.mef import MatrixExpCoupling
+from nfaug.flows.mef_config import MefConfig
 from nfaug.flows.networks import _LOG2_E, _SCRATCH, FoldedConv, _elu
 
 

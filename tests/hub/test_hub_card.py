@@ -14,7 +14,7 @@ from nfa_tools import checkpoint as parts
 from nfaug.checkpoint.checkpoint import CheckpointConfig
 from nfaug.flows.autoencoder import AutoencoderConfig
 from nfaug.flows.config import FlowConfig
-from nfaug.flows.mef import MefConfig
+from nfaug.flows.mef_config import MefConfig
 from nfaug.hub.card import escape, make_card, set_privacy
 
 CONFIG = CheckpointConfig(

@@ -9,10 +9,10 @@ import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from nfaug.data.preprocess import as_size
 from nfaug.flows.config import FlowConfig
 from nfaug.flows.flow import Flow
-from nfaug.flows.mef import MefConfig
+from nfaug.flows.mef_config import MefConfig
+from nfaug.io.numbers import as_size
 from nfaug.training.config import TrainConfig, recipe_config, recipe_path, recipes
 
 

@@ -13,7 +13,7 @@ from nfaug.data.batches import MemoryBatches
 from nfaug.flows.codec import pad, to_flow
 from nfaug.flows.config import FlowConfig
 from nfaug.flows.flow import Flow
-from nfaug.flows.mef import MefConfig
+from nfaug.flows.mef_config import MefConfig
 from nfaug.training.metrics import evaluate
 
 

@@ -22,7 +22,7 @@ from torch import Tensor
 import nfaug
 from nfaug.checkpoint.checkpoint import Checkpoint
 from nfaug.cli import main
-from nfaug.flows.mef import MefConfig
+from nfaug.flows.mef_config import MefConfig
 from nfaug.io import progress
 from nfaug.io.progress import progress_bar
 from nfaug.training import TrainConfig, loop, optimizer, train

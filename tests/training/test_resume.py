@@ -23,7 +23,7 @@ from torch import Tensor
 from nfaug import open_dataset
 from nfaug.cli import main
 from nfaug.data.augmentation import FlowAugmentation
-from nfaug.flows.mef import MefConfig
+from nfaug.flows.mef_config import MefConfig
 from nfaug.training import (
     Interrupted,
     RunStopped,

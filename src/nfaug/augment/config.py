@@ -7,11 +7,9 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal, TypedDict, get_args, get_origin, get_type_hints
 
-import numpy as np
-from torch import Tensor
-
 from ..io.numbers import check_number
 from ..io.text import did_you_mean
+from ..io.types import Tensor
 
 Mix = Literal["axis", "pair", "regions"]
 Partners = Literal["auto", "batch", "memory"]
@@ -143,6 +141,6 @@ def _check_share(value: Any) -> float | tuple[float, ...]:
 def _check_gate(value: Any) -> float | None:
     if value is None:
         return None
-    if isinstance(value, (bool, np.bool_)):  # which were numbers of other meanings
+    if isinstance(value, bool) or str(getattr(value, "dtype", "")) == "bool":  # or NumPy's
         raise ValueError(f"gate must be a number, or None for no limit; got {value}")
     return check_number("gate", value, 0, 1e6)  # squares stay finite

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from ..classes.pca import ClasswisePCA
-from ..data.preprocess import round_levels
+from ..data.preprocess import resize_levels, round_levels
 from ..flows.flow import Flow
 from ..run.device import is_read_at_once
 from .counters import Outcome
@@ -83,7 +83,7 @@ class Engine:
             from ..checkpoint.checkpoint import load  # a flow in memory needs no reader
 
             name = str(checkpoint)
-            checkpoint = load(checkpoint)
+            checkpoint = load(checkpoint, gaussians=False)
             if checkpoint.pca is None:
                 raise not_fitted(name, repr(name))
         if isinstance(checkpoint, Engine):
@@ -267,13 +267,16 @@ class Engine:
         """Grey levels at the flow's size, uint8 if its round trip is exact."""
         if self._is_replaced(images):
             return images
-        levels = resize(normalization.unit(images), self.codec.image_size)
-        levels = levels.clamp(0, 1).nan_to_num_(0.0).mul_(255)  # of images that stay unchanged
+        size = self.codec.image_size
         if not self.codec.exact:
-            return levels
+            levels = resize(normalization.unit(images), size)
+            return levels.clamp(0, 1).nan_to_num_(0.0).mul_(255)  # of images that stay unchanged
         # Flows amplify changes below a grey level a hundredfold. The class statistics, axes and
-        # gate are those of 8-bit images.
-        return round_levels(levels).to(torch.uint8)
+        # gate are those of 8-bit images, which were resized as such.
+        if images.dtype != torch.uint8:
+            levels = normalization.unit(images).clamp(0, 1).nan_to_num_(0.0).mul_(255)
+            images = round_levels(levels).to(torch.uint8)
+        return resize_levels(images, size)
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Engine:
         return self

@@ -11,7 +11,6 @@ from PIL import Image
 from torch import Tensor
 from torch.nn import functional as F
 
-from ..data.preprocess import round_levels
 from ..run.device import to_device
 
 _FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
@@ -182,8 +181,3 @@ def resize(images: Tensor, size: tuple[int, int]) -> Tensor:
     if tuple(images.shape[-2:]) == size:
         return images
     return F.interpolate(images, size, mode="bilinear", align_corners=False, antialias=True)
-
-
-def resize_levels(levels: Tensor, size: tuple[int, int]) -> Tensor:
-    """Images in grey levels [0, 255], of any type, resized and rounded to uint8."""
-    return round_levels(resize(levels.float(), size)).to(torch.uint8)

@@ -189,6 +189,7 @@ class NFAugment(nn.Module):
             local_files_only=local_files_only,
             force_download=force_download,
             autoencoder=autoencoder,
+            gaussians=False,
         )
         if loaded.pca is None:
             raise not_fitted(str(checkpoint), repr(str(checkpoint)))

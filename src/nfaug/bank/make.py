@@ -115,7 +115,7 @@ def make_bank(
     folder = path if shard is None else shard_folder(path, *shard)
     with lock_output(folder, every_rank=True):  # `torchrun` may call this on every rank
         if isinstance(checkpoint, (str, Path)):
-            checkpoint = load(checkpoint)
+            checkpoint = load(checkpoint, gaussians=False)
         nfa = NFAugment(checkpoint, config=replace(config, p=1.0))  # every image is augmented
         nfa.check_classes(data, required=False)
         codec = checkpoint.flow.codec

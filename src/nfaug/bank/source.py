@@ -86,7 +86,7 @@ def open_source(
     reader = UntransformedReader(dataset, progress=progress)
     if not len(reader.targets):
         raise ValueError(f"{reader.where} holds no images")
-    size = image_size or size_of(reader.read(0))
+    size = image_size or reader.shape(0)[1]
     preprocess = Preprocess(channels, size, resize=image_size is not None)
     return LabelledImages(reader, preprocess, torch.arange(len(reader.targets)))
 

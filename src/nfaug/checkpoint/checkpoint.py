@@ -314,13 +314,15 @@ def load(
     local_files_only: bool = False,
     force_download: bool = False,
     autoencoder: AutoencoderSource | None = None,
+    gaussians: bool = True,
 ) -> Checkpoint:
     """Load a checkpoint: a bundled one, a local folder or a repository of the Hub.
 
     Files are read strictly: their SHA-256 must be those in `config.json`, and one error lists every
-    missing, unexpected and misshapen weight. No code from the checkpoint is ever run. For a dataset
-    of your own, compare its classes with those of the checkpoint:
-    `NFAugment(...).check_classes(dataset)`.
+    missing, unexpected and misshapen weight. No code from the checkpoint is ever run. The axes of
+    more than 64 classes are mapped: the processes of a machine share them, and their file may be
+    replaced, as `save` does, but not changed in place. For a dataset of your own, compare its
+    classes with those of the checkpoint: `NFAugment(...).check_classes(dataset)`.
 
     Args:
         checkpoint: "builtin:NAME", an existing folder, or "owner/name", which is downloaded into
@@ -334,6 +336,8 @@ def load(
         autoencoder: The autoencoder of a checkpoint on latents, or its file, folder or repository.
             By default the recorded repository is used, or the recorded file or folder if it lies in
             the checkpoint or beside it. One of your own must be passed.
+        gaussians: Whether the class Gaussians are read, if there are any. `NFAugment`, a fit and a
+            bank do not use them. A checkpoint without them is also saved without them.
 
     Returns:
         The checkpoint, on the CPU.
@@ -355,7 +359,7 @@ def load(
     """
     options = HubOptions(revision, token, cache_dir, local_files_only, force_download)
     folder = resolve(checkpoint, options)
-    loaded = read_checkpoint(folder, autoencoder=autoencoder, hub=options)
+    loaded = read_checkpoint(folder, autoencoder=autoencoder, hub=options, with_gaussians=gaussians)
     loaded.source = str(checkpoint)
     return loaded
 
@@ -366,13 +370,15 @@ def read_checkpoint(
     autoencoder: AutoencoderSource | None = None,
     hub: HubOptions | None = None,
     on_latents: bool = True,
+    with_gaussians: bool = True,
 ) -> Checkpoint:
     """Read and check a checkpoint directory; see `load`.
 
     `hub` says how an autoencoder is read from a repository; its revision is the checkpoint's alone.
 
     Without `on_latents` the autoencoder of a flow on latents is not opened: the flow can be
-    checked and saved, but neither encode nor decode images.
+    checked and saved, but neither encode nor decode images. Without `with_gaussians` their file is
+    not opened.
     """
     manifest = read_manifest(directory)
     files: Mapping[str, str] = manifest["files"]
@@ -392,7 +398,7 @@ def read_checkpoint(
         tensors = read_tensors(directory / MODEL, files[MODEL])
         flow = Flow.from_tensors(config.flow, tensors, codec)
     gaussians = None
-    if GAUSSIANS in files:
+    if with_gaussians and GAUSSIANS in files:
         with reading_checkpoint(directory / GAUSSIANS):
             tensors = read_tensors(directory / GAUSSIANS, files[GAUSSIANS])
             if sorted(tensors) != list(_GAUSSIANS_TENSORS):

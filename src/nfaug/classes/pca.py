@@ -12,7 +12,7 @@ from ..run.device import is_read_at_once
 
 # Up to this many classes, an accelerator multiplies every image with the axes of all classes at
 # once; above, with copies of the axes of the image's class.
-_GEMM_CLASSES = 64
+GEMM_CLASSES = 64
 _COPIED = 2**26  # values of axes that are copied at a time: 256 MiB in float32
 
 # Type and shape of each tensor, for K classes, dimension d, rank r and N rows of memory: "Krd" is
@@ -91,7 +91,7 @@ class ClasswisePCA(nn.Module):
             self.register_buffer(name, tensors.get(name))
         self.num_classes, self.rank, self.dim = self.axes.shape
         self.has_memory = self.memory is not None
-        self._at_once = self.num_classes <= _GEMM_CLASSES
+        self._at_once = self.num_classes <= GEMM_CLASSES
         if self._at_once:
             self.axes = self.axes.float()
         precisions = self.eigenvalues.reciprocal().masked_fill(self.eigenvalues <= 0, 0.0)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import torch
@@ -18,10 +18,11 @@ _POWER_ITERATIONS = 4  # of the randomized method
 _LEAST_SHARE = 1e-6  # axes with a smaller share of the first axis's variance are noise
 _ROUNDING = 1e-12  # share of the sum of squares of the latents that is a rounding error
 _IN_CACHE = 2**17  # values that are converted to float64 at a time, into 1 MiB
+_BLOCK = 64  # rows of a Gram matrix that are computed at a time, with those before them
 
 
 class Axes(NamedTuple):
-    """Mean (d,), orthonormal axes (r, d) and variances along them (r,) of latents."""
+    """Mean (d,), orthonormal float16 axes (r, d) and variances along them (r,) of latents."""
 
     mean: Tensor
     axes: Tensor
@@ -29,19 +30,24 @@ class Axes(NamedTuple):
 
 
 class _Centred(NamedTuple):
-    """Latents minus their mean.
+    """Latents and their mean, whose difference is computed in parts: new memory costs more.
 
     Attributes:
-        values: (N, d) latents minus `mean`.
+        latents: (N, d).
         mean: (d,) mean.
-        rounding: (N,) squares below the sum of these are rounding errors.
-        gram: (N, N) inner products of the values in float64; None for more than 512 latents.
+        squares: (N,) squared lengths of the latents in float64; not finite if they are not.
+        gram: (N, N) inner products of latents minus mean in float64; None for more than 512.
     """
 
-    values: Tensor
+    latents: Tensor
     mean: Tensor
-    rounding: Tensor
+    squares: Tensor
     gram: Tensor | None
+
+    @property
+    def rounding(self) -> Tensor:
+        """(N,) squares below the sum of these are rounding errors."""
+        return _ROUNDING * self.squares
 
 
 def fit_class(
@@ -68,14 +74,15 @@ def fit_class(
     latents = latents.flatten(1).float()
     if latents.device.type == "mps":
         latents = latents.cpu()  # Apple GPUs have no float64
-    extremes = torch.stack([latents.amin(1), latents.amax(1)])  # NaN is both
-    bad = int((~torch.isfinite(extremes)).any(0).sum())
-    if bad > 0 or len(latents) == 0:
-        raise ValueError(f"{bad} of {len(latents)} latents of class {label} are not finite")
+    if len(latents) == 0:
+        raise ValueError(f"class {label} has no latents")
     centred = _centre(latents)
+    bad = int((~torch.isfinite(centred.squares)).sum())
+    if bad > 0:
+        raise ValueError(f"{bad} of {len(latents)} latents of class {label} are not finite")
     fitted = _fit_axes(centred, rank, generator)
-    coefficients = centred.values @ fitted.axes.T
-    distance, energy = _scores(coefficients, fitted.eigenvalues, _squared_lengths(centred.values))
+    coefficients, energies = _along(fitted, latents)
+    distance, energy = _scores(coefficients, fitted.eigenvalues, energies)
     gate_distance = distance.quantile(_QUANTILE)
     gate_energy = energy.quantile(_QUANTILE)
     memory = coefficients.half()
@@ -96,7 +103,7 @@ def fit_class(
         gate_energy = gate_energy.maximum(energy.quantile(_QUANTILE))
     return ClassFit(
         mean=fitted.mean.cpu(),
-        axes=fitted.axes.half().cpu(),
+        axes=fitted.axes.cpu(),
         eigenvalues=fitted.eigenvalues.cpu(),
         count=torch.tensor(len(latents)),
         gate_distance=gate_distance.cpu(),
@@ -124,18 +131,52 @@ def assemble(fits: Sequence[ClassFit], *, memory: bool) -> ClasswisePCA:
 
 def _centre(latents: Tensor) -> _Centred:
     """Latents (N, d) around their mean, and for up to 512 of them their Gram matrix."""
-    columns = max(1, _IN_CACHE // len(latents))
-    means = [part.double().mean(0) for part in latents.split(columns, dim=1)]
-    mean = torch.cat(means).float()
-    values = latents - mean
-    rounding = _ROUNDING * _squared_lengths(latents)
-    if len(latents) > _EXACT:
-        return _Centred(values, mean, rounding, None)
-    gram = mean.new_zeros(len(latents), len(latents), dtype=torch.float64)
-    for part in values.split(columns, dim=1):
+    count, dim = latents.shape
+    mean = latents.new_empty(dim)
+    squares = latents.new_zeros(count, dtype=torch.float64)
+    gram = None
+    if count <= _EXACT:
+        gram = latents.new_zeros(count, count, dtype=torch.float64)
+    for columns in _parts(latents):
+        part = latents[:, columns]
         doubles = part.double()
-        gram.addmm_(doubles, doubles.T)
-    return _Centred(values, mean, rounding, gram)
+        squares += torch.linalg.vector_norm(doubles, dim=1).square()
+        mean[columns] = doubles.mean(0)
+        if gram is not None:
+            _add_products(gram, (part - mean[columns]).double())
+    if gram is not None:
+        gram = gram.tril() + gram.tril(-1).T
+    return _Centred(latents, mean, squares, gram)
+
+
+def _add_products(gram: Tensor, rows: Tensor) -> None:
+    """Add the inner products of rows (N, c) to a matrix (N, N), on and below its diagonal."""
+    for first in range(0, len(rows), _BLOCK):
+        end = first + _BLOCK
+        gram[first:end, :end].addmm_(rows[first:end], rows[:end].T)
+
+
+def _parts(latents: Tensor) -> Iterator[slice]:
+    """Columns of latents (N, d) in parts that stay in the CPU's cache."""
+    width = max(1, _IN_CACHE // len(latents))
+    for first in range(0, latents.shape[1], width):
+        yield slice(first, first + width)
+
+
+def _centred_parts(latents: Tensor, mean: Tensor) -> Iterator[tuple[slice, Tensor]]:
+    """Columns, and latents (N, d) minus their mean (d,) there."""
+    for columns in _parts(latents):
+        yield columns, latents[:, columns] - mean[columns]
+
+
+def _along(fitted: Axes, latents: Tensor) -> tuple[Tensor, Tensor]:
+    """Coefficients (N, r) of latents minus the mean along the axes, and squared lengths (N,)."""
+    coefficients = latents.new_zeros(len(latents), len(fitted.axes))
+    lengths = latents.new_zeros(len(latents))
+    for columns, values in _centred_parts(latents, fitted.mean):
+        coefficients.addmm_(values, fitted.axes[:, columns].float().T)
+        lengths += _squared_lengths(values)
+    return coefficients, lengths
 
 
 def _squared_lengths(rows: Tensor) -> Tensor:
@@ -170,9 +211,8 @@ def _held_out_scores(
     energies: list[Tensor] = []
     for held_out in _folds(latents):
         fitted = _fit_axes(_centre(latents[~held_out]), rank, generator)
-        values = latents[held_out] - fitted.mean
-        coefficients = values @ fitted.axes.T
-        distance, energy = _scores(coefficients, fitted.eigenvalues, _squared_lengths(values))
+        coefficients, lengths = _along(fitted, latents[held_out])
+        distance, energy = _scores(coefficients, fitted.eigenvalues, lengths)
         distances.append(distance * (axes / max(1, len(fitted.axes))))
         energies.append(energy)
     return torch.cat(distances), torch.cat(energies)
@@ -204,19 +244,37 @@ def _held_out_scores_of_gram(
 
 
 def _fit_axes(centred: _Centred, rank: int, generator: torch.Generator | None) -> Axes:
-    """The leading axes of latents, rounded to float16, in float32."""
+    """The leading axes of latents, rounded to float16."""
     rounding_error = centred.rounding.sum()
     if centred.gram is None:
-        squares, axes = _randomized(centred.values, rank, rounding_error, generator)
+        values = centred.latents - centred.mean
+        squares, directions = _randomized(values, rank, rounding_error, generator)
+        axes = _signed(directions.half(), directions.amin(1), directions.amax(1))
     else:
         squares, vectors = _leading(centred.gram, rank, rounding_error)
-        axes = vectors.T.float() @ centred.values
-        lengths = torch.linalg.vector_norm(axes, dim=1, keepdim=True)
-        axes = axes / lengths.clamp(min=1e-30)
-    largest = axes.abs().argmax(1, keepdim=True)
-    axes = axes * axes.gather(1, largest).sign()
-    eigenvalues = squares / max(1, len(centred.values) - 1)
-    return Axes(centred.mean, axes.half().float(), eigenvalues.float())
+        axes = _axes_of(vectors / squares.sqrt(), centred)
+    eigenvalues = squares / max(1, len(centred.latents) - 1)
+    return Axes(centred.mean, axes, eigenvalues.float())
+
+
+def _axes_of(vectors: Tensor, centred: _Centred) -> Tensor:
+    """The axes (r, d) of eigenvectors (N, r) of the Gram matrix, divided by singular values."""
+    axes = centred.latents.new_empty(vectors.shape[1], len(centred.mean), dtype=torch.float16)
+    weights = vectors.T.float()
+    lowest = weights.new_zeros(len(weights))
+    highest = torch.zeros_like(lowest)
+    for columns, values in _centred_parts(centred.latents, centred.mean):
+        part = weights @ values
+        lowest = torch.minimum(lowest, part.amin(1))
+        highest = torch.maximum(highest, part.amax(1))
+        axes[:, columns] = part
+    return _signed(axes, lowest, highest)
+
+
+def _signed(axes: Tensor, lowest: Tensor, highest: Tensor) -> Tensor:
+    """Axes (r, d), turned in place so that the largest entry of each is positive."""
+    sign = torch.where(-lowest > highest, -1.0, 1.0)
+    return axes.mul_(sign[:, None].half())
 
 
 def _leading(gram: Tensor, rank: int, rounding_error: Tensor) -> tuple[Tensor, Tensor]:

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .pca import ClasswisePCA
+from .pca import GEMM_CLASSES, ClasswisePCA
 
 
 @dataclass(frozen=True)
@@ -53,7 +53,10 @@ class PCAParts:
         rank = max(1, rank)
         self.tensors: dict[str, Tensor] = {
             "mean": _zeros(np.float32, classes, dim),
-            "axes": _zeros(np.float16, classes, rank, dim),
+            # As `ClasswisePCA` holds them.
+            "axes": _zeros(
+                np.float32 if classes <= GEMM_CLASSES else np.float16, classes, rank, dim
+            ),
             "eigenvalues": _zeros(np.float32, classes, rank),
             "ranks": _zeros(np.int64, classes),
             "counts": _zeros(np.int64, classes),

@@ -13,13 +13,9 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from typing import Any, TypeAlias
 
-import torch
-from torch import Tensor
-
 from ..io.text import did_you_mean
+from ..io.types import Generator, Tensor
 from .fixed_point.config import FixedPointConfig, FixedPointResult, SeparationConfig
-from .fixed_point.solver import solve
-from .gaussians import as_double, check_gaussians
 
 #: Means and variances, both (K, d), and a JSON record of the solve for the checkpoint.
 Solution: TypeAlias = tuple[Tensor, Tensor, dict[str, Any]]
@@ -40,7 +36,7 @@ class Prior:
         min_classes: The smallest number of classes.
     """
 
-    solve: Callable[[Tensor, Tensor, Any, torch.Generator | None], Solution]
+    solve: Callable[[Tensor, Tensor, Any, Generator | None], Solution]
     option: str = ""
     defaults: Any = None
     labelled: bool = True
@@ -50,18 +46,22 @@ class Prior:
 
 def _fixed_point(means: Tensor, variances: Tensor, settings: FixedPointConfig, _: Any) -> Solution:
     """The fixed point of Eqs. 5-7."""
+    from .fixed_point.solver import solve  # settings alone need no torch
+
     return recorded(settings, solve(means, variances, settings))
 
 
 def _data(means: Tensor, variances: Tensor, *_: Any) -> Solution:
     """The data's means and variances (Baseline 1), which are the fixed point at weight 0."""
+    from .gaussians import as_double, check_gaussians
+
     check_gaussians(means, variances)
     return as_double(means), as_double(variances), {}
 
 
 def _single(means: Tensor, *_: Any) -> Solution:
     """One standard Gaussian for all images."""
-    return torch.zeros_like(means), torch.ones_like(means), {}
+    return means.new_zeros(means.shape), means.new_ones(means.shape), {}
 
 
 def recorded(settings: SeparationConfig, result: FixedPointResult) -> Solution:

@@ -5,16 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import torch
 from jsonargparse import ArgumentParser, Namespace
 
 from ..augment.config import MixConfig
-from ..bank import Bank, make_bank
-from ..bank.shards import parse_shard, shard_manifests
-from ..data.batches import default_workers
-from ..data.open import open_dataset
-from ..data.preprocess import size_of
-from ..fitting import check_channels
 from .common import (
     add_channels,
     add_checkpoint,
@@ -75,10 +68,18 @@ def parser() -> ArgumentParser:
 
 def run(arguments: Namespace) -> dict[str, Any]:
     """Make the bank or a shard of it."""
+    import torch
+
+    from ..bank import Bank, make_bank
+    from ..bank.shards import parse_shard, shard_manifests
+    from ..data.batches import default_workers
+    from ..data.open import open_dataset
+    from ..fitting.opening import check_channels
+
     config = mixing(arguments)
     shard = None if arguments.shard is None else parse_shard(arguments.shard)
     where = place(arguments.device, process=None if shard is None else shard[0])
-    checkpoint = load_on(arguments, where.device)
+    checkpoint = load_on(arguments, where.device, gaussians=False)
     out = Path(arguments.out).expanduser()
     size = None if arguments.residual else arguments.image_size
     codec = checkpoint.flow.codec
@@ -91,7 +92,7 @@ def run(arguments: Namespace) -> dict[str, Any]:
         **reading(arguments),
     )
     if size is None and not arguments.residual and len(data):
-        height, width = size_of(data.reader.read(int(data.indices[0])))
+        _, (height, width) = data.reader.shape(int(data.indices[0]))
         if (height, width) != data.image_size:
             raise ValueError(
                 f"image 0 has {height} x {width} pixels and the flow {data.image_size[0]} x "

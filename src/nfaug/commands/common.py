@@ -8,21 +8,21 @@ import sys
 import warnings
 from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-import torch
 from jsonargparse import ArgumentParser, Namespace
 
 from ..augment.config import MixConfig
-from ..checkpoint.checkpoint import Checkpoint, load
-from ..data.open import DATA_SOURCES
-from ..data.preprocess import as_size
-from ..io.numbers import check_side
+from ..data.kinds import DATA_SOURCES
+from ..io.numbers import as_size, check_side
 from ..io.progress import progress_bar
 from ..io.text import printable
-from ..run.device import pick_device
-from ..run.ranks import own_rank
 from .parser import Count, Seed
+
+if TYPE_CHECKING:
+    import torch
+
+    from ..checkpoint.checkpoint import Checkpoint
 
 READING = ("data_dir", "download", "on_error")
 _NO_CUDA = "CUDA initialization: "  # how torch's warnings begin that it cannot use a GPU
@@ -130,6 +130,8 @@ class Place(NamedTuple):
 
         It comes before the work begins, and after what may be wrong with the input.
         """
+        from ..run.ranks import own_rank
+
         if own_rank() == 0:
             print(self.line, file=sys.stderr, flush=True)
 
@@ -140,6 +142,10 @@ def place(name: str, process: int | None = None) -> Place:
     Torch warns once, when a process first asks, that it cannot use the GPU, such as of a driver
     that is too old. The line quotes it in place of that warning.
     """
+    import torch
+
+    from ..run.device import pick_device
+
     with warnings.catch_warnings(record=True) as said:
         warnings.simplefilter("always")
         device = pick_device(name, process)
@@ -163,10 +169,14 @@ def place(name: str, process: int | None = None) -> Place:
     return Place(device, line)
 
 
-def load_on(arguments: Namespace, device: torch.device) -> Checkpoint:
+def load_on(arguments: Namespace, device: torch.device, *, gaussians: bool = True) -> Checkpoint:
     """Load the checkpoint --checkpoint onto a device."""
+    from ..checkpoint.checkpoint import load
+
     with loading(arguments.checkpoint):
-        checkpoint = load(arguments.checkpoint, autoencoder=arguments.autoencoder)
+        checkpoint = load(
+            arguments.checkpoint, autoencoder=arguments.autoencoder, gaussians=gaussians
+        )
     return checkpoint.to(device)
 
 

@@ -4,19 +4,20 @@ from __future__ import annotations
 
 import os
 from dataclasses import fields
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import torch
 from jsonargparse import ArgumentParser, Namespace
 
-from ..compare import CompareConfig, Comparison, compare, open_parts
-from ..compare.next_steps import example_command, timm_commands
-from ..compare.size import sized
-from ..data.images import LabelledImages
-from ..data.open import DATA_SOURCES, open_dataset
-from ..data.sources.folders import FolderReader
+from ..compare.config import CompareConfig
+from ..data.kinds import DATA_SOURCES
 from .common import READING, add_image_size, add_reading, place
 from .parser import lies_in, new_parser
+
+if TYPE_CHECKING:
+    import torch
+
+    from ..compare.report import Comparison
+    from ..data.images import LabelledImages
 
 _FLOWS = (
     "checkpoints to compare besides builtin:pixels; they need --test-data, images on which they "
@@ -78,7 +79,13 @@ def run(arguments: Namespace) -> dict[str, Any] | str:
             )
     values = {field.name: arguments[field.name] for field in fields(CompareConfig)}
     values["checkpoint"] = tuple(values["checkpoint"])
-    config = CompareConfig(**values)
+    config = CompareConfig(**values)  # its errors need no torch
+
+    from ..compare.images import open_parts
+    from ..compare.next_steps import example_command
+    from ..compare.run import compare
+    from ..compare.size import sized
+
     where = place(config.device)
     processes = _processes(arguments.processes, where.device)
     reading = {name: arguments[name] for name in READING}
@@ -120,6 +127,10 @@ def _timm(
     comparison: Comparison, config: CompareConfig, path: str, data: LabelledImages
 ) -> list[str]:
     """How timm's train.py trains as the advice says, or what it needs."""
+    from ..compare.next_steps import timm_commands
+    from ..data.open import open_dataset
+    from ..data.sources.folders import FolderReader
+
     shape = (data.channels, *data.image_size)
 
     def commands(*splits: str) -> list[str]:

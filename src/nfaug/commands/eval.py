@@ -8,10 +8,6 @@ from typing import Any
 
 from jsonargparse import ArgumentParser, Namespace
 
-from ..data.batches import open_batches
-from ..data.classes import check_same_classes
-from ..data.open import open_dataset
-from ..data.sources.layout import MissingSplitError
 from .common import add_checkpoint, add_data_options, load_on, place, reading, without_gaussians
 from .parser import Count, new_parser
 
@@ -34,6 +30,10 @@ def parser() -> ArgumentParser:
 
 def run(arguments: Namespace) -> dict[str, Any]:
     """Measure the checkpoint."""
+    from ..data.batches import open_batches
+    from ..data.classes import check_same_classes
+    from ..data.open import open_dataset
+    from ..data.sources.layout import MissingSplitError
     from ..training.metrics import evaluate
 
     where = place(arguments.device)

@@ -13,7 +13,7 @@ from typing import Any
 
 from jsonargparse import ArgumentParser, Namespace
 
-from ..data.open import DATA_SOURCES
+from ..data.kinds import DATA_SOURCES
 from .common import add_autoencoder, add_image_size, place
 from .parser import new_parser
 

@@ -4,20 +4,15 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from jsonargparse import ArgumentParser, Namespace
 
-from ..checkpoint.autoencoder import copy_autoencoder
-from ..checkpoint.checkpoint import Checkpoint
 from ..checkpoint.manifest import PICTURE
 from ..classes.priors import fitted_priors
-from ..data.images import LabelledImages
-from ..fitting import FitConfig, FitRun, fit_images, fit_source, load_base, open_images
+from ..fitting.config import FitConfig
 from ..io.atomic import write_picture
 from ..io.text import printable
-from ..pictures.preview import preview_grid
-from ..run.ranks import Ranks, joined
 from .common import (
     Place,
     add_channels,
@@ -31,6 +26,12 @@ from .common import (
     saving,
 )
 from .parser import Count, new_parser
+
+if TYPE_CHECKING:
+    from ..checkpoint.checkpoint import Checkpoint
+    from ..data.images import LabelledImages
+    from ..fitting.run import FitRun
+    from ..run.ranks import Ranks
 
 
 def parser() -> ArgumentParser:
@@ -78,6 +79,11 @@ def parser() -> ArgumentParser:
 
 def run(arguments: Namespace) -> dict[str, Any] | None:
     """Fit, save, and report the fit. The processes of `torchrun` share the work."""
+    from ..checkpoint.autoencoder import copy_autoencoder
+    from ..fitting.run import FitRun
+    from ..pictures.preview import preview_grid
+    from ..run.ranks import joined
+
     out = Path(arguments.out)
     where = place(arguments.device)
     with joined() as ranks, FitRun.open(out, overwrite=arguments.overwrite) as fit_run:
@@ -111,6 +117,9 @@ def _fit(
     arguments: Namespace, where: Place, fit_run: FitRun, ranks: Ranks
 ) -> tuple[Checkpoint | None, LabelledImages]:
     """The fitted checkpoint, on the main process, and the images."""
+    from ..fitting.checkpoints import fit_images, fit_source
+    from ..fitting.opening import load_base, open_images
+
     with loading(arguments.checkpoint, shown=ranks.main):
         base = load_base(arguments.checkpoint, arguments.autoencoder)
     base = base.to(where.device)

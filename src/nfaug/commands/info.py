@@ -7,7 +7,6 @@ from typing import Any
 
 from jsonargparse import ArgumentParser, Namespace
 
-from ..checkpoint.checkpoint import load
 from .common import CHECKPOINT, add_autoencoder
 from .parser import new_parser
 
@@ -29,6 +28,8 @@ def parser() -> ArgumentParser:
 
 def run(arguments: Namespace) -> dict[str, Any]:
     """Load and describe a checkpoint."""
+    from ..checkpoint.checkpoint import load
+
     checkpoint = load(arguments.checkpoint, autoencoder=arguments.autoencoder)
     config = checkpoint.config
     flow = config.flow.to_dict()

@@ -8,9 +8,7 @@ from typing import Any
 from jsonargparse import ArgumentParser, Namespace
 
 from ..augment.config import MixConfig
-from ..fitting import load_base, open_fitted
 from ..io.atomic import write_picture
-from ..pictures.preview import preview_grid
 from .common import (
     add_checkpoint,
     add_data_options,
@@ -49,6 +47,10 @@ def parser() -> ArgumentParser:
 
 def run(arguments: Namespace) -> dict[str, Any]:
     """Make the preview and save it."""
+    from ..fitting.checkpoints import open_fitted
+    from ..fitting.opening import load_base
+    from ..pictures.preview import preview_grid
+
     file = picture_file(arguments)
     config = mixing(arguments)
     where = place(arguments.device)

@@ -8,7 +8,6 @@ from typing import Any
 from jsonargparse import ArgumentParser, Namespace
 
 from ..io.atomic import write_picture
-from ..pictures.preview import sample_grid
 from .common import add_checkpoint, add_out, load_on, picture_file, place, without_gaussians
 from .parser import Count, Seed, new_parser
 
@@ -42,6 +41,8 @@ def parser() -> ArgumentParser:
 
 def run(arguments: Namespace) -> dict[str, Any]:
     """Sample the images and save them."""
+    from ..pictures.preview import sample_grid
+
     file = picture_file(arguments)
     where = place(arguments.device)
     checkpoint = load_on(arguments, where.device)

@@ -10,7 +10,6 @@ from typing import Any
 from jsonargparse import ArgumentParser, Namespace
 
 from ..augment.config import MixConfig
-from ..augment.transform import NFAugment
 from .common import CHECKPOINT, add_autoencoder, mixing
 from .parser import Natural, new_parser
 
@@ -53,6 +52,7 @@ def parser() -> ArgumentParser:
 
 def run(arguments: Namespace) -> dict[str, Any] | str:
     """Run the script, and return NFA's counters: with --json as figures, otherwise as a line."""
+    from ..augment.transform import NFAugment
     from ..integrations.timm import run_script
     from ..integrations.timm.script import format_stats
 

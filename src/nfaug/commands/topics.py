@@ -5,7 +5,7 @@ from __future__ import annotations
 import shutil
 import textwrap
 
-from ..data.open import DATA_KINDS
+from ..data.kinds import DATA_KINDS
 from ..io.documentation import documentation
 
 __all__ = ["data"]

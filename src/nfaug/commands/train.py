@@ -9,16 +9,11 @@ from typing import Any
 
 from jsonargparse import ActionConfigFile, ArgumentParser, Namespace
 
-from ..checkpoint.autoencoder import copy_autoencoder
-from ..checkpoint.checkpoint import load
 from ..checkpoint.manifest import PICTURE, RUN_SETTINGS
-from ..data.open import DATA_SOURCES, open_dataset
+from ..data.kinds import DATA_SOURCES
 from ..io.atomic import write_picture
 from ..io.text import public_name
-from ..pictures.preview import preview_grid
 from ..training.config import TrainConfig, config_of, recipe_path, recipes
-from ..training.run import Run
-from ..training.trainer import train_run
 from .common import add_channels, add_image_size, loading, place, saving
 from .parser import new_parser
 
@@ -113,7 +108,15 @@ def run(arguments: Namespace) -> dict[str, Any] | None:
     if arguments.recipe is not None:  # `expand` took it from the command line
         raise ValueError("a settings file cannot name a recipe; pass --recipe as an option")
     out = Path(arguments.out)
-    config = _config(arguments)
+    config = _config(arguments)  # its errors need no torch
+
+    from ..checkpoint.autoencoder import copy_autoencoder
+    from ..checkpoint.checkpoint import load
+    from ..data.open import open_dataset
+    from ..pictures.preview import preview_grid
+    from ..training.run import Run
+    from ..training.trainer import train_run
+
     where = place(config.device)
     with Run.open(out, config, resume=arguments.resume is not None) as run:
         run.check_output(overwrite=arguments.overwrite)
@@ -123,7 +126,9 @@ def run(arguments: Namespace) -> dict[str, Any] | None:
             source["init"] = public_name(arguments.checkpoint)
             if not run.resumes:  # a run that goes on has a copy
                 with loading(arguments.checkpoint):
-                    start = load(arguments.checkpoint, autoencoder=config.autoencoder)
+                    start = load(
+                        arguments.checkpoint, autoencoder=config.autoencoder, gaussians=False
+                    )
         dataset = open_dataset(
             arguments.data,
             split=arguments.split,

@@ -1,12 +1,17 @@
 """Does an augmentation help on these images? Classifiers with and without it, over a few seeds."""
 
-from .classifier import Classifier, small_cnn
-from .config import CompareConfig
-from .images import Images, open_parts, read_images
-from .report import Comparison
-from .rows import ROWS
-from .run import compare
-from .transforms import spec_augment, transform_of
+from typing import TYPE_CHECKING
+
+from nfaug.io.lazy import lazily
+
+if TYPE_CHECKING:
+    from .classifier import Classifier, small_cnn
+    from .config import CompareConfig
+    from .images import Images, open_parts, read_images
+    from .report import Comparison
+    from .rows import ROWS
+    from .run import compare
+    from .transforms import spec_augment, transform_of
 
 __all__ = [
     "ROWS",
@@ -21,3 +26,18 @@ __all__ = [
     "spec_augment",
     "transform_of",
 ]
+
+_MODULES = {
+    "Classifier": "classifier",
+    "small_cnn": "classifier",
+    "CompareConfig": "config",
+    "Images": "images",
+    "open_parts": "images",
+    "read_images": "images",
+    "Comparison": "report",
+    "ROWS": "rows",
+    "compare": "run",
+    "spec_augment": "transforms",
+    "transform_of": "transforms",
+}
+__getattr__ = lazily(__name__, _MODULES)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import io
 import json
 import shutil
@@ -22,14 +21,14 @@ from nfaug.checkpoint.manifest import read_manifest
 from nfaug.checkpoint.resolve import resolve
 from nfaug.data.images import LabelledImages
 from nfaug.data.torch_datasets import wrap_dataset
-from nfaug.fitting import load_base
+from nfaug.fitting.opening import load_base
 from nfaug.io.atomic import write_bytes, write_text
 from nfaug.io.errors import reading
 from nfaug.io.extras import require
 from nfaug.io.lock import lock_output
 from nfaug.io.progress import progress_bar
 from nfaug.io.strict_json import read_json
-from nfaug.io.tensors import read_tensors
+from nfaug.io.tensors import file_sha256, read_tensors
 from nfaug.io.text import printable
 from nfaug.run.device import pick_device
 
@@ -213,7 +212,7 @@ def _record(config: CompareConfig, images: Images) -> dict[str, Any]:
     if config.weights is not None:
         file = Path(config.weights)
         read_tensors(file)  # for a damaged file timm raises no ValueError
-        record["weights"] = hashlib.sha256(file.read_bytes()).hexdigest()  # in place of the path
+        record["weights"] = file_sha256(file)  # in place of the path
     return record
 
 

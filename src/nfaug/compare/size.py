@@ -9,7 +9,7 @@ from time import monotonic
 import torch
 
 from nfaug.data.images import LabelledImages
-from nfaug.fitting import common_size
+from nfaug.fitting.opening import common_size
 from nfaug.io.errors import reading
 from nfaug.io.strict_json import read_json
 

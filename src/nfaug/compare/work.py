@@ -17,7 +17,8 @@ from nfaug.augment.transform import NFAugment
 from nfaug.checkpoint.checkpoint import Checkpoint
 from nfaug.data.images import to_tensors
 from nfaug.data.torch_datasets import wrap_dataset
-from nfaug.fitting import fit, load_base
+from nfaug.fitting.checkpoints import fit
+from nfaug.fitting.opening import load_base
 from nfaug.run.device import pick_device
 
 from .classifier import Classifier
@@ -61,6 +62,7 @@ class Work:
         self.config: CompareConfig = config
         self.after_step: Callable[[Any], object] = after_step
         self._networks: dict[str, FrozenNetwork] = {}
+        transform_of((), "", (8, 8))  # torchvision is slow to import: not in the time of a row
 
     def judged_features(self, kind: str, start: int, stop: int) -> NDArray[np.float32]:
         """Features of some of the images to judge by; `kind` is that of `Row.frozen`."""

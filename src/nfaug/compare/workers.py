@@ -20,7 +20,6 @@ import torch
 
 from .config import CompareConfig
 from .images import Images, Part
-from .transforms import transform_of
 from .work import Work
 
 #: One thread each, so that none waits for another one; and memory that is freed is kept by glibc,
@@ -161,7 +160,6 @@ def _start(folder: Path, few: Any, config: CompareConfig, steps: Any, stop: Any)
 
     classes, names, notes = few
     images = Images(classes, _read(folder, "pool"), _read(folder, "judged"), names, notes)
-    transform_of((), "", (8, 8))  # torchvision is slow to import: not in the time of a cell
     _work = Work(images, config, after_step)
 
 

@@ -6,10 +6,8 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-import torch
-from torch import Tensor
-
 from nfaug.io.numbers import check_number
+from nfaug.io.types import Generator, Tensor
 
 
 @dataclass(frozen=True)
@@ -38,12 +36,14 @@ class FlowAugmentation:
         check_number("pad_crop", self.pad_crop, 0, math.inf)
         check_number("noise", self.noise, 0, 255)
 
-    def draw(self, batch: int, generator: torch.Generator) -> dict[str, Tensor]:
+    def draw(self, batch: int, generator: Generator) -> dict[str, Tensor]:
         """Draw parameters for each image, on the generator's device.
 
         They are `flip` (B,), bool, and `shift` (B, 2), in pixels down and right. A transform that
         is off draws nothing, and its parameter is left out.
         """
+        import torch  # settings alone do not need it
+
         device = generator.device
         params = {}
         if self.hflip:
@@ -63,6 +63,8 @@ class FlowAugmentation:
         Raises:
             ValueError: If images are smaller than the shift.
         """
+        import torch
+
         params = {name: value.to(images.device) for name, value in params.items()}
         latents = images.ndim == 5
         result = images[:, 0] if latents else images
@@ -80,6 +82,8 @@ class FlowAugmentation:
 
 def _shift(images: Tensor, shifts: Tensor) -> Tensor:
     """Move each image by its own (down, right) pixels; the border is mirrored."""
+
+    import torch
 
     def sources(size: int, shift: Tensor) -> Tensor:
         """The index that each of `size` pixels comes from, (B, size)."""

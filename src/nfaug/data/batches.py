@@ -61,7 +61,7 @@ class PassBatches:
         self.labels: Tensor = images.targets
 
     def iterate(self, order: Tensor, batch_size: int) -> Iterator[tuple[Tensor, Tensor]]:
-        return self._decoded(order).iterate(torch.arange(len(order)), batch_size)
+        return _split(self._decoded(order), batch_size)
 
     def passes(
         self, orders: Sequence[Tensor], batch_size: int
@@ -71,17 +71,25 @@ class PassBatches:
                 yield self.iterate(order, batch_size)
             return
         with ThreadPoolExecutor(1) as thread:
-            coming: deque[Future[MemoryBatches]] = deque()
+            coming: deque[Future[tuple[Tensor, Tensor]]] = deque()
             for number in range(len(orders) + 1):
                 if number < len(orders):
                     coming.append(thread.submit(self._decoded, orders[number]))
                 if number > 0:
                     decoded = coming.popleft().result()
-                    yield decoded.iterate(torch.arange(len(decoded.labels)), batch_size)
+                    yield _split(decoded, batch_size)
                     del decoded  # before the pass after the next is decoded
 
-    def _decoded(self, order: Tensor) -> MemoryBatches:
-        return MemoryBatches(*to_tensors(self.images.subset(order), progress=False))
+    def _decoded(self, order: Tensor) -> tuple[Tensor, Tensor]:
+        return to_tensors(self.images.subset(order), progress=False)
+
+
+def _split(decoded: tuple[Tensor, Tensor], batch_size: int) -> Iterator[tuple[Tensor, Tensor]]:
+    """Images and labels in batches, without copies."""
+    images, labels = decoded
+    if len(labels) == 0:  # `split` would give one empty batch
+        return iter(())
+    return zip(images.split(batch_size), labels.split(batch_size), strict=True)
 
 
 class LoaderBatches:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import warnings
 from collections.abc import Iterator
+from typing import NamedTuple
 
 import numpy as np
 from PIL import Image, ImageOps
@@ -22,12 +24,23 @@ _UNREADABLE = {
 IMAGE_ENDINGS = (*_FORMATS, *_UNREADABLE)
 STRIP = 2**20  # pixels of an image that are converted at once; files of a few kB can have 2**27
 _EXIF_ORIENTATION = 0x0112
+_SIDEWAYS = (5, 6, 7, 8)  # orientations of which width and height are exchanged
+# Formats of which PIL finds the orientation without decoding pixels. A PNG may have it after them,
+# and PIL turns a TIFF by itself.
+_TOLD_FIRST = ("BMP", "GIF", "JPEG", "PPM", "WEBP")
 _TOP_16 = 65535
 _TOP_12 = 4095  # levels of a camera of 12 bits, which many programs store as 16 bits unscaled
 
 
 class ImageDecodeError(ValueError):
     """An image that cannot be decoded. The message names it."""
+
+
+class Header(NamedTuple):
+    """What is known of an image without its pixels: PIL's mode, and its (height, width) upright."""
+
+    mode: str
+    size: tuple[int, int]
 
 
 def decode_image(data: bytes, name: str) -> Image.Image:
@@ -43,6 +56,38 @@ def decode_image(data: bytes, name: str) -> Image.Image:
     Raises:
         ImageDecodeError: If the file is damaged, of another format, or too large.
     """
+    with _decoding(name):
+        image = upright(_opened(data))
+        image.load()
+        return to_8_bits(image)
+
+
+def read_header(data: bytes, name: str) -> Header:
+    """The header of an image that `decode_image` would return, mostly without decoding it.
+
+    Its pixels may be damaged. Arguments and errors are those of `decode_image`.
+    """
+    with _decoding(name):
+        image = _opened(data)
+        is_sideways = False
+        if image.width != image.height:
+            if image.format in _TOLD_FIRST:
+                is_sideways = image.getexif().get(_EXIF_ORIENTATION) in _SIDEWAYS
+            else:
+                image = upright(image)
+                image.load()
+        size = (image.width, image.height) if is_sideways else (image.height, image.width)
+        return Header(image.mode, size)
+
+
+def _opened(data: bytes) -> Image.Image:
+    """An image whose pixels are not decoded yet."""
+    return Image.open(io.BytesIO(data), formats=sorted(set(_FORMATS.values())))
+
+
+@contextlib.contextmanager
+def _decoding(name: str) -> Iterator[None]:
+    """Raise an ImageDecodeError for a format that is not read, or for what PIL raises."""
     package = converter_of(name)
     if package is not None:
         raise ImageDecodeError(
@@ -50,10 +95,7 @@ def decode_image(data: bytes, name: str) -> Image.Image:
             f'{package} does, or skip such files with on_error="skip" (--on-error skip)'
         )
     try:
-        formats = sorted(set(_FORMATS.values()))
-        image = upright(Image.open(io.BytesIO(data), formats=formats))
-        image.load()
-        return to_8_bits(image)
+        yield
     except Exception as error:  # PIL raises a dozen types for damaged files
         raise ImageDecodeError(
             f"{name} cannot be decoded ({type(error).__name__}: {error}); repair or remove it, or "

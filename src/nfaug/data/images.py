@@ -13,12 +13,12 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from ..io.numbers import check_seed, check_whole
+from ..io.numbers import as_size, check_seed, check_whole
 from ..io.progress import progress_bar
 from ..run.ranks import own_cores
 from .choose import choose_per_class
 from .decode import ImageDecodeError
-from .preprocess import RESIZE, Preprocess, as_size, channels_of, size_of
+from .preprocess import RESIZE, Preprocess
 from .readers import Reader
 
 T = TypeVar("T")
@@ -74,6 +74,11 @@ class LabelledImages(Dataset[tuple[Tensor, int]]):
     def has_one_size(self) -> bool:
         """Whether all images are read at one size."""
         return self.preprocess.image_size is not None
+
+    @property
+    def has_stored_size(self) -> bool:
+        """Whether all images have one size, which is that at which they are stored."""
+        return self.has_one_size and not self.preprocess.resize
 
     @property
     def image_size(self) -> tuple[int, int]:
@@ -154,7 +159,7 @@ class LabelledImages(Dataset[tuple[Tensor, int]]):
         sizes = {}
         with progress_bar(len(rows), "sizes of images", "image", shown=progress) as bar:
             for row in rows:
-                sizes[self.name(row)] = size_of(self.reader.read(int(self.indices[row])))
+                _, sizes[self.name(row)] = self.reader.shape(int(self.indices[row]))
                 bar.update()
         return sizes
 
@@ -225,16 +230,16 @@ def _infer_preprocess(
 ) -> Preprocess:
     """The preprocessing, with channels, and a size if they have one, taken from the images.
 
-    Up to 64 of the images are read. An image that does not fit raises ValueError.
+    The shapes of up to 64 images are read. An image that does not fit raises ValueError.
     """
     rows = indices[spread(len(indices), PEEKS)].tolist()
     stored_channels = []
     stored_sizes = []
     with progress_bar(len(rows), "first images", "image", shown=progress) as bar:
         for row in rows:
-            image = reader.read(row)
-            stored_channels.append(channels_of(image))
-            stored_sizes.append(size_of(image))
+            image_channels, image_size = reader.shape(row)
+            stored_channels.append(image_channels)
+            stored_sizes.append(image_size)
             bar.update()
     resize = size is not None
     if len(set(stored_sizes)) == 1:

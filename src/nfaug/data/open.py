@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import Literal
 
 from ..io.progress import progress_bar
 from ..io.text import did_you_mean, printable
 from .decode import IMAGE_ENDINGS
 from .images import LabelledImages, assemble, split_per_class
+from .kinds import DATA_SOURCES
 from .readers import Reader, Request
 from .sources.arrays import open_digits, open_npz
 from .sources.folders import list_files, open_folder
@@ -24,41 +25,6 @@ _IN_FOLDERS = {
     "parquet files": (".parquet",),
     "IDX files": ("idx1-ubyte", "idx1-ubyte.gz", "idx3-ubyte", "idx3-ubyte.gz"),
 }
-
-
-class DataKind(NamedTuple):
-    """Something that `data` may be: an example of it, and what it is."""
-
-    example: str
-    text: str
-
-
-DATA_KINDS = (
-    DataKind(
-        "my-images",
-        "a folder with one folder of images for each class, such as my-images/cat/1.jpg. Folders "
-        "train, val and test around them are splits.",
-    ),
-    DataKind("my-images.tar", "a tar of such a folder, not compressed."),
-    DataKind(
-        "my-shards",
-        "a folder of WebDataset shards, or one shard: a tar in which 000012.jpg has its label, a "
-        "number, in 000012.cls.",
-    ),
-    DataKind(
-        "my-images.npz",
-        "a NumPy file with the arrays images (uint8, of shape N x H x W, N x H x W x C or "
-        "N x C x H x W) and labels (whole numbers, N).",
-    ),
-    DataKind("torch/cifar10", "torch/NAME, a dataset of torchvision. --download fetches it."),
-    DataKind("builtin:clothes", "875 photographs of 32 x 32 pixels that come with nfaug."),
-    DataKind("digits", "scikit-learn's 1,797 handwritten digits of 8 x 8 pixels, for a first try."),
-)
-# The same in one line, for messages and options.
-DATA_SOURCES = (
-    "a folder with one folder of images for each class, a .tar or .npz file, or a name such as "
-    "torch/cifar10; 'nfaug help data' lists all"
-)
 
 
 def open_dataset(
@@ -111,7 +77,8 @@ def open_dataset(
         FileNotFoundError: If there is no such file or folder.
         ValueError: If the data are of no kind above or of two, are empty or damaged, or an argument
             is out of range. A `MissingSplitError` is one, if the data do not have the split, and so
-            is an `ImageDecodeError`, if one of the first images cannot be decoded.
+            is an `ImageDecodeError`, if the header of one of the first images cannot be read.
+            Damaged pixels raise it when the image is read.
 
     Example:
         >>> from nfaug import open_dataset

@@ -13,8 +13,8 @@ from typing import ClassVar
 from PIL import Image
 from torch import Tensor
 
-from .decode import ImageDecodeError, decode_image, to_8_bits
-from .preprocess import as_pixels, channels_of, size_of, strips
+from .decode import ImageDecodeError, decode_image, read_header, to_8_bits
+from .preprocess import as_pixels, channels_of, channels_of_mode, size_of, strips
 
 # Bytes of an image file. PIL accepts as many pixels of three bytes by default.
 _LARGEST = 2**29
@@ -47,6 +47,15 @@ class Reader(ABC):
         Raises:
             ImageDecodeError: If it is damaged.
         """
+
+    def shape(self, index: int) -> tuple[int, tuple[int, int]]:
+        """Channels and (height, width) of the image; of a file, mostly without decoding it.
+
+        Raises:
+            ImageDecodeError: If this cannot be read. Pixels may be damaged nevertheless.
+        """
+        image = self.read(index)
+        return channels_of(image), size_of(image)
 
     def name(self, index: int) -> str:
         """The name of an image in messages."""
@@ -97,6 +106,10 @@ class FileReader(Reader):
 
     def read(self, index: int) -> Image.Image:
         return decode_image(self.read_bytes(index), self.name(index))
+
+    def shape(self, index: int) -> tuple[int, tuple[int, int]]:
+        header = read_header(self.read_bytes(index), self.name(index))
+        return channels_of_mode(header.mode), header.size
 
     def read_hashed(self, index: int) -> tuple[Image.Image | Tensor, bytes]:
         content = self.read_bytes(index)  # once

@@ -13,14 +13,15 @@ from torch import Tensor
 
 from ..augment.config import MixConfig
 from ..augment.engine import Engine
-from ..augment.pixels import resize_levels
 from ..augment.transform import NFAugment
 from ..checkpoint.checkpoint import Checkpoint
 from ..data.choose import choose_of_class
 from ..data.decode import decode_image
 from ..data.images import LabelledImages
-from ..data.preprocess import Preprocess, as_size
-from ..fitting import load_base, open_fitted
+from ..data.preprocess import Preprocess, resize_levels
+from ..fitting.checkpoints import open_fitted
+from ..fitting.opening import load_base
+from ..io.numbers import as_size
 from ..io.text import printable
 
 _PARTNERS = 8  # images of the class to mix with, if the checkpoint has no memory
@@ -61,7 +62,7 @@ def open_flow(
             do not fit.
         OSError: The flow or the data do not exist or cannot be read.
     """
-    base = load_base(source, autoencoder)
+    base = load_base(source, autoencoder, gaussians=True)
     if data is None:
         if base.pca is None or base.gaussians is None:
             missing = "is not fitted to classes" if base.pca is None else "has no class Gaussians"

@@ -6,6 +6,7 @@ import contextlib
 import os
 import warnings
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import replace
 from typing import Any
 
@@ -25,6 +26,7 @@ from ..data.images import LabelledImages, to_tensors
 from ..flows.flow import Flow
 from ..io.progress import progress_bar
 from ..io.text import public_name
+from ..run.device import pick_device
 from ..run.ranks import Ranks, joined
 from .classes import fit_classes
 from .config import FitConfig
@@ -54,6 +56,7 @@ def fit(
     batch_size: int = 256,
     seed: int = 0,
     distributed: bool = False,
+    device: torch.device | str | None = None,
     progress: bool = True,
 ) -> Checkpoint:
     """Fit a checkpoint to the classes of a dataset, in one pass over the images.
@@ -103,6 +106,9 @@ def fit(
         seed: Seed of the choice of images and of the dequantisation noise.
         distributed: Whether the processes of `torchrun` share the classes. Each must call this
             function; each returns the whole result, which is that of one process.
+        device: Where images are encoded, such as "cuda"; "auto" is the GPU if there is one. The
+            flow goes there and comes back, with the result, to where it was: a name is loaded on
+            the CPU. None for the device of the flow.
         progress: Whether to show progress bars.
 
     Returns:
@@ -130,31 +136,46 @@ def fit(
         seed=seed,
     )
     group = joined() if distributed else contextlib.nullcontext(Ranks())
-    with torch.device("cpu"), group as ranks:  # not torch's default device, which may be "meta"
-        base = load_base(checkpoint, autoencoder)
-        images = open_images(
-            base.flow,
-            data,
-            image_size=image_size,
-            channels=channels,
-            grayscale=grayscale,
-            mean=mean,
-            std=std,
-            progress=progress and ranks.main,
-        )
-        fitted = fit_images(
-            base,
-            images,
-            config,
-            autoencoder=autoencoder,
-            source=fit_source(checkpoint, data),
-            ranks=ranks,
-            progress=progress,
-        )
+    with group as ranks:
+        with _on_cpu():
+            base = load_base(checkpoint, autoencoder)
+            images = open_images(
+                base.flow,
+                data,
+                image_size=image_size,
+                channels=channels,
+                grayscale=grayscale,
+                mean=mean,
+                std=std,
+                progress=progress and ranks.main,
+            )
+        home = base.flow.device
+        if device is not None:
+            base.flow.to(pick_device(str(device)))
+        try:
+            fitted = fit_images(
+                base,
+                images,
+                config,
+                autoencoder=autoencoder,
+                source=fit_source(checkpoint, data),
+                ranks=ranks,
+                progress=progress,
+            )
+        finally:
+            base.flow.to(home)
     assert fitted is not None
+    fitted.to(home)
     if isinstance(data, str | os.PathLike):
         fitted.source = os.fspath(data)
     return fitted
+
+
+def _on_cpu() -> AbstractContextManager[Any]:
+    """Make new tensors on the CPU, also if torch's default device is another, such as "meta"."""
+    if torch.get_default_device().type == "cpu":
+        return contextlib.nullcontext()  # the other context slows each call of torch
+    return torch.device("cpu")
 
 
 def fit_source(checkpoint: Any, data: Any) -> dict[str, str]:
@@ -200,7 +221,7 @@ def fit_images(
         raise ValueError(
             f"gaussians {prior.kind!r} need {prior.entry.min_classes} classes; 'data' needs one"
         )
-    with torch.device("cpu"):
+    with _on_cpu():
         base = _shaped(base, images, autoencoder, config.seed, shown)
         if ranks.main:
             _warn_of_memory(base.flow.config.dim, images, min(config.rank, config.per_class - 1))

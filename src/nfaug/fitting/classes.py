@@ -145,14 +145,15 @@ def _fit(
         if moments is not None:
             shape = (len(batch), *flow.config.shape)
             noise = torch.rand(shape, generator=noise_generator, device=flow.device)
-            z, _ = flow.encode(batch, noise)
+            z = flow.latents(batch, noise)
             try:
                 moments.update(z, torch.zeros_like(labels))
             except ValueError as error:
                 raise ValueError(f"class {chosen.label}: {error}") from error
         latents.append(flow.latents(batch).flatten(1))
         bar.update(len(batch))
-    fit = fit_class(torch.cat(latents), config.rank, label=chosen.label, generator=chosen.generator)
+    z = latents[0] if len(latents) == 1 else torch.cat(latents)  # which would copy them
+    fit = fit_class(z, config.rank, label=chosen.label, generator=chosen.generator)
     if moments is None:
         return fit
     return replace(fit, noisy_mean=moments.means[0].cpu(), noisy_m2=moments.m2[0].cpu())

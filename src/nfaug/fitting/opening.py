@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import warnings
 from collections.abc import Sequence
@@ -13,21 +14,24 @@ from ..checkpoint.manifest import read_manifest
 from ..checkpoint.resolve import resolve
 from ..data.images import LabelledImages
 from ..data.open import open_dataset
-from ..data.preprocess import as_size
 from ..data.torch_datasets import wrap_dataset
 from ..flows.flow import Flow
-from ..io.numbers import check_side
+from ..io.numbers import as_size, check_side
 
+_LARGE = 512**2  # pixels of an image above which a size that nobody chose is a warning
 _SIDE = 128  # largest default size of images that differ in size, for a flow of any size
 
 
 def load_base(
     checkpoint: Flow | Checkpoint | str | os.PathLike[str],
     autoencoder: AutoencoderSource | None = None,
+    *,
+    gaussians: bool = False,
 ) -> Checkpoint:
     """The checkpoint that a fit starts from, for the argument `checkpoint` of `fit`.
 
     `autoencoder` is used here only for the name of a flow on latents, which is loaded with it.
+    Class Gaussians are read only with `gaussians`: a fit does not use those of its start.
     """
     if isinstance(checkpoint, Checkpoint):
         return checkpoint
@@ -39,7 +43,7 @@ def load_base(
         manifest = read_manifest(resolve(source, whole=False))
         if "autoencoder" not in manifest:  # the flow is on pixels
             autoencoder = None
-    return load(source, autoencoder=autoencoder)
+    return load(source, autoencoder=autoencoder, gaussians=gaussians)
 
 
 def open_images(
@@ -78,6 +82,8 @@ def open_images(
         if not data.has_one_size:
             return data.at(size or common_size(data, _SIDE, progress=progress))
         if size in (None, data.image_size):
+            if size is None:
+                _warn_of_size(data)
             return data
     if isinstance(data, str | os.PathLike):
         images = open_dataset(
@@ -99,8 +105,25 @@ def open_images(
             progress=progress,
         )
     if size is None:
+        _warn_of_size(images)
         images = images.at(common_size(images, _SIDE, progress=progress))
     return images
+
+
+def _warn_of_size(images: LabelledImages) -> None:
+    """Say what a fit to large images takes, if their size is not one that was asked for."""
+    if not images.has_stored_size or math.prod(images.image_size) <= _LARGE:
+        return
+    height, width = images.image_size
+    an_image = 4 * images.channels * height * width  # float32
+    most = int(images.targets.bincount().max()) * an_image
+    warnings.warn(
+        f"the images are fitted at their own size, {height} x {width} pixels, of which each takes "
+        f"{an_image / 1e6:,.0f} MB of memory: the largest class {most / 1e9:,.1f} GB while it is "
+        "fitted, and the axes of each class up to half as much. image_size (--image-size), such as "
+        f"{_SIDE}, takes less memory and time",
+        stacklevel=4,
+    )
 
 
 def check_channels(flow: Flow, channels: int | None) -> None:
@@ -119,6 +142,8 @@ def common_size(images: LabelledImages, most: int, *, progress: bool = False) ->
     The side of the square is `most` or, if that is smaller, the median shorter side. `progress`
     shows a bar.
     """
+    if images.has_stored_size:
+        return images.image_size
     sizes = list(images.stored_sizes(progress=progress).values())
     if len(set(sizes)) == 1:
         return sizes[0]

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
-from torch import nn
+from ..io.types import ModuleList
+from .types import Squeeze
 
-from .layers import Squeeze
+Recompute = Literal["none", "steps"]  # what a training computes again in its backward pass
 
 
 @dataclass(frozen=True)
@@ -48,10 +49,14 @@ class Backbone:
 
     def fold(self) -> Squeeze:
         """The layer that folds space into channels at the start of each level."""
+        from .layers import Squeeze  # settings alone need no torch
+
         return Squeeze()
 
-    def build(self, shape: tuple[int, int, int]) -> nn.ModuleList:
+    def build(self, shape: tuple[int, int, int]) -> ModuleList:
         """New layers for inputs of shape (C, H, W): a list of `Layer` for each level."""
+        from torch import nn
+
         return nn.ModuleList()
 
 

@@ -134,10 +134,12 @@ def to_flow(levels: Tensor, noise: Tensor | float | None = None) -> Tensor:
     Returns:
         float64 if `levels` is float64, otherwise float32.
     """
-    floating = levels.to(torch.promote_types(levels.dtype, torch.float32))
     if noise is None:
         noise = 0.5
-    return (floating + noise) / 128 - 1
+    floating = levels.to(torch.promote_types(levels.dtype, torch.float32))
+    if floating is levels:
+        floating = floating.clone()
+    return floating.add_(noise).div_(128).sub_(1)  # in place: new memory costs more than sums
 
 
 def from_flow(v: Tensor, *, quantize: bool = True) -> Tensor:

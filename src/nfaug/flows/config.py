@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from .backbone import Backbone, Identity, is_size
-from .mef import MefConfig
+from .mef_config import MefConfig
 
 _PAPER = MefConfig(steps=(8, 8, 8), blocks=(8, 4, 2), width=(128, 128, 128))
 BACKBONES: dict[str, type[Backbone]] = {

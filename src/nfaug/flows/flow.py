@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from typing import Literal, cast
+from typing import cast
 
 import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from ..io.progress import progress_bar
+from .backbone import Recompute
 from .codec import Codec, PixelCodec
 from .config import FlowConfig
 from .layers import Layer, Squeeze
 from .networks import DisableTF32
-
-Recompute = Literal["none", "steps"]
 
 _LayerMap = Callable[[Layer, Tensor], Tensor]
 

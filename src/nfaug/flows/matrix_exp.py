@@ -18,7 +18,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-MAX_BOUND = 30.0  # above this norm the alternating series of exp(-M) has no correct float32 digit
+from .mef_config import MAX_BOUND
+
 _GROUP = 4  # terms that `row_series` adds up at a time
 _SQUARINGS = 5  # in `expm`: with degree 16, exact to float32 rounding for norms up to 64
 

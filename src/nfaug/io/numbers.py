@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import operator
+from collections.abc import Sequence
 from typing import Any
 
 MOST = 2**31 - 1  # of whatever is counted
@@ -49,6 +50,35 @@ def check_whole(name: str, value: Any, low: int = 1, high: int = MOST) -> int:
 def check_seed(value: Any) -> int:
     """The seed as an int; ValueError unless it is a whole number that torch's generators take."""
     return check_whole("seed", value, -SEEDS, SEEDS - 1)
+
+
+def as_size(value: int | str | Sequence[int]) -> tuple[int, int]:
+    """(height, width) of an image size: a side, "128", "128,96", or a pair.
+
+    Raises:
+        ValueError: If it is none of these, or a side is below 1.
+
+    Example:
+        >>> as_size(32), as_size("128"), as_size("128,96"), as_size([64, 48])
+        ((32, 32), (128, 128), (128, 96), (64, 48))
+    """
+    parts: Sequence[int | str]
+    if isinstance(value, str):
+        parts = value.split(",")
+    elif isinstance(value, int):
+        parts = [value]
+    else:
+        parts = value
+    try:
+        sides = [int(part) for part in parts]
+    except (TypeError, ValueError):
+        sides = []
+    if len(sides) not in (1, 2) or min(sides) < 1:
+        raise ValueError(
+            f"an image size is a number of pixels or height,width, such as 128 or 128,96; got "
+            f"{value!r}"
+        )
+    return sides[0], sides[-1]
 
 
 def check_side(size: tuple[int, int]) -> tuple[int, int]:

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import hashlib
+import os
 from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
+from typing import BinaryIO
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load, save_file
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
 from torch import Tensor
 
 from .errors import FileError
@@ -28,10 +30,12 @@ _TYPES = {
 
 
 def read_tensors(file: Path, sha256: str | None = None) -> dict[str, Tensor]:
-    """Read all tensors of a file and check its SHA-256 if it is given.
+    """Map all tensors of a file into memory, and check its SHA-256 if it is given.
 
-    The tensors come from the bytes that were hashed. safetensors checks that they fill the file
-    exactly, so memory is at most three times the bytes of the file.
+    Values are read from the file when they are used, and the processes of a machine share them. A
+    write to a tensor changes a copy of its page, not the file. The file may be replaced or removed
+    meanwhile, as atomic writes do, but not changed in place. safetensors checks that the tensors
+    fill it exactly. Windows replaces no file that is mapped: there the tensors are copies.
 
     Raises:
         FileError: The file is missing or damaged, or a tensor has an unknown type.
@@ -39,10 +43,12 @@ def read_tensors(file: Path, sha256: str | None = None) -> dict[str, Tensor]:
     try:
         if not file.is_file():
             raise ValueError("it is missing, or not a regular file")
-        data = file.read_bytes()
-        if sha256 is not None:
-            _compare(file, hashlib.sha256(data).hexdigest(), sha256)
-        tensors = load(data)
+        with file.open("rb") as opened:
+            if sha256 is not None:
+                _compare(file, _sha256(opened), sha256)
+            tensors = _mapped(file)
+            if not os.path.samestat(os.fstat(opened.fileno()), file.stat()):
+                raise ValueError("it was replaced while it was read: read it again")
         unknown = {tensor.dtype for tensor in tensors.values()} - _TYPES
         if unknown:
             raise ValueError(f"it holds tensors of the types {unknown}")
@@ -54,9 +60,19 @@ def read_tensors(file: Path, sha256: str | None = None) -> dict[str, Tensor]:
         raise FileError(f"{file} is not a readable safetensors file: {reason}") from None
 
 
+def _mapped(file: Path) -> dict[str, Tensor]:
+    """All tensors of a file."""
+    tensors = {}
+    with safe_open(file, framework="pt") as mapped:
+        for name in mapped.keys():  # noqa: SIM118 (it is no mapping)
+            tensor = mapped.get_tensor(name)
+            tensors[name] = tensor.clone() if os.name == "nt" else tensor
+    return tensors
+
+
 def check_sha256(file: Path, sha256: str) -> None:
     """Raise FileError unless a file has this SHA-256."""
-    _compare(file, _file_sha256(file), sha256)
+    _compare(file, file_sha256(file), sha256)
 
 
 def _compare(file: Path, actual: str, expected: str) -> None:
@@ -67,11 +83,16 @@ def _compare(file: Path, actual: str, expected: str) -> None:
         )
 
 
-def _file_sha256(file: Path) -> str:
-    sha = hashlib.sha256()
+def file_sha256(file: Path) -> str:
+    """SHA-256 of a file of any size."""
     with file.open("rb") as opened:
-        for part in iter(partial(opened.read, 2**20), b""):  # a file may have gigabytes
-            sha.update(part)
+        return _sha256(opened)
+
+
+def _sha256(opened: BinaryIO) -> str:
+    sha = hashlib.sha256()
+    for part in iter(partial(opened.read, 2**20), b""):  # a file may have gigabytes
+        sha.update(part)
     return sha.hexdigest()
 
 
@@ -86,7 +107,7 @@ def write_tensors(file: Path, tensors: Mapping[str, Tensor]) -> str:
         save_file(values, file, metadata={"format": "pt"})
     except SafetensorError as error:
         raise OSError(f"{file} cannot be written: {error}") from error
-    return _file_sha256(file)
+    return file_sha256(file)
 
 
 def tensors_sha256(tensors: Mapping[str, Tensor]) -> str:

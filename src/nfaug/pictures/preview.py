@@ -12,11 +12,12 @@ from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
 from ..augment.config import MixConfig, MixSettings, one_config
-from ..augment.pixels import resize_levels, to_pil
+from ..augment.pixels import to_pil
 from ..augment.transform import NFAugment
 from ..checkpoint.checkpoint import Checkpoint, sample_images
 from ..classes.gaussians import ClassGaussians
 from ..data.choose import choose_of_class
+from ..data.preprocess import resize_levels
 from ..flows.flow import Flow
 from ..io.progress import progress_bar
 from ..io.text import printable

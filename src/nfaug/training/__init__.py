@@ -1,11 +1,16 @@
 """Training of flows: settings, trainer, metrics and pictures."""
 
-from .config import TrainConfig
-from .context import TrainResult
-from .loop import Interrupted
-from .optimizer import TrainingDiverged
-from .run import RunStopped
-from .trainer import train
+from typing import TYPE_CHECKING
+
+from nfaug.io.lazy import lazily
+
+if TYPE_CHECKING:
+    from .config import TrainConfig
+    from .context import TrainResult
+    from .loop import Interrupted
+    from .optimizer import TrainingDiverged
+    from .run import RunStopped
+    from .trainer import train
 
 __all__ = [
     "Interrupted",
@@ -15,3 +20,13 @@ __all__ = [
     "TrainingDiverged",
     "train",
 ]
+
+_MODULES = {
+    "TrainConfig": "config",
+    "TrainResult": "context",
+    "Interrupted": "loop",
+    "TrainingDiverged": "optimizer",
+    "RunStopped": "run",
+    "train": "trainer",
+}
+__getattr__ = lazily(__name__, _MODULES)

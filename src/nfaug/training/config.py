@@ -11,11 +11,10 @@ from typing import Any, Literal, get_args
 
 from nfaug.classes.priors import PriorConfig
 from nfaug.data.augmentation import FlowAugmentation
-from nfaug.data.preprocess import as_size
-from nfaug.fitting import PCAConfig
-from nfaug.flows.flow import Recompute
-from nfaug.flows.mef import MefConfig
-from nfaug.io.numbers import check_number, check_seed, check_side, check_whole
+from nfaug.fitting.config import PCAConfig
+from nfaug.flows.backbone import Recompute
+from nfaug.flows.mef_config import MefConfig
+from nfaug.io.numbers import as_size, check_number, check_seed, check_side, check_whole
 from nfaug.io.text import did_you_mean
 
 _RECIPES = Path(__file__).parent / "recipes"

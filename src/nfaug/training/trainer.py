@@ -13,9 +13,10 @@ from torch.utils.data import Dataset
 from nfaug.checkpoint.checkpoint import Checkpoint
 from nfaug.data.images import LabelledImages
 from nfaug.data.torch_datasets import wrap_dataset
-from nfaug.fitting import FitConfig, fit_classes
+from nfaug.fitting.classes import fit_classes
+from nfaug.fitting.config import FitConfig
 from nfaug.flows.codec import check_levels
-from nfaug.flows.mef import MefConfig
+from nfaug.flows.mef_config import MefConfig
 from nfaug.io.progress import progress_bar
 
 from .config import TrainConfig

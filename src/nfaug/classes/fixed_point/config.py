@@ -6,9 +6,8 @@ import math
 from dataclasses import dataclass
 from typing import Any, Literal, TypeAlias, get_args
 
-from torch import Tensor
-
 from ...io.numbers import check_number
+from ...io.types import Tensor
 
 #: kld_weight * (K - 1) / d in both settings published with the paper: 3333 x 9 and 303 x 99, both
 #: at d = 3 * 32 * 32.
