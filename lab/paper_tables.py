@@ -7,7 +7,7 @@ the differences of the fixed point to gradient descent and to the data, paired b
 `--print` it first trains one small flow for each missing cell (setting x seed) and appends a row;
 the same command continues after an interruption. The rows for Fashion-MNIST come from
 
-    python lab/fashion_mnist.py --out runs
+    python lab/data.py fashion --out runs
     python lab/paper_tables.py --data runs/fashion-mnist-train.npz \\
         --test-data runs/fashion-mnist-test.npz --padded 32 --per-class 500 --tables 3 1 \\
         --seeds 3 --epochs 5 --cnn --cnn-steps 150
@@ -341,7 +341,7 @@ def main() -> None:
     parser.add_argument("--cnn", action="store_true", help="measure CNN-Acc too")
     parser.add_argument("--cnn-steps", type=int, default=300)
     parser.add_argument("--cnn-samples", type=int, default=500, help="generated images of a class")
-    parser.add_argument("--csv", type=Path, default=RESULTS / "paper_tables.csv")
+    parser.add_argument("--csv", type=Path, default=RESULTS / "paper_tables/paper_tables.csv")
     parser.add_argument("--print", action="store_true", help="print the tables and run nothing")
     args: Any = parser.parse_args()
     if not args.print:

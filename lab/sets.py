@@ -46,7 +46,7 @@ class Images:
 
 SETS = {
     "cifar10": Images("CIFAR-10", "cifar10-train.tar", "cifar10-test.tar", "flip,crop", 32),
-    "fashion": Images(  # lab/fashion_mnist.py writes these files
+    "fashion": Images(  # python lab/data.py fashion
         "Fashion-MNIST", "fashion-mnist-train.npz", "fashion-mnist-test.npz", "flip,crop", 28
     ),
     "cells": Images("blood cells", "blood128-train.tar", "blood128-validation.tar", "rotate", 48),

@@ -16,7 +16,7 @@ from torch import Tensor
 from nfaug.classes.gaussians import ClassGaussians
 from nfaug.flows.config import FlowConfig
 from nfaug.flows.flow import Flow
-from nfaug.flows.mef import MefConfig
+from nfaug.flows.mef_config import MefConfig
 from nfaug.run.ranks import Ranks
 from nfaug.training import TrainConfig
 from nfaug.training.distributed import averaging

@@ -309,6 +309,26 @@ def test_pixels_in_parts_are_the_same(
     assert torch.equal(*results)
 
 
+@pytest.mark.parametrize("floating", [False, True])
+@pytest.mark.parametrize("partners", ["batch", "memory"])
+@pytest.mark.parametrize("mix", ["axis", "pair", "regions"])
+def test_mixed_levels_are_mixed_latents(mix: Any, partners: Any, floating: bool) -> None:
+    """builtin:pixels mixes grey levels; the same formula on its latents gives the same images."""
+    data = torch.utils.data.TensorDataset(*batch_of(40))
+    fitted = nfaug.fit("builtin:pixels", data, rank=7, progress=False)
+    images, labels = batch_of(21, seed=3)
+    given = images / 255 if floating else images
+    nfa = NFAugment(fitted, p=1.0, mix=mix, partners=partners, noise=0.05, gate=2.0)
+    results = []
+    for in_levels in (True, False):
+        nfa.engine._in_levels = in_levels
+        nfa.generator = torch.Generator().manual_seed(0)
+        results.append(nfa(given, labels)[0] * (255 if floating else 1))
+    assert changed(results[0], given * (255 if floating else 1)).sum() > 10
+    assert (results[0].float() - results[1].float()).abs().max() <= (1e-3 if floating else 1)
+    assert (results[0].round() != results[1].round()).float().mean() < 1e-3
+
+
 def test_adds_nothing_to_a_model() -> None:
     class Model(nn.Module):
         def __init__(self) -> None:

@@ -140,5 +140,5 @@ def test_the_first_reason_of_an_image_counts() -> None:
     z = torch.where(finite[:, None, None, None], encoded.z, torch.inf)
     encoded = encoded._replace(z=z, inside=inside, near=near)
     draws = dataclasses.replace(nfa.draw(labels), index=position, chosen=chosen, paired=paired)
-    _, outcome = nfa.engine.mix(encoded, draws, None)
+    *_, outcome = nfa.engine.mix(encoded, draws, None)
     assert [Outcome(code).name for code in outcome.tolist()] == [*reasons, "APPLIED"]

@@ -92,6 +92,31 @@ def test_project_add_reconstruct_against_the_definition(pca: ClasswisePCA) -> No
     assert torch.allclose(pca.project(inside, labels), a, rtol=5e-3, atol=2e-2)
 
 
+def test_rescaled_latents_have_the_same_coefficients(
+    pca: ClasswisePCA, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also in parts of a few columns, and as 8 bits, whose sum with the change is a float."""
+    z, labels = batch()
+    levels = (z * 20 + 100).round().clamp(0, 255)
+    z = (levels - 100) / 20
+    delta = torch.randn(13, RANK, generator=torch.Generator().manual_seed(2))
+    rescaled = pca.rescaled(20.0, 100.0)
+    assert rescaled.axes is pca.axes
+    assert (pca.scale, rescaled.scale) == (1, 20)
+    moved = pca.add(z, labels, delta) * 20 + 100
+    for given in (levels, levels.to(torch.uint8)):
+        for found, expected in zip(
+            rescaled.locate(given, labels), pca.locate(z, labels), strict=True
+        ):
+            assert torch.allclose(found, expected, rtol=1e-4, atol=1e-3)
+        assert torch.allclose(rescaled.add(given, labels, delta), moved, atol=1e-3)
+    whole = pca.locate(z, labels)
+    monkeypatch.setattr("nfaug.classes.pca._COLUMNS", 5)
+    monkeypatch.setattr("nfaug.classes.pca._IN_CACHE", 1)
+    for found, expected in zip(pca.locate(z, labels), whole, strict=True):
+        assert torch.allclose(found, expected, rtol=1e-5, atol=1e-4)
+
+
 def sizes(classes: int, dim: int, rank: int) -> ClasswisePCA:
     """A PCA of random latents: few of many classes, or more dimensions."""
     generator = torch.Generator().manual_seed(0)

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from .pixels import resize
+from .pixels import as_unit, resize
 
 _EPSILON = 1e-3  # a deviation of 8 grey levels; a window with less has little structure
 
@@ -21,11 +21,12 @@ def add_change(images: Tensor, change: Tensor, low: Tensor) -> Tensor:
     Args:
         images: (n, C, H, W) in [0, 1].
         change: (n, C, h, w), of the same size or another; it is overwritten.
-        low: (n, C, h, w) in [0, 1], the images at this size.
+        low: (n, C, h, w) the images at this size, uint8 or in [0, 1].
     """
     if change.shape == images.shape:
         return change.add_(images).clamp_(0, 1)
     size = (images.shape[-2], images.shape[-1])
+    low = as_unit(low)
     lost = resize(lost_share(low, change), size)
     detail = images - resize(low, size)
     return resize(change, size).add_(images).sub_(detail.mul_(lost)).clamp_(0, 1)

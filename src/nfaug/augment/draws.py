@@ -136,20 +136,24 @@ def draw(
     share = by_class[own] if shares else most
     # `count` is rounded up; choosing with probability p * B / count makes the share exactly p.
     chosen = coin * count < share * batch
-    partner, paired = pick_in_batch(first, own, ok[index])
+    # With mix "regions", "auto" takes partners of the memory from classes that the axes span.
+    as_known = config.partners == "auto" and config.mix == "regions"
     if pca.memory is None or config.partners == "batch":
         memory = 0
+        partner, paired = pick_in_batch(first, own, ok[index])
         fallback = torch.zeros_like(partner)
         from_memory = torch.zeros_like(paired)
     else:
         memory = len(pca.memory)
-        row, fallback, stored = pick_in_memory(first, second, own, pca.offsets)
+        partner, fallback, stored = pick_in_memory(first, second, own, pca.offsets)
         from_memory = stored
-        if config.partners == "auto" and config.mix == "regions":
-            whole = pca.counts[own] <= pca.rank + 1  # the axes span these images
-            from_memory = stored & (whole | ~paired)
-        partner = torch.where(from_memory, row, partner)
-        paired = stored if config.partners == "memory" else paired | stored
+        paired = stored
+        if not pca.all_stored or (as_known and not pca.all_spanned):
+            other, found = pick_in_batch(first, own, ok[index])
+            if as_known:
+                from_memory = stored & ((pca.counts[own] <= pca.rank + 1) | ~found)
+            partner = torch.where(from_memory, partner, other)
+            paired = stored if config.partners == "memory" else found | stored
     return Draws(
         batch=batch,
         mix=config.mix,

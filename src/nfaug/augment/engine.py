@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from ..classes.pca import ClasswisePCA
+from ..classes.pca import ClasswisePCA, rows_by_class
 from ..data.preprocess import resize_levels, round_levels
 from ..flows.flow import Flow
 from ..run.device import is_read_at_once
@@ -20,7 +20,7 @@ from .counters import Outcome
 from .detail import add_change
 from .draws import Draws
 from .graphs import CudaGraphs
-from .mixing import Batch, Encoded, find_partners, mix_axes, mix_regions, rows_where
+from .mixing import Batch, Encoded, Mixture, find_partners, rows_where
 from .pixels import Normalization, all_finite, as_unit, resize
 from .regions import mix_by_region
 
@@ -29,7 +29,7 @@ from .regions import mix_by_region
 # have less than about 10.
 FAR = 32.0
 _IN_CACHE = 2**18  # values of pixels that the CPU computes with at a time: 1 MiB
-_ALL = 2**31  # images that the layers of a flow compute with at a time
+_LEAST = 8  # images of a class at a time, since their axes are read once
 
 
 def not_fitted(name: str, argument: str) -> ValueError:
@@ -46,6 +46,10 @@ class Engine:
     A plain object, so that a module that holds it gets no parameters, buffers or sub-modules. It
     is immutable, and copies of that module share it. A pickle leaves out copies for other devices.
     Worker processes that are spawned share the axes, and each gets a flow of its own.
+
+    builtin:pixels is an affine map of grey levels u, v = (u + 1/2)/128 - 1, and mixing is affine.
+    So the levels themselves are mixed there, along axes that are rescaled to them, and variants are
+    written class by class, without a tensor of all latents.
     """
 
     def __init__(
@@ -70,7 +74,9 @@ class Engine:
         self.has_memory = pca.has_memory
         frozen = flow.freeze()
         self.device = frozen.device
-        self._part = max(1, _IN_CACHE // flow.config.dim) if frozen.shape_free else _ALL
+        self._part = max(1, _IN_CACHE // flow.config.dim)
+        self._in_levels = frozen.shape_free
+        self._level_axes: dict[torch.device, ClasswisePCA] = {}
         self._copies: dict[torch.device, tuple[Flow, ClasswisePCA]] = {
             self.device: (frozen, _on_device(pca, self.device))
         }
@@ -110,6 +116,14 @@ class Engine:
             self._copies[device] = _on_device(flow, device), _on_device(pca, device)
         return self._copies[device]
 
+    def _axes(self, device: torch.device) -> ClasswisePCA:
+        """The PCA of what is mixed: of latents, or of grey levels u = 128 v + 127.5."""
+        if not self._in_levels:
+            return self.on(device)[1]
+        if device not in self._level_axes:
+            self._level_axes[device] = self.on(device)[1].rescaled(128, 127.5)
+        return self._level_axes[device]
+
     def encode(
         self,
         batch: Batch,
@@ -128,33 +142,34 @@ class Engine:
             chosen: (n,) bool, the images that `mix` changes, if it is one call: of an autoencoder,
                 the CPU then decodes the latents of these alone.
         """
-        flow, pca = self.on(batch.images.device)
-        labels = batch.labels[index]
-        parts = self._parts(torch.arange(len(index), device=index.device))
-        levels = torch.cat(
-            [self._levels(batch.images[index[rows]], normalization) for rows in parts]
-        )
-        z = levels.new_empty(len(index), *flow.shape, dtype=flow.dtype)
-        for rows in parts:
-            z[rows] = self._call("encode", flow.latents, levels[rows])
+        device = batch.images.device
+        pca = self._axes(device)
+        labels = batch.labels.index_select(0, index)
+        levels = self._levels(batch.images, index, normalization)
+        z = levels
+        if not self._in_levels:
+            z = self._call("encode", self.on(device)[0].latents, levels)
         a, energy = pca.locate(z, labels)
         inside = torch.ones_like(labels, dtype=torch.bool)
+        near = inside
         if gate is not None:
             inside = pca.is_inside(a, energy, labels, gate)
-        if self.codec.exact:
-            near = z.flatten(1).amax(1).maximum(-z.flatten(1).amin(1)) <= FAR
-            low = levels
-            base = levels
-        else:
-            near = torch.ones_like(inside)
+        low = levels
+        base = levels
+        if not self.codec.exact:
             low = levels / 255
             base = low.clone()
             rows = rows_where(inside if chosen is None else inside & chosen)
             base[rows] = self._call("decode", self._decode_unit, z[rows])
-        return Encoded(z, a, labels, batch.ok[index], inside, near, low, base)
+        elif not self._in_levels:
+            near = z.flatten(1).amax(1).maximum(-z.flatten(1).amin(1)) <= FAR
+        ok = batch.ok.index_select(0, index)
+        return Encoded(z, a, labels, ok, inside, near, low, base)
 
-    def mix(self, encoded: Encoded, draws: Draws, gate: float | None) -> tuple[Encoded, Tensor]:
-        """Mix latents with those of their partners, and add noise.
+    def mix(
+        self, encoded: Encoded, draws: Draws, gate: float | None
+    ) -> tuple[Encoded, Mixture, Tensor]:
+        """Decide how latents are mixed with those of their partners, and mix those of a flow.
 
         Args:
             encoded: The latents, in the order of `draws.index`.
@@ -162,50 +177,63 @@ class Engine:
             gate: Radius of the class's range; None for no gate.
 
         Returns:
-            The latents of the variants with what these are to be compared with, and the code of
-            each image's `Outcome`, (n,). `decode` may still change APPLIED to FELL_BACK.
+            The latents of the variants with what these are to be compared with, the mixture, and
+            the code of each image's `Outcome`, (n,). Grey levels are as they were: `decode` mixes
+            them, and may change APPLIED to GATED. It may also change APPLIED to FELL_BACK.
         """
-        _, pca = self.on(encoded.z.device)
+        pca = self._axes(encoded.z.device)
         b, paired = find_partners(encoded, draws, pca)
         moved = draws.chosen & paired
         inside = encoded.inside
-        base = encoded.base
+        delta = None
+        masks = None
         if draws.mix == "regions":
-            z, masks = mix_regions(encoded, b, moved, draws, pca)
-            if gate is not None:
-                inside = inside & pca.gate(z, encoded.labels, radius=gate)
-            if not self.codec.exact:  # the detail that it loses goes where the image goes
-                base = mix_by_region(base, encoded.low, masks)
+            masks = draws.weights * moved[:, None, None]
         else:
-            # A move along the axes does not change the energy outside their span.
-            z, a = mix_axes(encoded, b, moved, draws, pca)
+            delta = torch.where(moved[:, None], draws.weights * (b - encoded.a), 0.0)
             if gate is not None:
-                inside = inside & pca.is_near(a, encoded.labels, gate)
+                # A move along the axes does not change the energy outside their span.
+                inside = inside & pca.is_near(encoded.a + delta, encoded.labels, gate)
         changes = paired
+        noise = None
         if draws.noise.shape[1]:  # which needs no partner
             changes = encoded.ok
-            noisy = (draws.chosen & changes)[:, None]
-            z = z + torch.where(noisy, draws.noise, 0.0).view_as(z)
+            noise = torch.where((draws.chosen & changes)[:, None], draws.noise, 0.0)
+        mixture = Mixture(b, delta, masks, noise, draws)
+        if self._in_levels:
+            finite = mixture.is_finite(pca.scale)
+        else:
+            z = mixture.latents(encoded, pca)
+            if masks is not None and gate is not None:
+                inside = inside & pca.gate(z, encoded.labels, radius=gate)
+            if masks is not None and not self.codec.exact:
+                # The detail that it loses goes where the image goes.
+                low = encoded.low.clone()
+                encoded = encoded._replace(base=mix_by_region(encoded.base, low, masks))
+            encoded = encoded._replace(z=mixture.add_noise(z, pca.scale))
+            finite = all_finite(encoded.z)
         outcome = torch.full_like(encoded.labels, Outcome.APPLIED.value)
         ladder = (  # the first that does not hold decides
             (encoded.ok, Outcome.NOT_FINITE),
             (draws.chosen, Outcome.UNCHOSEN),
-            (all_finite(z), Outcome.FELL_BACK),
+            (finite, Outcome.FELL_BACK),
             (changes, Outcome.NO_PARTNER),
             (inside, Outcome.GATED),
             (encoded.near, Outcome.FAR),
         )
         for holds, otherwise in reversed(ladder):
-            outcome = torch.where(holds, outcome, otherwise.value)
-        return encoded._replace(z=z, base=base), outcome
+            outcome.masked_fill_(~holds, otherwise.value)
+        return encoded, mixture, outcome
 
     def decode(
         self,
         mixed: Encoded,
+        mixture: Mixture,
         outcome: Tensor,
         images: Tensor,
         index: Tensor,
         normalization: Normalization,
+        gate: float | None,
     ) -> None:
         """Decode the variants that are applied, and write them over their images.
 
@@ -213,42 +241,66 @@ class Engine:
         is not exact, the change decode(z') - base is added (`add_change`).
 
         Args:
-            mixed: The latents of the variants.
-            outcome: (n,) codes, as `mix` returns them; FELL_BACK is written into it for variants
-                that are not finite.
+            mixed: The latents of the variants, or grey levels that are to be mixed.
+            mixture: How these are mixed.
+            outcome: (n,) codes, as `mix` returns them; GATED is written into it for grey levels
+                mixed by region that the gate refuses, and FELL_BACK for variants that are not
+                finite.
             images: (B, C, H, W) images of the batch.
             index: (n,) positions of the variants in it.
             normalization: Normalization of the images.
+            gate: Radius of the class's range; None for no gate.
         """
         replaced = self._is_replaced(images)
-        for rows in self._parts(rows_where(outcome == Outcome.APPLIED)):
-            old = images[index[rows]]
-            new = self._call("decode", self._decode_unit, mixed.z[rows])
-            if not replaced:
-                base = as_unit(mixed.base[rows])
-                low = base if self.codec.exact else mixed.low[rows]
-                new = add_change(normalization.unit(old), new.sub_(base), low)
-            finite = all_finite(new)  # conversion to 8 bits would hide NaN
-            if old.dtype == torch.uint8:
-                new = new.mul_(255).round_()
+        is_8_bit = images.dtype == torch.uint8
+        # Levels that are mixed are finite: `mix` has asked. Normalization in half precision may
+        # overflow.
+        may_fail = not self._in_levels or normalization.pair is not None
+        for rows in self._parts(rows_where(outcome == Outcome.APPLIED), mixed.labels):
+            places = index.index_select(0, rows)
+            codes = outcome.index_select(0, rows)
+            if self._in_levels:
+                new = self._mixed_levels(mixed, mixture, rows, codes, gate)
             else:
-                new = normalization.undo(new)
-            new = new.to(old.dtype)
-            finite = finite & all_finite(new)
-            codes = outcome[rows]
-            applied = codes == Outcome.APPLIED
-            kept = finite & applied
-            if not is_read_at_once(old.device) or not bool(kept.all()):
-                new = torch.where(kept[:, None, None, None], new, old)
-                codes = torch.where(applied & ~finite, Outcome.FELL_BACK.value, codes)
-                outcome.index_copy_(0, rows, codes)
-            images.index_copy_(0, index[rows], new)
+                new = self._call("decode", self._decode_unit, mixed.z.index_select(0, rows))
+                if replaced:
+                    new.mul_(255)
+            if not replaced:
+                old = normalization.unit(images.index_select(0, places))
+                base = mixed.base.index_select(0, rows)
+                if self._in_levels:
+                    change = new.sub_(base).div_(255)
+                else:
+                    change = new.sub_(as_unit(base))
+                new = add_change(old, change, mixed.low.index_select(0, rows))
+                new = new.mul_(255) if is_8_bit else normalization.undo(new).to(images.dtype)
+            if may_fail:
+                fails = (codes == Outcome.APPLIED) & ~all_finite(new)
+                codes.masked_fill_(fails, Outcome.FELL_BACK.value)
+            if is_8_bit:
+                new.round_()  # after the check: conversion to 8 bits would hide NaN
+            _write(images, places, codes == Outcome.APPLIED, new)
+            outcome.index_copy_(0, rows, codes)
 
-    def _parts(self, rows: Tensor) -> tuple[Tensor, ...]:
-        """Positions of images in parts, so that a part of pixels stays in the CPU's cache."""
-        if is_read_at_once(rows.device):
-            return rows.split(self._part)
-        return (rows,)
+    def _mixed_levels(
+        self, mixed: Encoded, mixture: Mixture, rows: Tensor, codes: Tensor, gate: float | None
+    ) -> Tensor:
+        """Grey levels of variants, in [0, 255]; GATED is written into the codes (m,)."""
+        pca = self._axes(mixed.z.device)
+        levels = mixture.latents(mixed, pca, rows)
+        if mixture.masks is not None and gate is not None:
+            inside = pca.gate(levels, mixed.labels.index_select(0, rows), radius=gate)
+            codes.masked_fill_((codes == Outcome.APPLIED) & ~inside, Outcome.GATED.value)
+        return mixture.add_noise(levels, pca.scale, rows).clamp_(0, 255)
+
+    def _parts(self, rows: Tensor, labels: Tensor) -> list[Tensor]:
+        """Positions of images that are decoded together: of pixels on a CPU, those of a class."""
+        if not (self._in_levels and is_read_at_once(rows.device)):
+            return [rows]
+        if len(rows) <= self._part:
+            return [rows] if len(rows) else []
+        size = max(_LEAST, self._part)
+        return [part for of_class in rows_by_class(labels, rows) for part in of_class.split(size)]
 
     def _decode_unit(self, z: Tensor) -> Tensor:
         return self.on(z.device)[0].decode(z, quantize=False)
@@ -263,27 +315,37 @@ class Engine:
         fits = images.dtype == torch.uint8 and tuple(images.shape[-2:]) == self.codec.image_size
         return fits and self.codec.exact
 
-    def _levels(self, images: Tensor, normalization: Normalization) -> Tensor:
-        """Grey levels at the flow's size, uint8 if its round trip is exact."""
+    def _levels(self, images: Tensor, index: Tensor, normalization: Normalization) -> Tensor:
+        """Grey levels of images (n,) at the flow's size, uint8 if its round trip is exact."""
         if self._is_replaced(images):
-            return images
+            return images.index_select(0, index).contiguous()
         size = self.codec.image_size
-        if not self.codec.exact:
-            levels = resize(normalization.unit(images), size)
-            return levels.clamp(0, 1).nan_to_num_(0.0).mul_(255)  # of images that stay unchanged
-        # Flows amplify changes below a grey level a hundredfold. The class statistics, axes and
-        # gate are those of 8-bit images, which were resized as such.
-        if images.dtype != torch.uint8:
-            levels = normalization.unit(images).clamp(0, 1).nan_to_num_(0.0).mul_(255)
-            images = round_levels(levels).to(torch.uint8)
-        return resize_levels(images, size)
+        levels = []
+        for places in index.split(self._part) if is_read_at_once(index.device) else [index]:
+            part = images.index_select(0, places)
+            if not self.codec.exact:
+                unit = resize(normalization.unit(part), size)
+                # Images with NaN stay unchanged, whatever their levels are.
+                levels.append(unit.mul_(255).clamp_(0, 255).nan_to_num_(0.0))
+                continue
+            # Flows amplify changes below a grey level a hundredfold. The class statistics, axes
+            # and gate are those of 8-bit images, which were resized as such.
+            if part.dtype != torch.uint8:
+                unit = normalization.unit(part).clamp(0, 1).nan_to_num_(0.0)
+                part = round_levels(unit.mul_(255)).to(torch.uint8)
+            levels.append(resize_levels(part, size))
+        return torch.cat(levels)
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Engine:
         return self
 
     def __getstate__(self) -> dict[str, Any]:
         home = self._copies[self.device]
-        state: dict[str, Any] = {**self.__dict__, "_copies": {self.device: home}}
+        state: dict[str, Any] = {
+            **self.__dict__,
+            "_copies": {self.device: home},
+            "_level_axes": {},
+        }
         if self.device.type == "cpu" and get_spawning_popen() is not None:
             # As bytes: each tensor would be a file descriptor, of which a forkserver passes 253.
             flow, pca = home
@@ -304,6 +366,19 @@ class _InBytes(NamedTuple):
 
     flow_and_codec: bytes
     pca: ClasswisePCA
+
+
+def _write(images: Tensor, places: Tensor, kept: Tensor, new: Tensor) -> None:
+    """Write those images (m,) of `new` that are kept to their places among the images."""
+    if not is_read_at_once(images.device):
+        old = images.index_select(0, places)
+        new = torch.where(kept[:, None, None, None], new, old).to(images.dtype)
+        images.index_copy_(0, places, new)
+        return
+    # The CPU's index_copy_ moves single values, which for bytes takes ten times as long.
+    for place, keeps, image in zip(places.tolist(), kept.tolist(), new, strict=True):
+        if keeps:
+            images[place] = image
 
 
 def _on_device(module: Any, device: torch.device) -> Any:

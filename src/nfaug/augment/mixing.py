@@ -34,7 +34,7 @@ class Encoded(NamedTuple):
     """Latents of n images of a batch, and what mixing and decoding need of them.
 
     Attributes:
-        z: (n, C, H, W) latents.
+        z: (n, C, H, W) latents; of pixels, `low` itself.
         a: (n, r) their coefficients along the axes of their class.
         labels, ok: (n,) those of the batch.
         inside: (n,) bool, whether the gate lets an image through.
@@ -55,7 +55,8 @@ class Encoded(NamedTuple):
 
     def rows(self, index: Tensor) -> Encoded:
         """Those of the images at these positions."""
-        return Encoded(*[each[index] for each in self])
+        taken = {id(each): each.index_select(0, index) for each in self}  # some may be one tensor
+        return Encoded(*[taken[id(each)] for each in self])
 
 
 def rows_where(wanted: Tensor) -> Tensor:
@@ -96,34 +97,73 @@ def _same_image(a: Tensor, b: Tensor) -> Tensor:
     return (b - a).square().sum(1) <= _SELF_MATCH**2 * a.square().sum(1)
 
 
-def mix_axes(
-    encoded: Encoded, b: Tensor, moved: Tensor, draws: Draws, pca: ClasswisePCA
-) -> tuple[Tensor, Tensor]:
-    """z' = z + U (w * (b - a)) of the images that are moved (n,), and a' = a + w * (b - a).
+class Mixture(NamedTuple):
+    """How n latents are mixed with those of their partners.
 
-    A row of w has a weight for each axis, or one for all.
+    Attributes:
+        b: (n, r) coefficients of the partners.
+        delta: (n, r) changes w * (b - a) of the coefficients, 0 for images that are not moved; None
+            with masks.
+        masks: (n, h, w) masks over positions, 0 for images that are not moved; or None.
+        noise: (n, d), 0 for images that get none; or None.
+        draws: The draws, which say where partners come from.
     """
-    delta = torch.where(moved[:, None], draws.weights * (b - encoded.a), 0.0)
-    return pca.add(encoded.z, encoded.labels, delta), encoded.a + delta
+
+    b: Tensor
+    delta: Tensor | None
+    masks: Tensor | None
+    noise: Tensor | None
+    draws: Draws
+
+    def latents(self, encoded: Encoded, pca: ClasswisePCA, rows: Tensor | None = None) -> Tensor:
+        """The latents of the variants at these positions, None for all; (m, C, H, W).
+
+            z' = z + s U delta,    z' = z + w * (z2 - z)
+
+        s is the scale of the PCA. z2 is a latent of the batch, or m + s U b with b from the memory.
+        """
+        z = _taken(encoded.z, rows)
+        if self.masks is None:
+            assert self.delta is not None
+            return pca.add(z, _taken(encoded.labels, rows), _taken(self.delta, rows))
+        partners = self._partners(encoded, pca, rows)
+        return mix_by_region(z.to(partners.dtype), partners, _taken(self.masks, rows))
+
+    def add_noise(self, z: Tensor, scale: float, rows: Tensor | None = None) -> Tensor:
+        """Latents of variants with their noise, z + s noise."""
+        if self.noise is None:
+            return z
+        return z + (_taken(self.noise, rows) * scale).view_as(z)
+
+    def is_finite(self, scale: float) -> Tensor:
+        """Whether variants of finite latents are finite, (n,) bool.
+
+        No value of s U delta is larger than the sum of |s delta|.
+        """
+        finite = torch.ones_like(self.draws.chosen)
+        for values, factor in ((self.delta, scale), (self.masks, 1.0), (self.noise, scale)):
+            if values is not None:
+                finite &= (values.flatten(1).abs().sum(1) * factor).isfinite()
+        return finite
+
+    def _partners(self, encoded: Encoded, pca: ClasswisePCA, rows: Tensor | None) -> Tensor:
+        """The latents z2 of the partners, in floating point and a new tensor."""
+        z = encoded.z
+        stored = _taken(self.draws.from_memory, rows)
+        known = rows_where(stored)  # on an accelerator all
+        labels = _taken(encoded.labels, rows).index_select(0, known)
+        rebuilt = pca.rebuild(_taken(self.b, rows).index_select(0, known), labels)
+        rebuilt = rebuilt.view(-1, *z.shape[1:])
+        reads = is_read_at_once(z.device)
+        if reads and len(known) == len(stored):
+            return rebuilt
+        position = torch.where(stored, 0, _taken(self.draws.partner, rows))
+        z2 = z.index_select(0, position).to(torch.promote_types(z.dtype, torch.float32))
+        if reads:
+            z2[known] = rebuilt
+            return z2
+        return torch.where(stored[:, None, None, None], rebuilt, z2)
 
 
-def mix_regions(
-    encoded: Encoded, b: Tensor, moved: Tensor, draws: Draws, pca: ClasswisePCA
-) -> tuple[Tensor, Tensor]:
-    """z' = z + w * (z2 - z) of the images that are moved (n,), and the masks w over positions.
-
-    z2 is a latent of the batch, or m + U b with b from the memory.
-    """
-    z = encoded.z
-    stored = draws.from_memory
-    z2 = torch.empty_like(z)
-    rows = rows_where(~stored)
-    z2[rows] = z[torch.where(stored, 0, draws.partner)[rows]]
-    rows = rows_where(stored)
-    if len(rows):
-        known = pca.rebuild(b[rows], encoded.labels[rows]).view(-1, *z.shape[1:])
-        if not is_read_at_once(z.device):  # then the rows are all
-            known = torch.where(stored[:, None, None, None], known, z2)
-        z2[rows] = known
-    masks = draws.weights * moved[:, None, None]
-    return mix_by_region(z, z2, masks), masks
+def _taken(values: Tensor, rows: Tensor | None) -> Tensor:
+    return values if rows is None else values.index_select(0, rows)

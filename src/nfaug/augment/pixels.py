@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -116,53 +117,61 @@ def check_images(images: Tensor, channels: int) -> None:
         )
 
 
-def check_range(images: Tensor, normalization: Normalization) -> None:
+def extremes(images: Tensor) -> Tensor:
+    """The smallest and the largest value of each channel, (2, B, C), which are NaN beside NaN."""
+    if images.is_contiguous() or not images.is_contiguous(memory_format=torch.channels_last):
+        return torch.stack([images.amin((2, 3)), images.amax((2, 3))])
+    # Reducing rows first is several times faster than all but the channels at once.
+    rows = images.permute(0, 2, 3, 1).flatten(2)
+    shape = (len(images), -1, images.shape[1])
+    return torch.stack([rows.amin(1).view(shape).amin(1), rows.amax(1).view(shape).amax(1)])
+
+
+def are_finite(found: Tensor) -> Tensor:
+    """Whether all values of an image are finite, (B,) bool, from the `extremes`."""
+    # NaN and infinity reach the extremes. Either minus itself is NaN.
+    differences = found - found
+    return (differences[0] == differences[1]).all(1)
+
+
+def check_range(images: Tensor, found: Tensor, normalization: Normalization) -> None:
     """Raise ValueError unless images lie in [0, 1], once normalization is undone. Reads values.
 
     Values that are not finite pass. The tolerance is 0.01 without normalization, for the overshoot
     of interpolation, and max(1, 7 std) with it, for random erasing, which fills with normal noise.
+
+    Args:
+        images: Floating-point images.
+        found: Their `extremes`.
+        normalization: Normalization of the images.
     """
-    if not images.is_floating_point() or not images.numel():
+    if not images.numel():
         return
-    unit = normalization.unit(_extremes(images, normalization)[:, :, None, None])
-    if not bool(unit.isfinite().all()):  # then all values are looked at
-        unit = torch.where(torch.isfinite(images), normalization.unit(images), 0.5)
+    unit = normalization.unit(found.flatten(0, 1)[:, :, None, None])
     low = float(unit.min())
     high = float(unit.max())
+    if not math.isfinite(high - low):  # then all values are looked at
+        unit = torch.where(torch.isfinite(images), normalization.unit(images), 0.5)
+        low = float(unit.min())
+        high = float(unit.max())
     slack = max(1.0, 7 * max(normalization.std)) if normalization.std else 0.01
     if not (-slack <= low and high <= 1 + slack):
-        found = f"got values from {low:.3g} to {high:.3g}"
+        given = f"got values from {low:.3g} to {high:.3g}"
         if normalization.std:
             raise ValueError(
                 f"images must lie in [0, 1] once normalization by mean {normalization.mean} and "
-                f"std {normalization.std} is undone; {found}. Pass the mean= and std= that the "
-                "images are normalized by"
+                f"std {normalization.std} is undone; {given}. Pass the mean= and std= that "
+                "the images are normalized by"
             )
         raise ValueError(
-            f"floating-point images must lie in [0, 1]; {found}. Divide by 255 or pass uint8; if "
-            "the images are normalized, pass mean= and std="
+            f"floating-point images must lie in [0, 1]; {given}. Divide by 255 or pass "
+            "uint8; if the images are normalized, pass mean= and std="
         )
-
-
-def _extremes(images: Tensor, normalization: Normalization) -> Tensor:
-    """The smallest and the largest value, (2, C) for each channel that is normalized by its own."""
-    if normalization.pair is None:
-        return torch.stack([images.amin(), images.amax()])[:, None]
-    if images.is_contiguous(memory_format=torch.channels_last):
-        # Reducing rows first is several times faster than all but the channels at once.
-        rows = images.permute(0, 2, 3, 1).flatten(0, 1).flatten(1)
-        channels = images.shape[1]
-        lowest = rows.amin(0).view(-1, channels).amin(0)
-        return torch.stack([lowest, rows.amax(0).view(-1, channels).amax(0)])
-    return torch.stack([images.amin((0, 2, 3)), images.amax((0, 2, 3))])
 
 
 def all_finite(images: Tensor) -> Tensor:
     """Whether all values of an image or latent are finite, (B,) bool."""
-    if not images.is_floating_point():
-        return torch.ones(len(images), dtype=torch.bool, device=images.device)
-    # NaN and infinity reach the extremes, which need no tensor of the images' size. Either minus
-    # itself is NaN.
+    # As in `are_finite`.
     lowest = images.amin((1, 2, 3))
     highest = images.amax((1, 2, 3))
     return (lowest - lowest) == (highest - highest)

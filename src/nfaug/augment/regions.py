@@ -36,6 +36,9 @@ def draw_masks(
 
 
 def mix_by_region(z1: Tensor, z2: Tensor, masks: Tensor) -> Tensor:
-    """Latents z1 + w * (z2 - z1) of shape (n, C, H, W), with masks (n, h, w) resized to (H, W)."""
+    """Latents z1 + w * (z2 - z1) of shape (n, C, H, W), with masks (n, h, w) resized to (H, W).
+
+    They are written over z2.
+    """
     resized = resize(masks[:, None], (z1.shape[-2], z1.shape[-1]))
-    return (z2 - z1).mul_(resized).add_(z1)
+    return z2.sub_(z1).mul_(resized).add_(z1)

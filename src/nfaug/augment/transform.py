@@ -20,7 +20,7 @@ from .counters import Counters, Outcome, SharedValue
 from .draws import Draws, draw
 from .engine import Engine, not_fitted
 from .mixing import Batch, Encoded
-from .pixels import Normalization, all_finite, check_images, check_range
+from .pixels import Normalization, are_finite, check_images, check_range, extremes
 from .samples import (
     GivenLabels,
     are_names,
@@ -432,9 +432,13 @@ class NFAugment(nn.Module):
         reads = often or is_read_at_once(images.device)
         if reads:
             check_usable(labels, usable, self.num_classes)
-            check_range(images, self.normalization)
         self._batches += 1
-        finite = all_finite(images)
+        if not images.is_floating_point():
+            return Batch(images, index, usable), usable
+        found = extremes(images)
+        finite = are_finite(found)
+        if reads:
+            check_range(images, found, self.normalization)
         if reads and not self._warned_of_pixels and not bool(finite.all()):
             self._warned_of_pixels = True
             warnings.warn(
@@ -457,8 +461,8 @@ class NFAugment(nn.Module):
                     drawn = engine.encode(batch, index, self.normalization, gate, draws.chosen)
                 else:
                     drawn = encoded.rows(index)
-                mixed, codes = engine.mix(drawn, draws, gate)
-                engine.decode(mixed, codes, images, index, self.normalization)
+                mixed, mixture, codes = engine.mix(drawn, draws, gate)
+                engine.decode(mixed, mixture, codes, images, index, self.normalization, gate)
             outcome.index_copy_(0, index, codes)
         self._counters.add(outcome)
         return images

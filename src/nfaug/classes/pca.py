@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Mapping
 
@@ -14,6 +15,10 @@ from ..run.device import is_read_at_once
 # once; above, with copies of the axes of the image's class.
 GEMM_CLASSES = 64
 _COPIED = 2**26  # values of axes that are copied at a time: 256 MiB in float32
+# Values of latents that the CPU projects at a time, so that they stay in its cache; and the fewest
+# columns, below which a matrix product is slow.
+_IN_CACHE = 2**17
+_COLUMNS = 2**14
 
 # Type and shape of each tensor, for K classes, dimension d, rank r and N rows of memory: "Krd" is
 # (K, r, d).
@@ -34,11 +39,11 @@ _MEMORY = {"memory", "memory_labels"}
 class ClasswisePCA(nn.Module):
     """The axes of every class in latent space, and the memory from which partners are drawn.
 
-        a = U_y^T (z - m_y),    z + U_y delta
+        a = U_y^T (z - m_y) / s,    z + s U_y delta
 
-    with mean m_y and orthonormal axes U_y of class y. Methods take latents of shape (B, d) or
-    (B, C, H, W) with C*H*W = d, and int64 labels of shape (B,). They do not synchronize an
-    accelerator. Fit one with `nfaug.fit` or `nfaug.classes.pca_fit`.
+    with mean m_y and orthonormal axes U_y of class y, and s = 1 unless `rescaled`. Methods take
+    latents of shape (B, d) or (B, C, H, W) with C*H*W = d, and int64 labels of shape (B,). They do
+    not synchronize an accelerator. Fit one with `nfaug.fit` or `nfaug.classes.pca_fit`.
 
     Args:
         tensors: The first nine attributes by name, or the first seven if there is no memory.
@@ -66,7 +71,10 @@ class ClasswisePCA(nn.Module):
         memory_labels: (N,) classes of the memory's rows, or None.
         offsets: (K + 1,) first row of each class in the memory.
         num_classes, rank, dim: K, r and d.
+        scale: s, the length of a latent in which coefficients and energies are 1.
         has_memory: Whether there is a memory.
+        all_stored: Whether it has rows of every class.
+        all_spanned: Whether the axes can span the images of every class: at most `rank` + 1.
     """
 
     num_classes: int
@@ -91,6 +99,7 @@ class ClasswisePCA(nn.Module):
             self.register_buffer(name, tensors.get(name))
         self.num_classes, self.rank, self.dim = self.axes.shape
         self.has_memory = self.memory is not None
+        self.scale = 1.0
         self._at_once = self.num_classes <= GEMM_CLASSES
         if self._at_once:
             self.axes = self.axes.float()
@@ -100,13 +109,30 @@ class ClasswisePCA(nn.Module):
         if self.memory_labels is not None:
             sizes[1:] = torch.bincount(self.memory_labels, minlength=self.num_classes)
         self.register_buffer("offsets", sizes.cumsum(0))
+        self.all_stored = bool((sizes[1:] > 0).all())
+        self.all_spanned = bool((self.counts <= self.rank + 1).all())
 
     def extra_repr(self) -> str:
         sizes = f"num_classes={self.num_classes}, dim={self.dim}, rank={self.rank}"
         return f"{sizes}, memory={int(self.offsets[-1])}"
 
+    def rescaled(self, scale: float, shift: float) -> ClasswisePCA:
+        """The same classes for latents z' = scale * z + shift, with the same coefficients.
+
+        Args:
+            scale: s.
+            shift: What is added.
+
+        Returns:
+            A PCA that shares all tensors but the mean.
+        """
+        other = copy.copy(self)
+        other._buffers = {**self._buffers, "mean": self.mean * scale + shift}
+        other.scale = self.scale * scale
+        return other
+
     def project(self, z: Tensor, labels: Tensor) -> Tensor:
-        """The coefficients of latents along the axes of their class, a = U_y^T (z - m_y).
+        """The coefficients of latents along the axes of their class, a = U_y^T (z - m_y) / s.
 
         Args:
             z: Latents, (B, d) or (B, C, H, W).
@@ -125,7 +151,7 @@ class ClasswisePCA(nn.Module):
             labels: Their classes, (B,), int64.
 
         Returns:
-            The coefficients a of `project`, (B, r), and the energy |z - m_y|^2 - |a|^2, (B,).
+            The coefficients a of `project`, (B, r), and the energy |z - m_y|^2 / s^2 - |a|^2, (B,).
 
         Example:
             >>> coefficients, energy = pca.locate(z, labels)
@@ -137,18 +163,35 @@ class ClasswisePCA(nn.Module):
             coefficients = z.new_zeros(len(z), self.rank, dtype=torch.float32)
             squares = z.new_zeros(len(z), dtype=torch.float32)
             for label, rows in _rows_by_class(labels):
-                centred = z[rows].float() - self.mean[label]
-                coefficients[rows] = (centred @ self.axes[label].float().T).float()
-                squares[rows] = centred.square_().sum(1)
+                coefficients[rows], squares[rows] = self._locate(z.index_select(0, rows), label)
         else:
             centred = z.float() - self.mean[labels]
             coefficients = self._along_axes(centred, labels)
             squares = centred.square_().sum(1)
+        if self.scale != 1:
+            coefficients = coefficients / self.scale
+            squares = squares / self.scale**2
         energy = squares - coefficients.square().sum(1)
         return coefficients, energy.clamp(min=0)
 
+    def _locate(self, z: Tensor, label: int) -> tuple[Tensor, Tensor]:
+        """U^T (z - m), (n, r), and |z - m|^2, (n,), of latents (n, d) of one class."""
+        mean = self.mean[label]
+        axes = self.axes[label]
+        width = max(_COLUMNS, _IN_CACHE // len(z))
+        coefficients = []
+        squares = []
+        for start in range(0, self.dim, width):
+            columns = slice(start, start + width)
+            centred = z[:, columns].float() - mean[columns]
+            coefficients.append((centred @ axes[:, columns].float().T).float())
+            squares.append(torch.linalg.vector_norm(centred, dim=1).square_())
+        if len(squares) == 1:
+            return coefficients[0], squares[0]
+        return torch.stack(coefficients).sum(0), torch.stack(squares).sum(0)
+
     def add(self, z: Tensor, labels: Tensor, delta: Tensor) -> Tensor:
-        """Move latents along the axes of their class: z + U_y delta.
+        """Move latents along the axes of their class: z + s U_y delta.
 
         Args:
             z: Latents, (B, d) or (B, C, H, W).
@@ -156,18 +199,30 @@ class ClasswisePCA(nn.Module):
             delta: Changes of the coefficients, (B, r).
 
         Returns:
-            The latents, in the shape of `z`.
+            The latents, in the shape of `z` and in floating point.
         """
+        if self.scale != 1:
+            delta = delta * self.scale
         if not is_read_at_once(z.device):
             return z + self._in_span(delta, labels).view_as(z)
-        moved = torch.empty_like(z)
-        for label, rows in _rows_by_class(labels):
-            change = delta[rows] @ self.axes[label].float()
-            moved[rows] = z[rows] + change.view(-1, *z.shape[1:])
+        groups = _rows_by_class(labels)
+        if len(groups) == 1:
+            return self._add(z, groups[0][0], delta)
+        moved = z.new_empty(z.shape, dtype=torch.promote_types(z.dtype, torch.float32))
+        for label, rows in groups:
+            moved[rows] = self._add(z.index_select(0, rows), label, delta.index_select(0, rows))
         return moved
 
+    def _add(self, z: Tensor, label: int, delta: Tensor) -> Tensor:
+        """z + U delta of latents of one class."""
+        axes = self.axes[label].float()
+        if z.is_floating_point():
+            return z + (delta @ axes).view_as(z)
+        moved = z.flatten(1).float()  # a copy, to which the product is added in one pass
+        return moved.addmm_(delta, axes).view(z.shape)
+
     def rebuild(self, coefficients: Tensor, labels: Tensor) -> Tensor:
-        """The latents of coefficients, m_y + U_y a.
+        """The latents of coefficients, m_y + s U_y a.
 
         Args:
             coefficients: (B, r).
@@ -176,7 +231,7 @@ class ClasswisePCA(nn.Module):
         Returns:
             Shape (B, d).
         """
-        return self.add(self.mean[labels], labels, coefficients)
+        return self.add(self.mean.index_select(0, labels), labels, coefficients)
 
     def _along_axes(self, centred: Tensor, labels: Tensor) -> Tensor:
         """U_y^T of centred latents (B, d), shape (B, r), without reading the labels."""
@@ -337,6 +392,11 @@ class ClasswisePCA(nn.Module):
             tensors["eigenvalues"] = self.eigenvalues.masked_fill(dropped, 0.0)[:, :rank]
             tensors["ranks"] = ranks
         return ClasswisePCA(tensors)
+
+
+def rows_by_class(labels: Tensor, rows: Tensor) -> list[Tensor]:
+    """These positions of labels in parts, one for each class. Reads the labels."""
+    return [rows.index_select(0, part) for _, part in _rows_by_class(labels.index_select(0, rows))]
 
 
 def _rows_by_class(labels: Tensor) -> list[tuple[int, Tensor]]:
