@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import itertools
 from pathlib import Path
@@ -76,7 +77,7 @@ def test_a_loader_worker_does_not_reach_for_the_gpu(monkeypatch: pytest.MonkeyPa
         raise RuntimeError("Cannot re-initialize CUDA in forked subprocess")
 
     samples = [(image, int(label)) for image, label in zip(*batch_of(12), strict=True)]
-    fitted = nfaug.fit(tiny_flow(), data(), rank=2, progress=False)
+    fitted = nfaug.fit(copy.deepcopy(tiny_flow()), data(), rank=2, progress=False)
     with pretended_gpu() as gpu:
         placed = fitted.to(gpu)
         nfa = nfaug.NFAugment(placed, p=1.0)
@@ -104,7 +105,7 @@ def test_a_residual_bank_is_quantized_on_the_gpu(
 
     monkeypatch.setattr(make, "quantize", noted)
     options: dict[str, Any] = {"variants": 2, "residual": True, "progress": False}
-    fitted = nfaug.fit(tiny_flow(), data(), rank=2, progress=False)
+    fitted = nfaug.fit(copy.deepcopy(tiny_flow()), data(), rank=2, progress=False)
     here = make_bank(fitted, data(), tmp_path / "cpu", **options)
     with pretended_gpu() as gpu:
         there = make_bank(fitted.to(gpu), data(), tmp_path / "gpu", **options)
