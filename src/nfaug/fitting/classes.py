@@ -60,7 +60,7 @@ def fit_classes(
 
     Every class must have an image. The latents of one class at a time are in memory. Each process
     fits every k-th class, where k is their number. Random numbers depend on the class alone, so the
-    result is bit for bit that of one process with as many threads. Statistics take a second
+    result is bit for bit on CPUs that of one process with as many threads. Statistics take a second
     encoding of every image, and are found if `config` asks for Gaussians.
 
     Args:
