@@ -91,7 +91,7 @@ def test_a_run_becomes_a_bundled_flow(
     assert torch.equal(made.gaussians.means, run.gaussians.means), "of the run, not of the data"
     assert made.pca.rank == 3
     assert not made.pca.has_memory
-    assert made.config.metrics["on"] == "36 test images"
+    assert made.config.metrics["images"] == 36
     assert "Our images" not in (out / "README.md").read_text()
     monkeypatch.setattr(sys, "argv", [*sys.argv, "--data-name", "Our images"])
     bundle.main()

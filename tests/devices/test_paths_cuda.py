@@ -125,7 +125,8 @@ def test_a_call(gpu: Any, form: str, name: str) -> None:
     expected, counts = last(torch.device("cpu"))
     with gpu() as device:
         found, counts_there = last(device)
-    level = 1 if form == "uint8" else 1 / 64 if form == "bfloat16" else 1e-3
+    # CPUs resize bytes, GPUs floats: the levels that are mixed may differ by one.
+    level = {"uint8": 1, "bfloat16": 1 / 64, "larger": 1 / 255}.get(form, 1e-3)
     assert counts["applied"] > 0
     assert counts_there == counts
     assert (found - expected).abs().max() <= level
