@@ -18,13 +18,17 @@ from nfaug.flows.backbone import Backbone, Identity
 from nfaug.flows.codec import to_flow
 from nfaug.flows.config import BACKBONES, FlowConfig
 from nfaug.flows.flow import Flow
-from nfaug.flows.layers import Layer
-from nfaug.flows.mef_config import MefConfig
+from nfaug.flows.layers import SQUEEZES, Layer
+from nfaug.flows.mef_config import SQUEEZE_NAMES, MefConfig
 
 ROOT = Path(__file__).parents[2]
 MEF = MefConfig(steps=(2, 1), blocks=(1, 1), width=(6, 6))
 TINY = FlowConfig(2, (7, 8), MEF)
 HAAR = replace(MEF, squeeze="haar", max_scale=20.0)
+
+
+def test_squeezes_by_name() -> None:
+    assert {*SQUEEZE_NAMES} == {*SQUEEZES}
 
 
 @pytest.mark.parametrize("low_rank_above", [24, 4])
