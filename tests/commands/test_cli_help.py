@@ -247,3 +247,16 @@ def test_the_address_of_the_documentation() -> None:
 def test_every_topic_is_known() -> None:
     topics = importlib.import_module("nfaug.commands.topics")
     assert sorted(topics.__all__) == sorted(TOPICS)
+
+
+def test_help_of_train_is_short(nfaug_command: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    short = nfaug_command("train", "--help").out
+    whole = nfaug_command("train", "--help-all")
+    assert whole.code == 0
+    assert len(short.splitlines()) < 90 < 250 < len(whole.out.splitlines())
+    assert "--help-all" in short
+    assert "--epochs" in short
+    assert "--flow.steps" not in short
+    assert "--flow.steps" in whole.out
+    assert nfaug_command("train", "--help").out == short, "it is hidden while it is printed"

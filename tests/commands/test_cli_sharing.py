@@ -127,7 +127,7 @@ def test_timm_runs_a_script(
     out, error = capsys.readouterr()
     stats = json.loads(out)
     assert stats["seen"] == stats["applied"] == 12, "noise needs no partner"
-    assert error == "", "counts are printed once"
+    assert error.count("NFA") == 1, "it starts; counts are printed once"
     words.remove("--json")
     assert main([*words, "--", "--model", "tiny", "-b=4"]) == 0
     out, error = capsys.readouterr()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import socket
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -10,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from forked import run_python
 
 SCRIPT = Path(__file__).parents[1] / "timm_train.py"
 TORCHRUN = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", 2)
@@ -56,3 +58,14 @@ def test_an_unedited_script(
     record = json.loads(out.read_text())
     assert record["sizes"] == [[4, 3, 32, 32]] * steps
     assert record["eval"] == 6
+
+
+def test_a_script_that_nfa_has_no_part_in(folder: Path, flow_dir: Path, tmp_path: Path) -> None:
+    """With a gate that lets no image through the script runs, and the command says so."""
+    out = tmp_path / "record.json"
+    words = ["timm", SCRIPT, "--checkpoint", flow_dir, "--p", "1.0", "--gate", "1e-6"]
+    ran = run_python(["-m", "nfaug", *words, "--", folder, "--out", out], cwd=tmp_path)
+    assert ran.returncode == 2
+    assert f"NFA: {flow_dir}, p = 1.0, in training loaders\n" in ran.stderr
+    assert re.search(r"NFA augmented no image \(NFA: of \d+ images applied 0, ", ran.stderr)
+    assert out.exists()

@@ -9,7 +9,7 @@ import os
 import re
 import shutil
 import textwrap
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -93,6 +93,7 @@ class CommandParser(ArgumentParser):
 
     unknown_hint = ""  # what an error adds after arguments that the command does not have
     example = ""  # of the whole command
+    usual: frozenset[str] = frozenset()  # what --help shows, if --help-all shows more
 
     def __init__(self, **options: Any) -> None:
         formatter = argparse.RawDescriptionHelpFormatter
@@ -151,6 +152,22 @@ class CommandParser(ArgumentParser):
                 )
         return parsed
 
+    def show_all_with(self, option: str, usual: Collection[str]) -> None:
+        """Let --help show the `usual` arguments (their names in Python), and `option` show all."""
+        self.usual = frozenset({"help", *usual})
+        super().add_argument(option, action=_HelpAll, help="show all options and exit")
+        self.usual |= {option.lstrip("-").replace("-", "_")}
+
+    def print_help(self, file: Any = None) -> None:
+        """Print the help of the usual arguments, or of all if there is no such choice."""
+        hidden = [each for each in self._actions if self.usual and each.dest not in self.usual]
+        helps = [each.help for each in hidden]
+        for each in hidden:
+            each.help = argparse.SUPPRESS
+        super().print_help(file)
+        for each, text in zip(hidden, helps, strict=True):
+            each.help = text
+
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
         """Exit with code 2 after the message in one line."""
         line = in_plain_words(" ".join(printable(message).split()))
@@ -168,6 +185,18 @@ class CommandParser(ArgumentParser):
         # Without the hyphens, which would make all options look alike.
         options = {name.lstrip("-"): name for name in _OPTION.findall(self.format_help())}
         return did_you_mean(option[1], options, options)
+
+
+class _HelpAll(argparse.Action):
+    """Print the help of all arguments."""
+
+    def __init__(self, option_strings: Sequence[str], dest: str, help: str | None = None) -> None:
+        super().__init__(option_strings, argparse.SUPPRESS, nargs=0, help=help)
+        self.dest = dest
+
+    def __call__(self, parser: Any, *_: Any) -> None:
+        print(parser.format_help(), end="")
+        parser.exit()
 
 
 def new_parser(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import traceback
 from argparse import SUPPRESS
 from collections.abc import Sequence
@@ -59,6 +60,7 @@ def run(arguments: Namespace) -> dict[str, Any] | str:
     nfa = NFAugment.from_pretrained(
         arguments.checkpoint, autoencoder=arguments.autoencoder, config=mixing(arguments)
     )
+    print(f"NFA: {arguments.checkpoint}, p = {nfa.p}, in training loaders", file=sys.stderr)
     script_arguments = list(arguments.script_arg)
     try:
         stats = run_script(arguments.script, script_arguments, nfa, off_epoch=arguments.off_epoch)
@@ -70,4 +72,10 @@ def run(arguments: Namespace) -> dict[str, Any] | str:
             raise
         traceback.print_exception(error)
         raise SystemExit(1) from None
+    chosen = sum(count for name, count in stats.items() if name != "seen")
+    if chosen and not stats["applied"]:
+        raise ValueError(
+            f"the script ran, and NFA augmented no image ({format_stats(stats)}): fit the "
+            "checkpoint to images like those that the script trains on"
+        )
     return dict(stats) if arguments.json else format_stats(stats)

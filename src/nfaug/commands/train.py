@@ -17,6 +17,11 @@ from ..training.config import TrainConfig, config_of, recipe_path, recipes
 from .common import add_channels, add_image_size, loading, place, saving
 from .parser import new_parser
 
+# What --help shows.
+_USUAL = (
+    *("data", "out", "image_size", "channels", "resume", "checkpoint", "recipe", "config"),
+    *("overwrite", "epochs", "max_minutes", "batch_size", "device", "autoencoder", "json"),
+)
 EXIT_CODES = (
     "Exit codes: 0 done; 1 a package is missing; 2 bad input; 3 training diverged; 4 stopped from "
     "outside (disk full, images lost, another process ended); 130 and 143 interrupted by Ctrl-C "
@@ -100,6 +105,7 @@ def parser() -> ArgumentParser:
     parser.add_argument("--split", default="train", help="part of the data to train on")
     parser.add_argument("--overwrite", action="store_true", help="replace what --out holds")
     parser.add_class_arguments(TrainConfig)
+    parser.show_all_with("--help-all", _USUAL)
     return parser
 
 
