@@ -201,3 +201,13 @@ def test_draws_and_configs_in_the_wrong_place() -> None:
             call()
     with pytest.raises(AttributeError, match="mix='pair'"):
         nfa.mix = "pair"
+
+
+def test_errors_say_what_to_do() -> None:
+    dataset = TensorImages(torch.zeros(4, 3, 8, 8, dtype=torch.uint8), torch.arange(4) % 2, NAMES)
+    with pytest.raises(TypeError, match="Images are fitted first: NFAugment"):
+        nfaug.NFAugment(dataset)
+    with pytest.raises(TypeError, match="the checkpoint comes first"):
+        nfaug.fit(dataset, "builtin:pixels")  # type: ignore[arg-type]
+    with pytest.raises(FileNotFoundError, match="did you mean builtin:pixels"):
+        nfaug.fit("pixels", dataset)

@@ -97,7 +97,10 @@ class Engine:
             return checkpoint
         if not hasattr(checkpoint, "pca"):
             wanted = "a Checkpoint, its name or its path"
-            raise TypeError(f"checkpoint must be {wanted}; got {type(checkpoint).__name__}")
+            raise TypeError(
+                f"checkpoint must be {wanted}; got {type(checkpoint).__name__}. Images are fitted "
+                'first: NFAugment(nfaug.fit("builtin:pixels", dataset))'
+            )
         classes = checkpoint.config.classes or ()
         return cls(checkpoint.flow, checkpoint.pca, classes, checkpoint.class_warning)
 

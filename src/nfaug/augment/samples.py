@@ -68,9 +68,12 @@ def _find_labels(sample: Any) -> Any:
         if len(found) > 1:
             found = []
     if not found:
+        given = type(sample).__name__
+        if keys:
+            given += f" with the keys {[*keys.values()]}"
         raise ValueError(
-            f"no labels found in a {type(sample).__name__} of {[*keys.values()] or 'one item'}: "
-            "pass (images, labels), a mapping with the key 'labels', or labels_getter="
+            f"NFAugment needs labels, and found none in a {given}: pass (images, labels), a "
+            "mapping with the key 'labels', or labels_getter="
         )
     return sample[keys[found[0]]]
 
@@ -202,13 +205,13 @@ def check_usable(labels: Tensor, usable: Tensor, num_classes: int) -> None:
         return
     bad = (~usable).nonzero().flatten().tolist()
     value = labels[bad[0]]
-    where = f"at position {bad[0]}, and {len(bad) - 1} more of {len(labels)}"
+    where = f"at position {bad[0]}; of {len(labels)} labels, {len(bad)} are like this"
     if value.ndim == 0:
         number = value.cpu().numpy().item()  # torch's own refuses the largest of uint64
         raise ValueError(
             f"labels must lie in [0, {num_classes}), the checkpoint's classes; got {number} "
-            f"{where}. Labels start at 0. Leave out images without a label, or fit the flow to "
-            "your classes (nfaug fit)"
+            f"{where}. Labels start at 0. Leave out images without a label, or fit the checkpoint "
+            "to your classes (nfaug fit)"
         )
     largest = value.float().topk(min(3, num_classes)).values.tolist()
     shown = ", ".join(f"{entry:.9g}" for entry in largest)

@@ -70,6 +70,7 @@ def run(arguments: Namespace) -> dict[str, Any]:
     """Make the bank or a shard of it."""
     import torch
 
+    from ..augment.engine import not_fitted
     from ..bank import Bank, make_bank
     from ..bank.shards import parse_shard, shard_manifests
     from ..data.batches import default_workers
@@ -82,6 +83,8 @@ def run(arguments: Namespace) -> dict[str, Any]:
     checkpoint = load_on(arguments, where.device, gaussians=False)
     out = Path(arguments.out).expanduser()
     size = None if arguments.residual else arguments.image_size
+    if checkpoint.pca is None:
+        raise not_fitted(arguments.checkpoint, repr(arguments.checkpoint))
     codec = checkpoint.flow.codec
     check_channels(checkpoint.flow, arguments.channels)
     data = open_dataset(

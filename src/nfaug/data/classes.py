@@ -240,13 +240,13 @@ def check_same_classes(names: Iterable[str] | None, expected: Sequence[str]) -> 
     for label, (name, expected_name) in enumerate(itertools.zip_longest(actual, expected)):
         if name != expected_name:
             same = sorted(actual) == sorted(expected)
-            relation = "the same in another order" if same else "others"
+            relation = ", the same in another order" if same else ""
             raise ValueError(
-                f"the dataset has {len(actual)} classes and the checkpoint {len(expected)}, "
+                f"the dataset has {len(actual)} classes and the checkpoint {len(expected)}"
                 f"{relation}: label {label} is {name!r} in the data and {expected_name!r} in the "
                 "checkpoint. Images would be mixed with images of another class. Use the "
-                "checkpoint's classes in its order, or fit the flow to this dataset: "
-                "nfaug.fit(flow, dataset)"
+                "checkpoint's classes in its order, or fit the checkpoint to this dataset: "
+                "nfaug.fit(checkpoint, dataset)"
             )
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import re
 import warnings
 from collections.abc import Iterator
 from typing import NamedTuple
@@ -97,8 +98,9 @@ def _decoding(name: str) -> Iterator[None]:
     try:
         yield
     except Exception as error:  # PIL raises a dozen types for damaged files
+        reason = re.sub(r" <.* object at 0x\w+>", "", str(error))  # PIL's name of an open file
         raise ImageDecodeError(
-            f"{name} cannot be decoded ({type(error).__name__}: {error}); repair or remove it, or "
+            f"{name} cannot be decoded ({type(error).__name__}: {reason}); repair or remove it, or "
             'skip such files with on_error="skip" (--on-error skip)'
         ) from error
 

@@ -38,6 +38,11 @@ def load_base(
     if isinstance(checkpoint, Flow):
         config = CheckpointConfig(checkpoint.config, autoencoder=checkpoint.codec.record)
         return Checkpoint(checkpoint, config)
+    if not isinstance(checkpoint, str | os.PathLike):
+        raise TypeError(
+            'the checkpoint comes first, then the images, as in nfaug.fit("builtin:pixels", '
+            f"dataset); got {type(checkpoint).__name__} as the checkpoint"
+        )
     source = os.fspath(checkpoint)
     if autoencoder is not None:
         manifest = read_manifest(resolve(source, whole=False))
