@@ -166,17 +166,19 @@ def train_all(
     found: Mapping[Study, Cells],
     groups_of: Callable[[Study], Iterable[Sequence[str]]],
     train: Callable[[argparse.Namespace, Study, Sequence[str], int], dict[str, Cell]],
+    first_seed: int = 0,
 ) -> None:
     """Train what is missing of all studies, and keep the rows in --results after each seed.
 
     Args:
-        args: `seeds` (a number, or which), `processes`, `results`, and what `train` needs.
+        args: `seeds`, their number, `processes`, `results`, and what `train` needs.
         found: The cells of each study.
         groups_of: Rows that are trained together by one process.
         train: (args, study, rows, seed) -> the cell of each row.
+        first_seed: The first of the seeds.
     """
     with ProcessPoolExecutor(args.processes) as pool:
-        for seed in range(args.seeds) if isinstance(args.seeds, int) else args.seeds:
+        for seed in range(first_seed, first_seed + args.seeds):
             jobs = []
             for study, cells in found.items():
                 for group in groups_of(study):

@@ -285,25 +285,24 @@ def normalised(images: Tensor) -> Tensor:
 
 
 @contextlib.contextmanager
-def tf32(on: bool) -> Iterator[None]:
+def _cudnn(setting: str, value: bool) -> Iterator[None]:
+    """A block with a setting of cuDNN."""
+    before = getattr(torch.backends.cudnn, setting)
+    setattr(torch.backends.cudnn, setting, value)
+    try:
+        yield
+    finally:
+        setattr(torch.backends.cudnn, setting, before)
+
+
+def tf32(on: bool) -> contextlib.AbstractContextManager[None]:
     """A block in which cuDNN's convolutions may round to TF32, or must not.
 
     The setting of matrix products stays: for another one, `torch.compile` would compile anew.
     """
-    before = torch.backends.cudnn.allow_tf32
-    torch.backends.cudnn.allow_tf32 = on
-    try:
-        yield
-    finally:
-        torch.backends.cudnn.allow_tf32 = before
+    return _cudnn("allow_tf32", on)
 
 
-@contextlib.contextmanager
-def searching() -> Iterator[None]:
+def searching() -> contextlib.AbstractContextManager[None]:
     """A block in which cuDNN tries its algorithms, as timm's script has it."""
-    before = torch.backends.cudnn.benchmark
-    torch.backends.cudnn.benchmark = True
-    try:
-        yield
-    finally:
-        torch.backends.cudnn.benchmark = before
+    return _cudnn("benchmark", True)

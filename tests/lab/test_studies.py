@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import csv
+import importlib
 import io
 import tarfile
 from pathlib import Path
 
 import pytest
+import torch
 from forked import run_python
 from PIL import Image
 
@@ -112,6 +114,16 @@ def test_sheets(data: Path, tmp_path: Path) -> None:
     run("sheets.py", *words, "--classes", "dress", "hat", "--out", file)
     with Image.open(file) as sheet:
         assert sheet.size[0] > 4 * SIDE
+
+
+def test_hero(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A row of the picture of the first page: an image, its partner, and four variants."""
+    monkeypatch.syspath_prepend(str(LAB))
+    hero = importlib.import_module("hero")
+    pictures = hero.row_of(data / "cifar10-train.tar", "dress", (0, 3), "regions")
+    assert len(pictures) == len(hero.TITLES)
+    assert all(picture.shape == (3, hero.SIDE, hero.SIDE) for picture in pictures)
+    assert not any(torch.equal(picture, pictures[0]) for picture in pictures[1:])
 
 
 def test_backbones(data: Path, tmp_path: Path) -> None:

@@ -44,6 +44,22 @@ def test_every_table_is_shown(tables: ModuleType) -> None:
     assert {name for _, name, _ in tables.TABLE.findall(pages)} == set(tables.templates())
 
 
+def test_the_numbers_of_the_first_page(tables: ModuleType) -> None:
+    files = [file for file, _ in tables.BRACED.findall(tables.templates()["defaults-scratch"])]
+    gains = [tables.gain(file, "NFA in pixels") for file in dict.fromkeys(files)]
+    above = sum(gain.mean > gain.half for gain in gains)
+    below = sum(gain.mean < -gain.half for gain in gains)
+    signs = "defaults/signs-scratch"
+    text = " ".join((ROOT / "README.md").read_text(encoding="utf-8").split())
+    for words in (
+        f"gained accuracy on {above} of {len(gains)} datasets and lost on none",
+        f"it gained {tables.gain(signs, 'RandAugment')} points",
+        f"nfaug {tables.gain(signs, 'NFA in pixels')}.",
+    ):
+        assert words in text, words
+    assert below == 0
+
+
 def test_another_figure_is_written_back(tables: ModuleType) -> None:
     text = "<!-- table: defaults-scratch -->\n\n| a |\n|---|\n| +9.9 ± 0.1 |\n\nBelow.\n"
     written = tables.written(text)
