@@ -127,8 +127,8 @@ print("training", len(train), "validation", len(validation))
 size = (args.in_chans or 3, args.img_size, args.img_size)
 loader = create_loader(
     train, size, 4, is_training=True, auto_augment=args.aa, num_workers=0,
-    device=torch.device("cpu")
-)
+    device=torch.device("cpu"), scale=(1, 1), ratio=(1, 1), hflip=0, color_jitter=0.0
+)  # images as they were fitted: NFA must not leave all of them unchanged
 for images, labels in loader:
     print(images.shape, labels.max() < args.num_classes)
 """
