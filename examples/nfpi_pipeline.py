@@ -29,7 +29,7 @@ from nfaug.cli import main as nfaug
 def parse() -> tuple[argparse.Namespace, list[str]]:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--data", required=True, help="what nfaug.open_dataset takes")
-    parser.add_argument("--test-data", required=True, help="images to judge by, or their splits")
+    parser.add_argument("--test-data", required=True, help="test images, or their splits")
     parser.add_argument("--data-dir", help="where named datasets are stored")
     parser.add_argument("--download", action="store_true")
     parser.add_argument("--recipe", default="small", help="of the flow: a name or a file")

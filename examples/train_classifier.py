@@ -2,7 +2,7 @@
 
     python examples/train_classifier.py --data builtin:clothes --per-class 10 --augment flip,crop
 
-`nfaug compare` ends with such a command. The labelled images, and those that judge, are the ones of
+`nfaug compare` ends with such a command. The labelled images and the test images are the ones of
 its seed 0. It prints the loss of every 50 steps. After some two minutes of a core it ends with
 
     accuracy on 675 images: 33.0% with nothing more, 35.1% with NFA in pixels
@@ -24,8 +24,8 @@ from nfaug.compare import transform_of as augmentations
 def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--data", required=True, help="what nfaug.open_dataset takes")
-    parser.add_argument("--test-data", help="images to judge by (default: a test split, or a part)")
-    parser.add_argument("--test-images", type=int, default=2000, help="the most that judge")
+    parser.add_argument("--test-data", help="test images (default: a test split, or a part)")
+    parser.add_argument("--test-images", type=int, default=2000, help="the most test images")
     parser.add_argument("--data-dir", help="where named datasets are stored")
     parser.add_argument("--download", action="store_true")
     parser.add_argument("--on-error", choices=["raise", "skip"], default="raise")
@@ -79,7 +79,7 @@ def train(args: argparse.Namespace, config: CompareConfig, data: Images, name: s
 
     classifier = Classifier(config, data.shape, len(data.classes), args.seed)
     classifier.train(batch_of, len(few.labels), after_step)
-    return 100 * classifier.right(data.judged.images, data.judged.labels).float().mean().item()
+    return 100 * classifier.right(data.test.images, data.test.labels).float().mean().item()
 
 
 def main() -> None:

@@ -3,12 +3,12 @@
     python lab/backbones.py --data cifar10-train-50000.tar --out runs/backbones
 
 In the small, on CIFAR-10. Three networks are pretrained on five of its classes (25,000 images), and
-fine-tuned on --labels images of each of the other five; 1,000 others of each judge. For each seed a
-flow is trained by the fixed point on exactly the labels that the classifiers have. The rows add to
-flips and shifts: nothing, RandAugment, MixUp, NFA with that flow, NFA in pixels, and noise on the
-flow's latents, of the size that mixing has. Everything is at its defaults. --out keeps networks,
-flows and cells, and the same command goes on; --results gets a CSV file of cells for each network
-and number of labels.
+fine-tuned on --labels images of each of the other five; 1,000 others of each are the test set. For
+each seed a flow is trained by the fixed point on exactly the labels that the classifiers have. The
+rows add to flips and translations: nothing, RandAugment, MixUp, NFA with that flow, NFA in pixels,
+and noise on the flow's latents, of the size that mixing has. Everything is at its defaults. --out
+keeps networks, flows and cells, and the same command goes on; --results gets a CSV file of cells
+for each network and number of labels.
 """
 
 import argparse
@@ -123,7 +123,7 @@ def eva02_small(pretrained: bool = False, **options: Any) -> Any:
 
 
 def opened(args: argparse.Namespace) -> tuple[LabelledImages, LabelledImages, LabelledImages]:
-    """The images of the classes to pretrain on, the pool of labelled ones, and those that judge."""
+    """The images of the classes to pretrain on, the pool of labelled ones, and the test images."""
     stored = nfaug.open_dataset(args.data, image_size=SIDE, channels=3)
     images, labels = to_tensors(stored, progress=False)
     parts = []
@@ -131,8 +131,8 @@ def opened(args: argparse.Namespace) -> tuple[LabelledImages, LabelledImages, La
         rows = labels % 2 == start
         part = TensorDataset(images[rows], labels[rows] // 2)
         parts.append(nfaug.wrap_dataset(part, classes=stored.classes[start::2], progress=False))
-    judged, pool = split_per_class(parts[1], args.judged, seed=0)
-    return parts[0], pool, judged
+    test, pool = split_per_class(parts[1], args.test_images, seed=0)
+    return parts[0], pool, test
 
 
 def pretrained(args: argparse.Namespace, network: str, images: LabelledImages) -> Path:
@@ -241,10 +241,10 @@ def cell_of(
     row: str,
     flow: Path,
     few: LabelledImages,
-    judged: tuple[Tensor, Tensor],
+    test: tuple[Tensor, Tensor],
     seed: int,
 ) -> Cell:
-    """Which images to judge by a fine-tuned network gets right."""
+    """Which test images a fine-tuned network gets right."""
     started = time.monotonic()
     bank = None
     if row == FLOW:
@@ -268,7 +268,7 @@ def cell_of(
 
     classifier = Classifier(config, images.shape[1:], len(few.classes), seed)
     classifier.train(draw, len(labels))
-    return Cell(classifier.right(*judged).numpy(), time.monotonic() - started)
+    return Cell(classifier.right(*test).numpy(), time.monotonic() - started)
 
 
 def cells_of(args: argparse.Namespace, config: CompareConfig) -> Cells:
@@ -282,14 +282,14 @@ def cells_of(args: argparse.Namespace, config: CompareConfig) -> Cells:
         "variants": config.variants,
     }
     folder = args.out / "cells" / f"{config.network}-{config.per_class}"
-    return Cells(folder, record, 5 * args.judged)
+    return Cells(folder, record, 5 * args.test_images)
 
 
 def main(words: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--data", type=Path, required=True, help="the 50,000 training images")
     parser.add_argument("--labels", type=int, nargs="+", default=[50, 500])
-    parser.add_argument("--judged", type=int, default=1000, help="images of each class that judge")
+    parser.add_argument("--test-images", type=int, default=1000, help="test images of each class")
     parser.add_argument("--steps", type=int, help="of fine-tuning (default: that of nfaug compare)")
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--networks", nargs="+", choices=list(NETWORKS), default=list(NETWORKS))
@@ -300,11 +300,11 @@ def main(words: Sequence[str] | None = None) -> None:
     parser.add_argument("--results", type=Path, default=Path("lab/results/backbones"))
     args = parser.parse_args(words)
     torch.set_num_threads(1)
-    pretraining, pool, judging = opened(args)
+    pretraining, pool, tested = opened(args)
     weights = {network: pretrained(args, network, pretraining) for network in args.networks}
     if args.only_networks:
         return
-    judged = to_tensors(judging, progress=False)
+    test = to_tensors(tested, progress=False)
     found: dict[tuple[str, int], Cells] = {}
     configs: dict[tuple[str, int], CompareConfig] = {}
     for network in args.networks:
@@ -325,7 +325,7 @@ def main(words: Sequence[str] | None = None) -> None:
                 for row in ROWS:
                     if (row, seed) in cells:
                         continue
-                    cell = cell_of(configs[network, labels], row, flow, few, judged, seed)
+                    cell = cell_of(configs[network, labels], row, flow, few, test, seed)
                     cells.add(row, seed, cell.right, cell.seconds)
                     print(f"{network}, {labels}, {row}, {seed}: {cell.accuracy:.1f}%", flush=True)
             keep(args.results, found)

@@ -1,4 +1,4 @@
-"""Is NFA as good with one flow as with another? From scratch, on four kinds of images.
+"""Is NFA as good with one flow as with another? From scratch, on four datasets.
 
     python lab/bundled.py --data DATA --color builtin:rgb32 runs/rgb32-fpi \\
         --gray builtin:gray28 builtin:fashion-mnist
@@ -47,9 +47,9 @@ def rows_of(args: argparse.Namespace, name: str) -> list[str]:
 
 
 def train(args: argparse.Namespace, name: str, rows: Sequence[str], seed: int) -> dict[str, Cell]:
-    """The cell of each row: which images to judge by its classifier gets right."""
+    """The cell of each row: which test images its classifier gets right."""
     torch.set_num_threads(1)
-    pool, judged = opened(args.data, name, SETS[name].size)
+    pool, test = opened(args.data, name, SETS[name].size)
     config = config_of(args, "scratch")
     few, _ = split_per_class(pool, args.per_class, seed)
     found = {}
@@ -58,7 +58,7 @@ def train(args: argparse.Namespace, name: str, rows: Sequence[str], seed: int) -
         flow = flows_of(args, name).get(row)
         bank = None if flow is None else bank_of(flow, few, config, seed)
         classifier = trained(config, SETS[name].safe, few, bank, seed)
-        found[row] = Cell(classifier.right(*judged).numpy(), time.monotonic() - started)
+        found[row] = Cell(classifier.right(*test).numpy(), time.monotonic() - started)
     return found
 
 

@@ -1,4 +1,4 @@
-"""What an augmentation gives at its default strength, on many kinds of images.
+"""What an augmentation gives at its defaults, on nine datasets.
 
     python lab/defaults.py --data DATA --weights tf_efficientnet_lite0.safetensors
 
@@ -70,7 +70,7 @@ def rows_of(name: str) -> list[str]:
 def train(
     args: argparse.Namespace, study: Study, rows: Sequence[str], seed: int
 ) -> dict[str, Cell]:
-    """The cell of each row: which images to judge by its classifier gets right."""
+    """The cell of each row: which test images its classifier gets right."""
     return {row: train_row(args, study, row, seed) for row in rows}
 
 
@@ -78,7 +78,7 @@ def train_row(args: argparse.Namespace, study: Study, row: str, seed: int) -> Ce
     """The cell of a row."""
     torch.set_num_threads(1)
     name, network = study
-    pool, judged = opened(args.data, name, size_of(args, name, network))
+    pool, test = opened(args.data, name, size_of(args, name, network))
     started = time.monotonic()
     config = config_of(args, network)
     few, _ = split_per_class(pool, args.per_class, seed)
@@ -100,7 +100,7 @@ def train_row(args: argparse.Namespace, study: Study, row: str, seed: int) -> Ce
 
     classifier = Classifier(config, shape, classes, seed)
     classifier.train(draw, len(labels))
-    return Cell(classifier.right(*judged).numpy(), time.monotonic() - started)
+    return Cell(classifier.right(*test).numpy(), time.monotonic() - started)
 
 
 def main() -> None:

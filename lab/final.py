@@ -1,4 +1,4 @@
-"""The frozen run: every augmentation at its defaults, judged by images that no choice has seen.
+"""The frozen run: every augmentation at its defaults, on test images that no choice has seen.
 
     python lab/final.py --data DATA --weights tf_efficientnet_lite0.safetensors
 

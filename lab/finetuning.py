@@ -58,7 +58,7 @@ KINDS = {RANDOM_HEAD: RandomHead, FAST_HEAD: FastHead}
 
 def train(args: argparse.Namespace, name: str, rows: Sequence[str], seed: int) -> dict[str, Cell]:
     """The cell of each row."""
-    pool, judged = opened(args.data, name, args.image_size)
+    pool, test = opened(args.data, name, args.image_size)
     few, _ = split_per_class(pool, args.per_class, seed)
     cells = {}
     for row in rows:
@@ -66,7 +66,7 @@ def train(args: argparse.Namespace, name: str, rows: Sequence[str], seed: int) -
         config = replace(config_of(args, "finetuned"), lr=RATES[row])
         kind = KINDS.get(row, Classifier)
         classifier = trained(config, SETS[name].safe, few, None, seed, kind)
-        right = classifier.right(*judged).numpy()
+        right = classifier.right(*test).numpy()
         cells[row] = Cell(right, time.monotonic() - started)
     return cells
 

@@ -1,4 +1,4 @@
-"""What the studies over many kinds of images share: data sets, settings, and cells that are kept.
+"""What the studies over many datasets share: files, settings, and cells that are kept.
 
 `train_all` trains the classifiers of a study in several processes. Seeds come last in the order, so
 that an interruption leaves fewer seeds of everything, and the same command goes on. --out keeps the
@@ -35,7 +35,7 @@ Study = TypeVar("Study")
 
 @dataclass(frozen=True)
 class Images:
-    """A data set: files of labelled images and of those to judge by, and what keeps its classes."""
+    """A data set: files of labelled images and of the test images, and what keeps its classes."""
 
     title: str
     train: str
@@ -104,7 +104,7 @@ def size_of(args: argparse.Namespace, name: str, network: str) -> int:
 
 
 def parts_of(folder: Path, name: str, size: int) -> tuple[LabelledImages, LabelledImages]:
-    """The images that labelled ones are drawn from, and those to judge by."""
+    """The images that labelled ones are drawn from, and the test images."""
     images = SETS[name]
     pool = open_dataset(folder / images.train, image_size=size)
     return pool, open_dataset(folder / images.test, image_size=size)
@@ -112,10 +112,10 @@ def parts_of(folder: Path, name: str, size: int) -> tuple[LabelledImages, Labell
 
 @functools.lru_cache(2)
 def opened(folder: Path, name: str, size: int) -> tuple[LabelledImages, tuple[Tensor, Tensor]]:
-    """The images that labelled ones are drawn from, and up to 2,000 of those to judge by."""
-    pool, judged = parts_of(folder, name, size)
-    order = torch.randperm(len(judged), generator=torch.Generator().manual_seed(0))
-    few = judged.subset(order[:2000].sort().values)
+    """The images that labelled ones are drawn from, and up to 2,000 of the test images."""
+    pool, test = parts_of(folder, name, size)
+    order = torch.randperm(len(test), generator=torch.Generator().manual_seed(0))
+    few = test.subset(order[:2000].sort().values)
     return pool, to_tensors(few, progress=False)
 
 
@@ -136,7 +136,7 @@ def cells_of(
         "lr": config.learning_rate,
         "p": config.p,
         "variants": config.variants,
-        "judged": count,
+        "test": count,
         **more,
     }
     return Cells(folder, record, count)

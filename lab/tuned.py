@@ -5,7 +5,7 @@
 
 Every row adds something to what is safe for the images (`--augment`, as for `nfaug compare`).
 Learning rate and strengths are chosen after the first of --steps, then the number of steps without
-a row, by other images of --data and --choices seeds; other seeds are judged on --test-data.
+a row, by other images of --data and --choices seeds; other seeds are tested on --test-data.
 The same command continues. --out gets table.md and a CSV row for each classifier. NFA's strength is
 its probability. Rivals: same-class mixup (one weight for two images), CutMix (arXiv:1905.04899),
 and RandAugment and TrivialAugment (arXiv:2103.10158) of the operations that keep the class.
@@ -40,7 +40,7 @@ from nfaug.data.images import split_per_class, to_tensors
 from nfaug.data.open import open_dataset
 from nfaug.io.atomic import write_text
 
-FIRST_CHOICE = 1000  # seed of the first classifier that chooses; those that judge count from 0
+FIRST_CHOICE = 1000  # seed of the first classifier that chooses; those of the results count from 0
 SHARES = (0.25, 0.5, 0.75)  # of images that NFA replaces, and of batches with CutMix
 STRENGTHS = {"CutMix": SHARES, "RandAugment": (2, 5, 9), "TrivialAugment": (0.25, 0.5, 1)}
 STRENGTHS |= {"colour jitter": (0.15, 0.3, 0.6), "SpecAugment": (1 / 16, 1 / 8, 1 / 4)}
@@ -156,8 +156,8 @@ class Study:
         if seed < FIRST_CHOICE:
             return classifier.right(*self.test), time.monotonic() - started
         order = torch.randperm(len(others), generator=torch.Generator().manual_seed(0))
-        judged = to_tensors(others.subset(order[: self.chosen_on]), progress=False)
-        return classifier.right(*judged), time.monotonic() - started
+        validation = to_tensors(others.subset(order[: self.chosen_on]), progress=False)
+        return classifier.right(*validation), time.monotonic() - started
 
 
 def table(title: str, found: dict[str, list[Cell]], *bases: str) -> list[str]:
@@ -206,14 +206,14 @@ def main() -> None:
     parser.add_argument("--lr", type=float, nargs="+", default=[0.05, 0.1, 0.2])
     parser.add_argument("--steps", type=int, nargs="+", default=[300, 600])
     parser.add_argument("--choices", type=int, default=3, help="seeds that choose")
-    parser.add_argument("--seeds", type=int, default=8, help="seeds that judge")
+    parser.add_argument("--seeds", type=int, default=8, help="seeds of the results")
     parser.add_argument("--rows", nargs="+", required=True, choices=[*MIXES, *STRENGTHS])
     args = parser.parse_args()
     if wrong := wrong_options(args):
         parser.error(wrong)
     study, out = Study(args), Path(args.out)
     record = {k: v for k, v in vars(args).items() if k not in ("out", "seeds", "rows")}
-    counts = {"judged": len(study.test[1]), "choice": study.chosen_on}
+    counts = {"test": len(study.test[1]), "choice": study.chosen_on}
     kinds = [Cells(out / kind, record, count) for kind, count in counts.items()]
 
     def cell(row: Row, seed: int, lr: float, steps: int) -> Cell:

@@ -168,6 +168,8 @@ def script_exists(line: str) -> bool:
 
 def check_options(arguments: list[str], line: str) -> None:
     """Parse the arguments of `nfaug` without running anything."""
+    if arguments == ["--version"]:
+        return
     verb, *options = arguments or [""]
     assert verb in COMMANDS, f"nfaug has no command {verb!r}: {line}"
     module = importlib.import_module(f"nfaug.commands.{verb}")

@@ -149,7 +149,7 @@ def test_fit_and_share(folder: Path, run: Any, tmp_path: Path, hub: Any) -> None
 # huggingface_hub 2.4 warns about its own call.
 @pytest.mark.filterwarnings("ignore:Use 'content=:DeprecationWarning")
 @pytest.mark.filterwarnings("ignore:the data have no test split:UserWarning")
-@pytest.mark.filterwarnings("ignore:6 images judge:UserWarning")
+@pytest.mark.filterwarnings("ignore:6 test images:UserWarning")
 @pytest.mark.filterwarnings("ignore:seeds is 1:UserWarning")
 def test_the_whole_line(folder: Path, run: Any, tmp_path: Path, hub: Any) -> None:
     """Train, eval, push, pull and fit, preview, and a timm model without and with NFA."""

@@ -309,19 +309,47 @@ def test_pixels_in_parts_are_the_same(
     assert torch.equal(*results)
 
 
+@pytest.mark.parametrize("kind", ["float32", "float16", "normalized"])
+def test_pixels_in_floating_point_are_not_rounded(kind: str) -> None:
+    """Images between two grey levels get the change of the formula, x + U (w * (b - a)) / 2."""
+    data = torch.utils.data.TensorDataset(*batch_of(40))
+    fitted = nfaug.fit("builtin:pixels", data, rank=7, progress=False)
+    pca: Any = fitted.pca
+    images, labels = batch_of(21, seed=3)
+    given = (images / 255 * 0.98 + 0.003).clamp(0, 1)
+    if kind == "float16":
+        given = given.half()
+    settings: Any = {"mean": 0.5, "std": 0.25} if kind == "normalized" else {}
+    nfa = NFAugment(fitted, p=1.0, gate=None, partners="batch", **settings)
+    draws = nfa.draw(labels, generator=torch.Generator().manual_seed(0))
+    if kind == "normalized":
+        new = nfa.replay((given - 0.5) / 0.25, labels, draws)[0] * 0.25 + 0.5
+    else:
+        new, _ = nfa.replay(given, labels, draws)
+    z = (given.float()[draws.index] * 255 + 0.5) / 128 - 1
+    own = labels[draws.index]
+    a = pca.project(z, own)
+    moved = pca.add(torch.zeros_like(z), own, draws.weights * (a[draws.partner] - a))
+    expected = given.float()
+    expected[draws.index] += torch.where(draws.paired[:, None, None, None], moved, 0) * 128 / 255
+    assert changed(new, given).sum() > 10
+    tolerance = 1e-3 if kind == "float16" else 1e-6
+    assert (new.float() - expected.clamp(0, 1)).abs().max() < tolerance
+
+
 @pytest.mark.parametrize("floating", [False, True])
 @pytest.mark.parametrize("partners", ["batch", "memory"])
 @pytest.mark.parametrize("mix", ["axis", "pair", "regions"])
-def test_mixed_levels_are_mixed_latents(mix: Any, partners: Any, floating: bool) -> None:
-    """builtin:pixels mixes grey levels; the same formula on its latents gives the same images."""
+def test_mixed_pixels_are_mixed_latents(mix: Any, partners: Any, floating: bool) -> None:
+    """builtin:pixels mixes pixels; the same formula on its latents gives the same images."""
     data = torch.utils.data.TensorDataset(*batch_of(40))
     fitted = nfaug.fit("builtin:pixels", data, rank=7, progress=False)
     images, labels = batch_of(21, seed=3)
     given = images / 255 if floating else images
     nfa = NFAugment(fitted, p=1.0, mix=mix, partners=partners, noise=0.05, gate=2.0)
     results = []
-    for in_levels in (True, False):
-        nfa.engine._in_levels = in_levels
+    for in_pixels in (True, False):
+        nfa.engine._in_pixels = in_pixels
         nfa.generator = torch.Generator().manual_seed(0)
         results.append(nfa(given, labels)[0] * (255 if floating else 1))
     assert changed(results[0], given * (255 if floating else 1)).sum() > 10

@@ -166,8 +166,8 @@ def test_other_settings_do_not_go_on(
     assert compare(images(), config=TINY, out=tmp_path, progress=False).seeds == [0, 1, 2]
 
 
-def test_the_images_that_judge_depend_on_the_data_alone() -> None:
-    """Break 83: which images judge depended on the number of seeds, and on --per-class."""
+def test_the_test_images_depend_on_the_data_alone() -> None:
+    """Break 83: which were the test images depended on the number of seeds, and on --per-class."""
     configs = [TINY]
     for name, value in (("seeds", 9), ("rows", "none"), ("per_class", 5), ("minutes", 1.0)):
         configs.append(dataclasses.replace(TINY, **{name: value}))
@@ -192,14 +192,14 @@ def test_changed_images_do_not_go_on(
         compare(others, config=config, out=tmp_path, progress=False)
 
 
-def test_few_images_to_judge_by(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Break 85: with ten images to judge by, advice was wrong in 10% of comparisons.
+def test_few_test_images(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Break 85: with ten test images, advice was wrong in 10% of comparisons.
 
-    With 8 images a class it trained for a minute, and then judged by a few without a word.
+    With 8 images a class it trained for a minute, and then tested on a few without a word.
     """
     with (
         stopped_after(0, monkeypatch),
-        pytest.warns(UserWarning, match="12 images judge, and advice needs 30"),
+        pytest.warns(UserWarning, match="12 test images, and advice needs 30"),
     ):
         compare(images(24), config=TINY, out=tmp_path, progress=False)
     assert not (tmp_path / "cells.csv").exists(), "it is said before the first training"
@@ -230,8 +230,8 @@ def test_copies_of_test_images_leave_the_pool(shared: int, tmp_path: Path) -> No
     with pytest.warns(UserWarning, match=f"{shared} of 72 images to train on"):
         data = read_images(ours, theirs, config=config)
     assert len(data.pool.labels) == 72 - shared
-    assert len(data.judged.labels) == 72
-    known = {image.numpy().tobytes() for image in data.judged.images}
+    assert len(data.test.labels) == 72
+    known = {image.numpy().tobytes() for image in data.test.images}
     assert known.isdisjoint(image.numpy().tobytes() for image in data.pool.images)
     assert any("are left out" in note for note in data.notes)
 
@@ -259,7 +259,7 @@ def test_near_copies(change: str, tmp_path: Path) -> None:
                 larger = picture.resize((48, 48), Image.Resampling.BICUBIC)
                 larger.save(other / f"again-{index}.png")
     parts = open_parts(tmp_path, image_size=32)
-    with pytest.warns(UserWarning, match="of 72 images to judge by look like") as caught:
+    with pytest.warns(UserWarning, match="of 72 test images look like") as caught:
         read_images(*parts, config=TINY)
     said = str(caught[0].message)
     assert int(said.split()[0]) >= 9
@@ -463,12 +463,12 @@ def printed(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., dict[str,
 
 
 @pytest.mark.parametrize("how", ["splits", "held out", "test data"])
-def test_the_example_judges_as_the_table_does(
+def test_the_example_tests_as_the_table_does(
     how: str, tmp_path: Path, printed: Callable[..., dict[str, Any]]
 ) -> None:
     """Breaks 79, 80 and 81: on noise the script printed 100%, or another figure than the table.
 
-    It judged by the images that it trained on, forgot which of them belonged together, and numbered
+    It tested on the images that it trained on, forgot which of them belonged together, and numbered
     the classes of a test folder that lacked one anew.
     """
     words = ["--data", "data", "--per-class", "6"]

@@ -556,7 +556,7 @@ def test_compare(tmp_path: Path, nfaug_command: Any) -> None:
     assert "python examples/train_classifier.py --data" in ran.out
     assert "timm's train.py needs a folder with a validation folder" in ran.out
     assert str(out) in ran.out
-    for said in ("40 images judge", "3 seeds of 5 rows.", "NFA in pixels, seed 2: "):
+    for said in ("40 test images", "3 seeds of 5 rows.", "NFA in pixels, seed 2: "):
         assert said in ran.err
     again = nfaug_command("compare", *words, "--out", out)
     assert again.code == 2

@@ -94,9 +94,10 @@ def test_two_seeds_have_no_interval(count: int, tmp_path: Path) -> None:
     assert comparison.best() == NONE
 
 
-def test_few_images_to_judge_by(tmp_path: Path) -> None:
+def test_few_test_images(tmp_path: Path) -> None:
     found = {NONE: [10.0] * 5, NFA: [100.0] * 5}
-    assert compared(tmp_path / "29", found, 29).advice().startswith("No advice: 29 images")
+    advice = compared(tmp_path / "29", found, 29).advice()
+    assert advice.startswith("No advice: there are 29 test images")
     assert compared(tmp_path / "30", found, 30).best() == NFA
 
 

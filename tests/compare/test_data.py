@@ -29,7 +29,7 @@ def sizes(data: LabelledImages) -> list[int]:
     return torch.bincount(data.targets, minlength=len(data.classes)).tolist()
 
 
-def test_a_test_split_judges_or_test_data_or_a_part(tmp_path: Path) -> None:
+def test_a_test_split_or_test_data_or_a_part(tmp_path: Path) -> None:
     write_images(tmp_path / "splits", 16, train=8, test=4)
     write_images(tmp_path / "plain", 16, train=6)
     (tmp_path / "plain" / "train").rename(tmp_path / "one")
@@ -51,15 +51,15 @@ def test_a_test_split_judges_or_test_data_or_a_part(tmp_path: Path) -> None:
     ("count", "held"), [(2, 1), (9, 4), (200, 100), (300, 100), (800, 200), (3000, 500)]
 )
 def test_how_many_are_held_out(count: int, held: int) -> None:
-    pool, judged = split_images(images(count, 10), None, CompareConfig())
-    assert sizes(judged) == [held, 5]
+    pool, test = split_images(images(count, 10), None, CompareConfig())
+    assert sizes(test) == [held, 5]
     assert sizes(pool) == [count - held, 5]
 
 
-def test_labelled_and_judged_images_are_apart() -> None:
+def test_labelled_and_test_images_are_apart() -> None:
     data = read_images(images(60, 60), config=TINY)
     one, other = (
-        {image.numpy().tobytes() for image in part.images} for part in (data.pool, data.judged)
+        {image.numpy().tobytes() for image in part.images} for part in (data.pool, data.test)
     )
     assert one.isdisjoint(other)
     first, second = (data.labelled(2, seed) for seed in (0, 1))
@@ -71,14 +71,14 @@ def test_labelled_and_judged_images_are_apart() -> None:
 def test_no_more_are_decoded_than_seeds_draw_from() -> None:
     data = read_images(images(400, 30), config=TINY)
     assert torch.bincount(data.pool.labels).tolist() == [40, 15]
-    assert torch.bincount(data.judged.labels).tolist() == [100, 15]
+    assert torch.bincount(data.test.labels).tolist() == [100, 15]
 
 
 def test_a_copy_in_another_class_is_named() -> None:
     data = images(60, 60)
-    _, judged = split_images(data, None, TINY)
+    _, test = split_images(data, None, TINY)
     pool, _ = split_images(data, None, TINY)
-    second = int(judged.indices[(judged.targets == 1).nonzero().flatten()[0]])
+    second = int(test.indices[(test.targets == 1).nonzero().flatten()[0]])
     data.images[int(pool.indices[0])] = data.images[second]
     with pytest.warns(UserWarning, match="one of the two is wrong") as caught:
         read_images(data, config=TINY)
@@ -86,7 +86,7 @@ def test_a_copy_in_another_class_is_named() -> None:
     assert NAMES[1] in str(caught[0].message)
 
 
-def test_a_flow_that_was_trained_on_the_images_to_judge_by(tmp_path: Path) -> None:
+def test_a_flow_that_was_trained_on_the_test_images(tmp_path: Path) -> None:
     data = images(20, 20)
     test = images(20, 20, seed=1)
     checkpoint = nfaug.load("builtin:rgb32")
@@ -94,7 +94,7 @@ def test_a_flow_that_was_trained_on_the_images_to_judge_by(tmp_path: Path) -> No
         checkpoint.config.training["images_sha256"] = seen.fingerprint()
         checkpoint.save(tmp_path / name)
     settings = dataclasses.replace(TINY, checkpoint=(str(tmp_path / "theirs"),))
-    with pytest.raises(ValueError, match="was trained on the images to judge by"):
+    with pytest.raises(ValueError, match="was trained on the test images"):
         compare(data, config=settings, out=tmp_path / "out", test_data=test, progress=False)
     settings = dataclasses.replace(TINY, checkpoint=(str(tmp_path / "ours"),))
     found = compare(data, config=settings, out=tmp_path / "out", test_data=test, progress=False)
@@ -130,6 +130,6 @@ def test_files_that_are_not_read_are_counted_and_named(tmp_path: Path) -> None:
     assert "pillow-heif" in note
 
 
-def test_no_more_images_judge_than_asked_for() -> None:
+def test_no_more_test_images_than_asked_for() -> None:
     settings = dataclasses.replace(TINY, test_images=31)
     assert len(read_images(images(40, 40), config=settings).names) == 31

@@ -128,7 +128,7 @@ def test_hero(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_backbones(data: Path, tmp_path: Path) -> None:
     words = ["--data", data / "cifar10-train.tar", "--out", tmp_path / "cells"]
-    words += ["--results", tmp_path / "results", "--labels", 4, "--judged", 5, "--seeds", 1]
+    words += ["--results", tmp_path / "results", "--labels", 4, "--test-images", 5, "--seeds", 1]
     run("backbones.py", *words, "--networks", "swin_small", "--pretraining-epochs", 0.2,
         "--flow-epochs", 1, "--steps", 2)  # fmt: skip
     found = {row for row, _ in rows_of(tmp_path / "results/swin_small-4.csv")}

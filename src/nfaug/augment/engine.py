@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 import pickle
 from collections.abc import Callable, Sequence
 from multiprocessing.context import get_spawning_popen
@@ -49,8 +50,9 @@ class Engine:
     Worker processes that are spawned share the axes, and each gets a flow of its own.
 
     builtin:pixels is an affine map of grey levels u, v = (u + 1/2)/128 - 1, and mixing is affine.
-    So the levels themselves are mixed there, along axes that are rescaled to them, and variants are
-    written class by class, without a tensor of all latents.
+    So the pixels themselves are mixed there, along axes that are rescaled to them, and variants are
+    written class by class, without a tensor of all latents. Pixels are grey levels in uint8, or
+    intensities u / 255 of floating-point images of the fit's size.
     """
 
     def __init__(
@@ -76,8 +78,8 @@ class Engine:
         frozen = flow.freeze()
         self.device = frozen.device
         self._part = max(1, _IN_CACHE // flow.config.dim)
-        self._in_levels = frozen.shape_free
-        self._level_axes: dict[torch.device, ClasswisePCA] = {}
+        self._in_pixels = frozen.shape_free
+        self._pixel_axes: dict[tuple[torch.device, bool], ClasswisePCA] = {}
         self._copies: dict[torch.device, tuple[Flow, ClasswisePCA]] = {
             self.device: (frozen, _on_device(pca, self.device))
         }
@@ -120,13 +122,15 @@ class Engine:
             self._copies[device] = _on_device(flow, device), _on_device(pca, device)
         return self._copies[device]
 
-    def _axes(self, device: torch.device) -> ClasswisePCA:
-        """The PCA of what is mixed: of latents, or of grey levels u = 128 v + 127.5."""
-        if not self._in_levels:
-            return self.on(device)[1]
-        if device not in self._level_axes:
-            self._level_axes[device] = self.on(device)[1].rescaled(128, 127.5)
-        return self._level_axes[device]
+    def _axes(self, z: Tensor) -> ClasswisePCA:
+        """The PCA of what is mixed: of latents, or of pixels u = 128 v + 127.5, or u / 255."""
+        if not self._in_pixels:
+            return self.on(z.device)[1]
+        key = z.device, z.is_floating_point()
+        if key not in self._pixel_axes:
+            white = 255 if z.is_floating_point() else 1
+            self._pixel_axes[key] = self.on(z.device)[1].rescaled(128 / white, 127.5 / white)
+        return self._pixel_axes[key]
 
     def encode(
         self,
@@ -146,14 +150,18 @@ class Engine:
             chosen: (n,) bool, the images that `mix` changes, if it is one call: of an autoencoder,
                 the CPU then decodes the latents of these alone.
         """
-        device = batch.images.device
-        pca = self._axes(device)
         labels = batch.labels.index_select(0, index)
-        levels = self._levels(batch.images, index, normalization)
+        place = None
+        if self._in_pixels and self._is_as_mixed(batch.images, normalization):
+            levels = batch.images.contiguous()
+            place = index
+        else:
+            levels = self._levels(batch.images, index, normalization)
         z = levels
-        if not self._in_levels:
-            z = self._call("encode", self.on(device)[0].latents, levels)
-        a, energy = pca.locate(z, labels)
+        if not self._in_pixels:
+            z = self._call("encode", self.on(levels.device)[0].latents, levels)
+        pca = self._axes(z)
+        a, energy = pca.locate(z, labels, place)
         inside = torch.ones_like(labels, dtype=torch.bool)
         near = inside
         if gate is not None:
@@ -165,10 +173,10 @@ class Engine:
             base = low.clone()
             rows = rows_where(inside if chosen is None else inside & chosen)
             base[rows] = self._call("decode", self._decode_unit, z[rows])
-        elif not self._in_levels:
+        elif not self._in_pixels:
             near = z.flatten(1).amax(1).maximum(-z.flatten(1).amin(1)) <= FAR
         ok = batch.ok.index_select(0, index)
-        return Encoded(z, a, labels, ok, inside, near, low, base)
+        return Encoded(z, a, labels, ok, inside, near, low, base, place)
 
     def mix(
         self, encoded: Encoded, draws: Draws, gate: float | None
@@ -182,10 +190,10 @@ class Engine:
 
         Returns:
             The latents of the variants with what these are to be compared with, the mixture, and
-            the code of each image's `Outcome`, (n,). Grey levels are as they were: `decode` mixes
+            the code of each image's `Outcome`, (n,). Pixels are as they were: `decode` mixes
             them, and may change APPLIED to GATED. It may also change APPLIED to FELL_BACK.
         """
-        pca = self._axes(encoded.z.device)
+        pca = self._axes(encoded.z)
         b, paired = find_partners(encoded, draws, pca)
         moved = draws.chosen & paired
         inside = encoded.inside
@@ -204,7 +212,7 @@ class Engine:
             changes = encoded.ok
             noise = torch.where((draws.chosen & changes)[:, None], draws.noise, 0.0)
         mixture = Mixture(b, delta, masks, noise, draws)
-        if self._in_levels:
+        if self._in_pixels:
             finite = mixture.is_finite(pca.scale)
         else:
             z = mixture.latents(encoded, pca)
@@ -241,13 +249,14 @@ class Engine:
     ) -> None:
         """Decode the variants that are applied, and write them over their images.
 
-        8-bit images of the flow's size become decode(z'). To all others, and where the round trip
-        is not exact, the change decode(z') - base is added (`add_change`).
+        Images of the flow's size become decode(z') if they are of 8 bits, or in pixels. To all
+        others, and where the round trip is not exact, the change decode(z') - base is added
+        (`add_change`).
 
         Args:
-            mixed: The latents of the variants, or grey levels that are to be mixed.
+            mixed: The latents of the variants, or pixels that are to be mixed.
             mixture: How these are mixed.
-            outcome: (n,) codes, as `mix` returns them; GATED is written into it for grey levels
+            outcome: (n,) codes, as `mix` returns them; GATED is written into it for pixels
                 mixed by region that the gate refuses, and FELL_BACK for variants that are not
                 finite.
             images: (B, C, H, W) images of the batch.
@@ -257,14 +266,14 @@ class Engine:
         """
         replaced = self._is_replaced(images)
         is_8_bit = images.dtype == torch.uint8
-        # Levels that are mixed are finite: `mix` has asked. Normalization in half precision may
+        # Pixels that are mixed are finite: `mix` has asked. Normalization in half precision may
         # overflow.
-        may_fail = not self._in_levels or normalization.pair is not None
+        may_fail = not self._in_pixels or normalization.pair is not None
         for rows in self._parts(rows_where(outcome == Outcome.APPLIED), mixed.labels):
             places = index.index_select(0, rows)
             codes = outcome.index_select(0, rows)
-            if self._in_levels:
-                new = self._mixed_levels(mixed, mixture, rows, codes, gate)
+            if self._in_pixels:
+                new = self._mixed_pixels(mixed, mixture, rows, codes, gate)
             else:
                 new = self._call("decode", self._decode_unit, mixed.z.index_select(0, rows))
                 if replaced:
@@ -272,12 +281,15 @@ class Engine:
             if not replaced:
                 old = normalization.unit(images.index_select(0, places))
                 base = mixed.base.index_select(0, rows)
-                if self._in_levels:
+                if self._in_pixels:
                     change = new.sub_(base).div_(255)
                 else:
                     change = new.sub_(as_unit(base))
                 new = add_change(old, change, mixed.low.index_select(0, rows))
-                new = new.mul_(255) if is_8_bit else normalization.undo(new).to(images.dtype)
+                if is_8_bit:
+                    new.mul_(255)
+            if not is_8_bit:
+                new = normalization.undo(new).to(images.dtype)
             if may_fail:
                 fails = (codes == Outcome.APPLIED) & ~all_finite(new)
                 codes.masked_fill_(fails, Outcome.FELL_BACK.value)
@@ -286,20 +298,21 @@ class Engine:
             _write(images, places, codes == Outcome.APPLIED, new)
             outcome.index_copy_(0, rows, codes)
 
-    def _mixed_levels(
+    def _mixed_pixels(
         self, mixed: Encoded, mixture: Mixture, rows: Tensor, codes: Tensor, gate: float | None
     ) -> Tensor:
-        """Grey levels of variants, in [0, 255]; GATED is written into the codes (m,)."""
-        pca = self._axes(mixed.z.device)
-        levels = mixture.latents(mixed, pca, rows)
+        """Pixels of variants, from black to white; GATED is written into the codes (m,)."""
+        pca = self._axes(mixed.z)
+        pixels = mixture.latents(mixed, pca, rows)
         if mixture.masks is not None and gate is not None:
-            inside = pca.gate(levels, mixed.labels.index_select(0, rows), radius=gate)
+            inside = pca.gate(pixels, mixed.labels.index_select(0, rows), radius=gate)
             codes.masked_fill_((codes == Outcome.APPLIED) & ~inside, Outcome.GATED.value)
-        return mixture.add_noise(levels, pca.scale, rows).clamp_(0, 255)
+        white = 1 if mixed.z.is_floating_point() else 255
+        return mixture.add_noise(pixels, pca.scale, rows).clamp_(0, white)
 
     def _parts(self, rows: Tensor, labels: Tensor) -> list[Tensor]:
         """Positions of images that are decoded together: of pixels on a CPU, those of a class."""
-        if not (self._in_levels and is_read_at_once(rows.device)):
+        if not (self._in_pixels and is_read_at_once(rows.device)):
             return [rows]
         if len(rows) <= self._part:
             return [rows] if len(rows) else []
@@ -316,16 +329,30 @@ class Engine:
 
     def _is_replaced(self, images: Tensor) -> bool:
         """Whether variants are the decoded latents alone, without a change that is added."""
-        fits = images.dtype == torch.uint8 and tuple(images.shape[-2:]) == self.codec.image_size
-        return fits and self.codec.exact
+        fits = tuple(images.shape[-2:]) == self.codec.image_size
+        return fits and self.codec.exact and (self._in_pixels or images.dtype == torch.uint8)
+
+    def _is_as_mixed(self, images: Tensor, normalization: Normalization) -> bool:
+        """Whether the pixels that are mixed are those of the images as they came."""
+        kept = images.dtype == torch.float32 and normalization.pair is None
+        return self._is_replaced(images) and (kept or images.dtype == torch.uint8)
 
     def _levels(self, images: Tensor, index: Tensor, normalization: Normalization) -> Tensor:
-        """Grey levels of images (n,) at the flow's size, uint8 if its round trip is exact."""
+        """Grey levels of images (n,) at the flow's size, uint8 if its round trip is exact.
+
+        Of floating-point images in pixels, if they have this size, intensities in [0, 1].
+        """
         if self._is_replaced(images):
-            return images.index_select(0, index).contiguous()
+            kept = images.index_select(0, index).contiguous()
+            if images.dtype == torch.uint8:
+                return kept
+            return normalization.unit(kept).clamp_(0, 1)  # beyond it with random erasing
         size = self.codec.image_size
+        together = len(index)
+        if is_read_at_once(index.device):
+            together = _IN_CACHE // math.prod(images.shape[1:])
         levels = []
-        for places in index.split(self._part) if is_read_at_once(index.device) else [index]:
+        for places in index.split(max(1, together)):
             part = images.index_select(0, places)
             if not self.codec.exact:
                 unit = resize(normalization.unit(part), size)
@@ -348,7 +375,7 @@ class Engine:
         state: dict[str, Any] = {
             **self.__dict__,
             "_copies": {self.device: home},
-            "_level_axes": {},
+            "_pixel_axes": {},
         }
         if self.device.type == "cpu" and get_spawning_popen() is not None:
             # As bytes: each tensor would be a file descriptor, of which a forkserver passes 253.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -42,6 +42,8 @@ class Encoded(NamedTuple):
         low: (n, C, h, w) the images at the flow's size, uint8 or in [0, 1].
         base: (n, C, h, w) what `z` decodes to, of the same type. `low` itself, if the round trip
             is exact.
+        place: (n,) positions of the n images in `z`, where this and `low` are pixels of the whole
+            batch, which are not copied; or None.
     """
 
     z: Tensor
@@ -52,11 +54,24 @@ class Encoded(NamedTuple):
     near: Tensor
     low: Tensor
     base: Tensor
+    place: Tensor | None
 
     def rows(self, index: Tensor) -> Encoded:
         """Those of the images at these positions."""
-        taken = {id(each): each.index_select(0, index) for each in self}  # some may be one tensor
-        return Encoded(*[taken[id(each)] for each in self])
+        parts: tuple[Any, ...] = self
+        taken: dict[int, Any] = {id(None): None}  # by identity, since some may be one tensor
+        if self.place is not None:
+            taken[id(self.z)] = self.z
+        for each in parts:
+            if id(each) not in taken:
+                taken[id(each)] = each.index_select(0, index)
+        return Encoded(*[taken[id(each)] for each in parts])
+
+    def latents(self, rows: Tensor | None) -> Tensor:
+        """The latents at these positions, (m, C, H, W); None for all."""
+        if self.place is not None:
+            rows = _taken(self.place, rows)
+        return _taken(self.z, rows)
 
 
 def rows_where(wanted: Tensor) -> Tensor:
@@ -122,7 +137,7 @@ class Mixture(NamedTuple):
 
         s is the scale of the PCA. z2 is a latent of the batch, or m + s U b with b from the memory.
         """
-        z = _taken(encoded.z, rows)
+        z = encoded.latents(rows)
         if self.masks is None:
             assert self.delta is not None
             return pca.add(z, _taken(encoded.labels, rows), _taken(self.delta, rows))
@@ -158,7 +173,7 @@ class Mixture(NamedTuple):
         if reads and len(known) == len(stored):
             return rebuilt
         position = torch.where(stored, 0, _taken(self.draws.partner, rows))
-        z2 = z.index_select(0, position).to(torch.promote_types(z.dtype, torch.float32))
+        z2 = encoded.latents(position).to(torch.promote_types(z.dtype, torch.float32))
         if reads:
             z2[known] = rebuilt
             return z2

@@ -143,12 +143,15 @@ class ClasswisePCA(nn.Module):
         """
         return self.locate(z, labels)[0]
 
-    def locate(self, z: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+    def locate(
+        self, z: Tensor, labels: Tensor, place: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
         """The coefficients of latents in their class, and what the axes leave out.
 
         Args:
             z: Latents, (B, d) or (B, C, H, W).
             labels: Their classes, (B,), int64.
+            place: (B,) positions of the latents, if `z` has others, too; they need no copy.
 
         Returns:
             The coefficients a of `project`, (B, r), and the energy |z - m_y|^2 / s^2 - |a|^2, (B,).
@@ -160,11 +163,14 @@ class ClasswisePCA(nn.Module):
         """
         z = z.flatten(1)
         if is_read_at_once(z.device):
-            coefficients = z.new_zeros(len(z), self.rank, dtype=torch.float32)
-            squares = z.new_zeros(len(z), dtype=torch.float32)
+            coefficients = z.new_zeros(len(labels), self.rank, dtype=torch.float32)
+            squares = z.new_zeros(len(labels), dtype=torch.float32)
             for label, rows in _rows_by_class(labels):
-                coefficients[rows], squares[rows] = self._locate(z.index_select(0, rows), label)
+                taken = rows if place is None else place.index_select(0, rows)
+                coefficients[rows], squares[rows] = self._locate(z, taken, label)
         else:
+            if place is not None:
+                z = z.index_select(0, place)
             centred = z.float() - self.mean[labels]
             coefficients = self._along_axes(centred, labels)
             squares = centred.square_().sum(1)
@@ -174,16 +180,16 @@ class ClasswisePCA(nn.Module):
         energy = squares - coefficients.square().sum(1)
         return coefficients, energy.clamp(min=0)
 
-    def _locate(self, z: Tensor, label: int) -> tuple[Tensor, Tensor]:
-        """U^T (z - m), (n, r), and |z - m|^2, (n,), of latents (n, d) of one class."""
+    def _locate(self, z: Tensor, rows: Tensor, label: int) -> tuple[Tensor, Tensor]:
+        """U^T (z - m), (n, r), and |z - m|^2, (n,), of these rows of z, which are of one class."""
         mean = self.mean[label]
         axes = self.axes[label]
-        width = max(_COLUMNS, _IN_CACHE // len(z))
+        width = max(_COLUMNS, _IN_CACHE // len(rows))
         coefficients = []
         squares = []
         for start in range(0, self.dim, width):
             columns = slice(start, start + width)
-            centred = z[:, columns].float() - mean[columns]
+            centred = z[:, columns].index_select(0, rows).float().sub_(mean[columns])
             coefficients.append((centred @ axes[:, columns].float().T).float())
             squares.append(torch.linalg.vector_norm(centred, dim=1).square_())
         if len(squares) == 1:
@@ -217,7 +223,8 @@ class ClasswisePCA(nn.Module):
         """z + U delta of latents of one class."""
         axes = self.axes[label].float()
         if z.is_floating_point():
-            return z + (delta @ axes).view_as(z)
+            moved = (delta @ axes).to(torch.promote_types(z.dtype, torch.float32))
+            return moved.view_as(z).add_(z)
         moved = z.flatten(1).float()  # a copy, to which the product is added in one pass
         return moved.addmm_(delta, axes).view(z.shape)
 

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 _FLOWS = (
     "checkpoints to compare besides builtin:pixels; they need --test-data, images on which they "
-    "were not trained: by images that a flow has seen, NFA would be judged too well"
+    "were not trained: by images that a flow has seen, NFA would look too good"
 )
 
 
@@ -30,7 +30,7 @@ def parser() -> ArgumentParser:
     parser = new_parser(
         "compare",
         "What should I do with my few labelled images? Train classifiers on some of them, without "
-        "and with NFA, RandAugment and MixUp, and judge them by others; with --network and "
+        "and with NFA, RandAugment and MixUp, and test them on others; with --network and "
         "--weights, compare fine-tuning with features of the frozen network. Write a table, "
         "pictures, advice, and the settings that it names.",
         "Ctrl-C keeps what is done; the same command goes on.",
@@ -40,7 +40,7 @@ def parser() -> ArgumentParser:
     parser.add_argument("--data", required=True, help=DATA_SOURCES)
     parser.add_argument(
         "--test-data",
-        help="images to judge by: the test split, or all if there are no splits (default: the test "
+        help="test images: the test split, or all if there are no splits (default: the test "
         "split of --data, or else a part that is held out)",
     )
     add_reading(parser)
@@ -105,7 +105,7 @@ def run(arguments: Namespace) -> dict[str, Any] | str:
         return {"out": arguments.out, **comparison.figures(), "example": example}
     lines = [comparison.text().rstrip()]
     if example:
-        lines += ["", "An example that trains so, and judges by the same images:", "", example]
+        lines += ["", "An example that trains so, with the same test images:", "", example]
     lines += ["", *_timm(comparison, config, arguments.data, data)]
     return "\n".join([*lines, "", f"All results are in {arguments.out}."])
 

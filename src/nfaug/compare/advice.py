@@ -53,7 +53,7 @@ def finding_of(rows: Sequence[Row], cells: CellsOfRows, planned: int) -> Finding
             for want of time count.
 
     Returns:
-        The finding; None for fewer than three seeds or 30 images to judge by.
+        The finding; None for fewer than three seeds or 30 test images.
     """
     base = rows[0]
     seeds = cells[base]

@@ -29,7 +29,7 @@ class Cells(dict[tuple[str, int], Cell]):
     Args:
         folder: A new or empty folder, or that of the same comparison.
         config: What the cells depend on.
-        images: The number of images to judge by.
+        images: The number of test images.
 
     Raises:
         FileExistsError: The folder holds files, and is not that of a comparison.

@@ -11,13 +11,13 @@ from nfaug.io.text import did_you_mean
 
 from .rows import PIXELS, ROWS, Row, rows_of, usual_rows
 
-#: What `augment` may declare safe, since it keeps the class of these images, with titles.
+#: The label-preserving augmentations that `augment` may name, with titles.
 SAFE = {
-    "crop": "shifts",
+    "crop": "translations",
     "flip": "flips",
-    "rotate": "quarter turns",
+    "rotate": "90-degree rotations",
     "colour": "colour changes",
-    "spectrogram": "shifts",
+    "spectrogram": "translations",
 }
 
 
@@ -27,20 +27,21 @@ class CompareConfig:
 
     Args:
         checkpoint: Checkpoints to compare besides builtin:pixels: folders, owner/name on the Hub,
-            or builtin:NAME. They are fitted to the labelled images, and need images to judge by
+            or builtin:NAME. They are fitted to the labelled images, and need test images
             that they were not trained on.
-        per_class: Labelled images per class, at most; None for all that do not judge.
+        per_class: Labelled images per class, at most; None for all but the test images.
         network: The classifier: small-cnn, or the name of a timm model.
         weights: A .safetensors file of the timm model's pretrained weights. Its features are
             compared frozen, and the network fine-tuned; None to train from random weights.
-        augment: What keeps the class of these images, and is applied in every row that trains,
-            comma-separated: crop (shifts by up to an eighth), flip (left-right), rotate (quarter
-            turns and flips), colour (brightness, contrast, saturation); spectrogram stands for
-            shifts, and brings SpecAugment (masks of time and frequency) instead of RandAugment.
+        augment: Augmentations that never change the class of these images (label-preserving), which
+            every row that trains has, comma-separated: crop (translations by up to an eighth), flip
+            (left-right), rotate (90-degree rotations and flips), colour (brightness, contrast,
+            saturation); spectrogram stands for translations, and brings SpecAugment (masks of time
+            and frequency) instead of RandAugment.
         rows: What is compared, comma-separated, of frozen (features of a frozen network), none,
             randaugment, trivialaugment, specaugment, mixup, nfa, nfa+randaugment,
             nfa+trivialaugment and nfa+specaugment; empty for those that suit network and `augment`.
-        test_images: The most images to judge by, drawn at random; more take time.
+        test_images: The most test images, drawn at random; more take time.
         minutes: Time for everything. It decides the number of seeds and, if it is short, of rows.
         seeds: The most repetitions, each with its own labelled images, weights and draws.
         steps: Optimiser steps of a classifier; None for ten passes over the labelled images, at

@@ -11,12 +11,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 LEAST_SEEDS = 3  # an interval of two numbers says nothing
-LEAST_IMAGES = 30  # to judge by: with ten, what has no effect was advised too often
+LEAST_IMAGES = 30  # of the test set: with ten, what has no effect was advised too often
 ERRORS = 0.025  # how often something without effect may be advised, whatever the number of rows
 
 
 class Cell(NamedTuple):
-    """A classifier: which images to judge by were right, (N,) bool, and its seconds."""
+    """A classifier: which test images were right, (N,) bool, and its seconds."""
 
     right: NDArray[np.bool_]
     seconds: float
@@ -33,7 +33,7 @@ class Gain(NamedTuple):
     Attributes:
         mean: Mean over seeds.
         seed_error: Standard error over seeds, s / sqrt(n); infinite for fewer than three.
-        image_error: Standard error that other images to judge by would make. The noise of single
+        image_error: Standard error that other test images would make. The noise of single
             answers is in `seed_error` already and is left out here.
         number: The number of seeds, n.
     """

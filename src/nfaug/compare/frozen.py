@@ -66,16 +66,16 @@ class FrozenNetwork:
 
 
 def classify(
-    features: Features, labels: NDArray[np.int64], judged: Features, seed: int
+    features: Features, labels: NDArray[np.int64], test: Features, seed: int
 ) -> NDArray[np.int64]:
-    """The classes of the features (M, D) `judged`, by logistic regression on labelled ones (N, D).
+    """The classes of the features (M, D) `test`, by logistic regression on labelled ones (N, D).
 
     Features are divided by their standard deviation, so that the L2 penalty means the same for
     every network. Its strength has the best accuracy in cross-validation, the strongest of equals.
     With one image a class there is nothing to validate with, and it is the middle of the choices.
 
     Gaussians of the classes with one shrunken covariance (arXiv:2402.04087) are better on most
-    kinds of images, and clearly lost more than a point on clothes: lab/results/frozen.
+    datasets, and clearly lost more than a point on clothes: lab/results/frozen.
     """
     from sklearn.decomposition import PCA
     from sklearn.linear_model import LogisticRegression
@@ -93,7 +93,7 @@ def classify(
         # Of classes with fewer images than folds, and of weak penalties.
         warnings.simplefilter("ignore")
         model.fit(span.transform(features / scale), labels)
-    guesses: NDArray[np.int64] = model.predict(span.transform(judged / scale))
+    guesses: NDArray[np.int64] = model.predict(span.transform(test / scale))
     return guesses
 
 

@@ -1,4 +1,4 @@
-"""The images of a comparison, opened and decoded once: which are trained on, and which judge."""
+"""The images of a comparison, opened and decoded once: a pool to train on, and the test images."""
 
 from __future__ import annotations
 
@@ -53,10 +53,10 @@ class Images:
 
     Attributes:
         classes: The names of the classes.
-        pool: The images that labelled ones are drawn from. None has the pixels of one that judges.
-        judged: The images to judge by. They depend on the data alone, and not on rows, seeds or
+        pool: The images that labelled ones are drawn from. None has the pixels of a test image.
+        test: The test images. They depend on the data alone, and not on rows, seeds or
             time.
-        names: The names of the images to judge by.
+        names: The names of the test images.
         notes: Sentences on the data, for the report.
 
     Example:
@@ -69,14 +69,14 @@ class Images:
 
     classes: list[str]
     pool: Part
-    judged: Part
+    test: Part
     names: list[str]
     notes: list[str]
 
     @property
     def shape(self) -> tuple[int, int, int]:
         """(C, H, W) of the images that networks are trained on."""
-        channels, height, width = self.judged.images.shape[1:]
+        channels, height, width = self.test.images.shape[1:]
         return channels, height, width
 
     def labelled(self, per_class: int | None, seed: int) -> Part:
@@ -101,7 +101,7 @@ class Images:
             SHA-256 of all pixels, labels and names of classes.
         """
         sha = hashlib.sha256("\0".join(self.classes).encode())
-        for part in (self.pool, self.judged):
+        for part in (self.pool, self.test):
             for array in part:
                 sha.update(repr(tuple(array.shape)).encode())
                 sha.update(array.numpy().tobytes())
@@ -111,7 +111,7 @@ class Images:
 def open_parts(
     data: str | os.PathLike[str], test_data: str | os.PathLike[str] | None = None, **reading: Any
 ) -> tuple[LabelledImages, LabelledImages | None]:
-    """Open the images to draw labelled ones from, and those to judge by.
+    """Open the images to draw labelled ones from, and the test images.
 
     The second are the test split of `test_data`, or all of it if it has no splits; without it the
     test split of `data`, or None if that has no splits, and a part will be held out.
@@ -143,11 +143,11 @@ def open_parts(
 
 
 def read_images(data: Any, test_data: Any = None, *, config: CompareConfig) -> Images:
-    """Decide which images judge, and decode all images, as `compare` does.
+    """Decide which are the test images, and decode all images, as `compare` does.
 
     Args:
         data: Images as `nfaug.wrap_dataset` takes them.
-        test_data: Images to judge by, of the same classes and shape; None to hold out a part.
+        test_data: Test images, of the same classes and shape; None to hold out a part.
         config: `per_class` and `test_images` count.
 
     Returns:
@@ -162,53 +162,53 @@ def read_images(data: Any, test_data: Any = None, *, config: CompareConfig) -> I
         >>> len(data.names), len(data.classes)
         (355, 10)
     """
-    pool, judged = split_images(data, test_data, config)
-    return decode_images(pool, judged, config)
+    pool, test = split_images(data, test_data, config)
+    return decode_images(pool, test, config)
 
 
 def split_images(
     data: Any, test_data: Any, config: CompareConfig
 ) -> tuple[LabelledImages, LabelledImages]:
-    """The images that labelled ones are drawn from, and those to judge by.
+    """The images that labelled ones are drawn from, and the test images.
 
     Without `test_data`, half of each class is held out, up to 100 images, or a quarter, up to 500
     images, whichever is more.
 
     Raises:
         ValueError: There are fewer than two classes, one of them has too few images, or the images
-            to judge by have other classes or another shape.
+            have other classes or another shape.
     """
     pool = wrap_dataset(data)
     held_out = test_data is None
     _check_counts(pool, needed=2 if held_out else 1)
     if held_out:
-        pool, judged = _hold_out(pool)
+        pool, test = _hold_out(pool)
     else:
-        judged = wrap_dataset(test_data)
-        _check_test_data(pool, judged)
-    if len(judged) > config.test_images:
-        order = torch.randperm(len(judged), generator=torch.Generator().manual_seed(0))
-        judged = judged.subset(order[: config.test_images].sort().values)
+        test = wrap_dataset(test_data)
+        _check_test_data(pool, test)
+    if len(test) > config.test_images:
+        order = torch.randperm(len(test), generator=torch.Generator().manual_seed(0))
+        test = test.subset(order[: config.test_images].sort().values)
     if config.per_class is not None:
         generator = torch.Generator().manual_seed(0)
         few = choose_per_class(pool.targets, _DRAWS * config.per_class, generator)
         pool = pool.subset(few)
-    return pool, judged
+    return pool, test
 
 
 def decode_images(
     pool: LabelledImages,
-    judged: LabelledImages,
+    test: LabelledImages,
     config: CompareConfig,
     *,
     frozen_side: int | None = None,
     progress: bool = False,
 ) -> Images:
-    """Decode all images, once; those with the pixels of one to judge by leave the pool.
+    """Decode all images, once; those with the pixels of a test image leave the pool.
 
     Args:
         pool: The images that labelled ones are drawn from.
-        judged: The images to judge by.
+        test: The test images.
         config: `per_class` counts.
         frozen_side: The side at which a frozen network reads its images; None without one.
         progress: Whether a bar is shown.
@@ -217,15 +217,15 @@ def decode_images(
         ValueError: Nothing is left of a class.
     """
     trained = _decode(pool, frozen_side, progress)
-    judging = _decode(judged, frozen_side, progress)
+    tested = _decode(test, frozen_side, progress)
     names = [pool.name(index) for index in range(len(pool))]
-    judged_names = [judged.name(index) for index in range(len(judged))]
-    kept, notes = _without_copies(trained, judging, names, judged_names, pool.classes)
+    test_names = [test.name(index) for index in range(len(test))]
+    kept, notes = _without_copies(trained, tested, names, test_names, pool.classes)
     trained = trained.rows(kept)
     names = [names[row] for row in kept.tolist()]
-    _warn_of_near_copies(trained.images, judging.images, names, judged_names)
+    _warn_of_near_copies(trained.images, tested.images, names, test_names)
     notes += _notes(pool, trained, config)
-    return Images(pool.classes, trained, judging, judged_names, notes)
+    return Images(pool.classes, trained, tested, test_names, notes)
 
 
 def _check_counts(data: LabelledImages, needed: int) -> None:
@@ -236,7 +236,7 @@ def _check_counts(data: LabelledImages, needed: int) -> None:
         if count < needed:
             raise ValueError(
                 f"class {name!r} has {count} images, and needs {needed}: one to train on"
-                f"{' and one to judge by' if needed > 1 else ''}"
+                f"{' and one test image' if needed > 1 else ''}"
             )
 
 
@@ -245,13 +245,13 @@ def _check_test_data(data: LabelledImages, test: LabelledImages) -> None:
         check_same_classes(test.classes, data.classes)
     except ValueError:
         raise ValueError(
-            f"the images to judge by need the classes of the others, {_listed(data.classes)}; they "
+            f"the test images need the classes of the others, {_listed(data.classes)}; they "
             f"have {_listed(test.classes)}"
         ) from None
     shape = (data.channels, *data.image_size)
     test_shape = (test.channels, *test.image_size)
     if shape != test_shape:
-        raise ValueError(f"the images are {shape}, those to judge by {test_shape}")
+        raise ValueError(f"the images are {shape}, the test images {test_shape}")
 
 
 def _hold_out(data: LabelledImages) -> tuple[LabelledImages, LabelledImages]:
@@ -261,8 +261,8 @@ def _hold_out(data: LabelledImages) -> tuple[LabelledImages, LabelledImages]:
         number = max(min(count // 2, 100), min(count // 4, 500))
         generator = torch.Generator().manual_seed(label)
         held.append(choose_of_class(data.targets, label, number, generator))
-    judged, left = data.split(torch.cat(held))
-    return left, judged
+    test, left = data.split(torch.cat(held))
+    return left, test
 
 
 def _decode(data: LabelledImages, frozen_side: int | None, progress: bool) -> Part:
@@ -293,30 +293,30 @@ def _digests(images: Tensor) -> Iterator[bytes]:
 
 
 def _without_copies(
-    pool: Part, judged: Part, names: Sequence[str], judged_names: Sequence[str], classes: list[str]
+    pool: Part, test: Part, names: Sequence[str], test_names: Sequence[str], classes: list[str]
 ) -> tuple[Tensor, list[str]]:
-    """Rows of the pool whose pixels are not those of an image to judge by, and notes on the others.
+    """Rows of the pool whose pixels are not those of a test image, and notes on the others.
 
     Raises:
         ValueError: Nothing is left of a class.
     """
-    judging = {digest: row for row, digest in enumerate(_digests(judged.images))}
+    tested = {digest: row for row, digest in enumerate(_digests(test.images))}
     copies = {}
     for row, digest in enumerate(_digests(pool.images)):
-        if digest in judging:
-            copies[row] = judging[digest]
+        if digest in tested:
+            copies[row] = tested[digest]
     if not copies:
         return torch.arange(len(names)), []
     first, same = next(iter(copies.items()))
     note = (
-        f"{len(copies)} of {len(names)} images to train on have the pixels of one to judge by, and "
-        f"are left out: {names[first]} is {judged_names[same]}."
+        f"{len(copies)} of {len(names)} images to train on have the pixels of a test image, and "
+        f"are left out: {names[first]} is {test_names[same]}."
     )
     for row, same in copies.items():
-        if pool.labels[row] != judged.labels[same]:
+        if pool.labels[row] != test.labels[same]:
             note += (
                 f" {names[row]} has the class {classes[pool.labels[row]]}, and "
-                f"{judged_names[same]} {classes[judged.labels[same]]}: one of the two is wrong."
+                f"{test_names[same]} {classes[test.labels[same]]}: one of the two is wrong."
             )
             break
     kept = torch.tensor([row for row in range(len(names)) if row not in copies], dtype=torch.int64)
@@ -340,21 +340,21 @@ def _thumbnails(images: Tensor) -> Tensor:
 
 
 def _warn_of_near_copies(
-    pool: Tensor, judged: Tensor, names: Sequence[str], judged_names: Sequence[str]
+    pool: Tensor, test: Tensor, names: Sequence[str], test_names: Sequence[str]
 ) -> None:
     """Warn if thumbnails agree: a photograph in another format or size, or its mirror image."""
     ours = _thumbnails(pool)
     found = []
-    for start, batch in enumerate(judged.split(256)):
+    for start, batch in enumerate(test.split(256)):
         small = _thumbnails(batch)
         mirrored = _thumbnails(batch.flip(-1))
         apart = torch.minimum(torch.cdist(small, ours), torch.cdist(mirrored, ours)) / _THUMBNAIL
         least = apart.min(1)
         for row in (least.values < _ALIKE * small.std(1)).nonzero().flatten().tolist():
-            found.append((judged_names[256 * start + row], names[int(least.indices[row])]))
+            found.append((test_names[256 * start + row], names[int(least.indices[row])]))
     if found:
         warnings.warn(
-            f"{len(found)} of {len(judged)} images to judge by look like one to train on, such as "
+            f"{len(found)} of {len(test)} test images look like one to train on, such as "
             f"{found[0][0]} and {found[0][1]}. If they are the same picture, figures are too good: "
             "remove one of the two",
             stacklevel=3,

@@ -145,7 +145,7 @@ class Comparison:
         else:
             limit = "number of seeds (--seeds, --minutes)"
             if finding.gain.images > finding.gain.seeds:
-                limit = "number of images to judge by (--test-data)"
+                limit = "number of test images (--test-data)"
             text = (
                 f"{keep}: no gain is clear. The largest is that of "
                 f"{self.title(finding.largest)}, {finding.gain} points. The {limit} limits it."
@@ -170,7 +170,7 @@ class Comparison:
         if len(self.rows) == 1:
             return "No advice: there is one row."
         if count < LEAST_IMAGES:
-            return f"No advice: {count} images judge, and advice needs {LEAST_IMAGES}."
+            return f"No advice: there are {count} test images, and it needs {LEAST_IMAGES}."
         return f"No advice: {len(self.seeds)} seeds were trained, and advice needs {LEAST_SEEDS}."
 
     def _use(self, best: Row, gain: Gain) -> str:
@@ -247,11 +247,11 @@ class Comparison:
         first = f"{config.network} at {height} x {width} pixels, {labels}, {config.steps} steps"
         if config.lr is not None:
             first += f", learning rate {config.lr:g}"
-        first += f"; {len(self.seeds)} seeds, {len(self._images.names)} images judge"
+        first += f"; {len(self.seeds)} seeds, {len(self._images.names)} test images"
         notes = [f"{first}; {self.seconds:.0f} s of training in all."]
         if self._planned:
             notes.append(
-                "± is a 95% interval of one row over seeds and images to judge by. For the advice "
+                "± is a 95% interval of one row over seeds and test images. For the advice "
                 f"a gain is clear if it is above zero over all {self._planned} planned rows: if "
                 f"none gains, it names one in about {100 * ERRORS:g}% of comparisons."
             )
@@ -287,7 +287,7 @@ class Comparison:
             return ""
         shown = ", ".join(names[index] for index in wrong[:_DOUBTED])
         return (
-            f"{len(wrong)} of {len(names)} images to judge by are wrong in every row and seed: "
+            f"{len(wrong)} of {len(names)} test images are wrong in every row and seed: "
             f"their labels may be wrong ({shown}{', ...' if len(wrong) > _DOUBTED else ''})."
         )
 

@@ -45,7 +45,7 @@ from .rows import PIXELS, Row, titles_of
 from .work import Shown, Work
 from .workers import Submit, workers
 
-_CHUNK = 64  # images to judge by whose features are a job
+_CHUNK = 64  # test images whose features are a job
 
 
 def compare(
@@ -74,7 +74,7 @@ def compare(
         data: Images as `nfaug.wrap_dataset` takes them.
         out: The folder of the results: table.md, gains.png, variants.png and cells.csv.
         config: What to compare, and how long.
-        test_data: Images to judge by; by default a part of each class is held out. Images with the
+        test_data: Test images; by default a part of each class is held out. Images with the
             pixels of one of them are not trained on.
         processes: How many classifiers are trained at once, each with one thread. With one, they
             are trained in this process, with torch's threads.
@@ -110,10 +110,10 @@ def compare(
     flows = [flow for flow in config.checkpoint if flow != PIXELS]
     if flows and test_data is None:
         raise ValueError(
-            f"the flow {flows[0]} may have been trained on images that are held out to judge by: "
+            f"the flow {flows[0]} may have been trained on images that are held out as a test set: "
             "pass test_data (--test-data), images that it was not trained on"
         )
-    pool, judged = split_images(data, test_data, config)
+    pool, test = split_images(data, test_data, config)
     _check_shape(pool, config)
     for name in flows:
         _check_flow(name, pool, wrap_dataset(test_data))
@@ -121,7 +121,7 @@ def compare(
     Classifier(config, shape, len(pool.classes), seed=0)  # its errors come first
     rows = _rows(config, pool)
     side = input_size(config)[1] if any(row.frozen for row in rows) else None
-    images = decode_images(pool, judged, config, frozen_side=side, progress=progress)
+    images = decode_images(pool, test, config, frozen_side=side, progress=progress)
     labelled = len(images.labelled(config.per_class, 0).labels)
     config = replace(config, steps=config.steps or default_steps(config, labelled))
     record = _record(config, images)
@@ -161,22 +161,22 @@ def _check_shape(data: LabelledImages, config: CompareConfig) -> None:
         )
     if "rotate" in config.safe and height != width:
         raise ValueError(
-            f"quarter turns (augment rotate) need square images; got {height} x {width}: choose a "
-            "square (--image-size), or leave rotate out"
+            f"90-degree rotations (augment rotate) need square images; got {height} x {width}: "
+            "choose a square (--image-size), or leave rotate out"
         )
 
 
-def _check_flow(name: str, data: LabelledImages, judged: LabelledImages) -> None:
-    """Raise ValueError if a flow takes other images, or was trained on those to judge by."""
+def _check_flow(name: str, data: LabelledImages, test: LabelledImages) -> None:
+    """Raise ValueError if a flow takes other images, or was trained on the test images."""
     base = load_base(name)
     if not base.flow.shape_free and base.flow.codec.channels != data.channels:
         raise ValueError(
             f"{name} takes images of {base.flow.codec.channels} channels; the data have "
             f"{data.channels}"
         )
-    if base.config.training.get("images_sha256", "") == judged.fingerprint():
+    if base.config.training.get("images_sha256", "") == test.fingerprint():
         raise ValueError(
-            f"{name} was trained on the images to judge by, and NFA would be judged too well: "
+            f"{name} was trained on the test images, and NFA would look too good: "
             "pass others as test_data (--test-data)"
         )
 
@@ -185,7 +185,7 @@ def _warn_of_no_advice(config: CompareConfig, images: Images) -> None:
     """Say before training that there will be no advice."""
     if len(images.names) < LEAST_IMAGES:
         warnings.warn(
-            f"{len(images.names)} images judge, and advice needs {LEAST_IMAGES}: there will be a "
+            f"{len(images.names)} test images, and advice needs {LEAST_IMAGES}: there will be a "
             "table without advice. More images, or some of your own (test_data, --test-data), help",
             stacklevel=3,
         )
@@ -237,7 +237,7 @@ class _Run:
         self.started = started
         self.progress = progress
         self.folder = cells.file.parent
-        self.features: dict[str, NDArray[np.float32]] = {}  # of the images to judge by
+        self.features: dict[str, NDArray[np.float32]] = {}  # of the test images
         self.titles = titles_of(rows, images.shape, pretrained=config.pretrained)
 
     def fill(self) -> Plan:
@@ -260,8 +260,8 @@ class _Run:
                 self.images, self.config, self.processes, self.folder / ".images", self._report
             ) as submit:  # fmt: skip
                 names = ", ".join(self.titles.values())
-                self._say(f"{len(self.images.names)} images judge. Rows: {names}")
-                self._judged_features(submit)
+                self._say(f"{len(self.images.names)} test images. Rows: {names}")
+                self._test_features(submit)
                 self._compute(submit, self.rows, [0])
                 plan = self._plan()
                 rows = [row for row in self.rows if row.name in plan.rows]
@@ -287,13 +287,13 @@ class _Run:
         if self.progress:
             self.bar.write(printable(line), file=sys.stderr)
 
-    def _judged_features(self, submit: Submit) -> None:
-        """Features of the images to judge by, at each size."""
+    def _test_features(self, submit: Submit) -> None:
+        """Features of the test images, at each size."""
         count = len(self.images.names)
         for kind in {row.frozen for row in self.rows if row.frozen}:
             starts = range(0, count, _CHUNK)
             jobs = [(kind, start, min(start + _CHUNK, count)) for start in starts]
-            parts = [submit(Work.judged_features, *job) for job in jobs]
+            parts = [submit(Work.test_features, *job) for job in jobs]
             self.features[kind] = np.concatenate([part.result() for part in parts])
 
     def _jobs(self, rows: list[Row], seed: int) -> list[list[Row]]:

@@ -47,7 +47,7 @@ class Shown(NamedTuple):
 
 
 class Work:
-    """Trains and judges the classifiers of a comparison.
+    """Trains and tests the classifiers of a comparison.
 
     Args:
         images: The images of the comparison.
@@ -64,9 +64,9 @@ class Work:
         self._networks: dict[str, FrozenNetwork] = {}
         transform_of((), "", (8, 8))  # torchvision is slow to import: not in the time of a row
 
-    def judged_features(self, kind: str, start: int, stop: int) -> NDArray[np.float32]:
-        """Features of some of the images to judge by; `kind` is that of `Row.frozen`."""
-        return self._features(kind, self.images.judged.rows(torch.arange(start, stop)))
+    def test_features(self, kind: str, start: int, stop: int) -> NDArray[np.float32]:
+        """Features of some of the test images; `kind` is that of `Row.frozen`."""
+        return self._features(kind, self.images.test.rows(torch.arange(start, stop)))
 
     def _features(self, kind: str, part: Part) -> NDArray[np.float32]:
         channels, height, width = self.images.shape
@@ -77,17 +77,17 @@ class Work:
         return self._networks[kind].features(part.large if kind == "own" else part.images)
 
     def frozen(
-        self, kind: str, seed: int, judged: NDArray[np.float32]
+        self, kind: str, seed: int, test: NDArray[np.float32]
     ) -> tuple[list[Cell], list[Shown]]:
-        """Classify the features `judged` by those of a seed's labelled images."""
+        """Classify the features `test` by those of a seed's labelled images."""
         started = monotonic()
         part = self.images.labelled(self.config.per_class, seed)
-        guesses = classify(self._features(kind, part), part.labels.numpy(), judged, seed)
-        right = guesses == self.images.judged.labels.numpy()
+        guesses = classify(self._features(kind, part), part.labels.numpy(), test, seed)
+        right = guesses == self.images.test.labels.numpy()
         return [Cell(right, monotonic() - started)], []
 
     def trained(self, rows: Sequence[Row], seed: int) -> tuple[list[Cell], list[Shown]]:
-        """Train a classifier for each of these rows, and judge them.
+        """Train a classifier for each of these rows, and test them.
 
         Rows of the same flow share one fit and one bank. For seed 0 the images of the picture come
         too.
@@ -113,7 +113,7 @@ class Work:
         return cells, shown
 
     def _train(self, row: Row, seed: int, part: Part, bank: Tensor | None) -> NDArray[np.bool_]:
-        """Which images to judge by are right."""
+        """Which test images are right."""
         shape = self.images.shape
         classes = len(self.images.classes)
         with torch.random.fork_rng(devices=[]):  # torchvision draws from the global generator
@@ -132,8 +132,8 @@ class Work:
 
             classifier = Classifier(self.config, shape, classes, seed)
             classifier.train(draw, len(part.labels), self.after_step)
-        judged = self.images.judged
-        return classifier.right(judged.images, judged.labels).numpy()
+        test = self.images.test
+        return classifier.right(test.images, test.labels).numpy()
 
     def _shown(self, row: Row, part: Part, checkpoint: Checkpoint | None) -> Shown:
         """What the row makes of the first image of each class, without safe augmentations."""

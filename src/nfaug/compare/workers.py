@@ -131,7 +131,7 @@ def _surroundings() -> Iterator[None]:
 
 def _write(images: Images, folder: Path) -> None:
     folder.mkdir(parents=True)
-    for name in ("pool", "judged"):
+    for name in ("pool", "test"):
         for kind, array in getattr(images, name)._asdict().items():
             np.save(folder / f"{name}-{kind}.npy", array.numpy())
 
@@ -159,7 +159,7 @@ def _start(folder: Path, few: Any, config: CompareConfig, steps: Any, stop: Any)
             steps.value += 1
 
     classes, names, notes = few
-    images = Images(classes, _read(folder, "pool"), _read(folder, "judged"), names, notes)
+    images = Images(classes, _read(folder, "pool"), _read(folder, "test"), names, notes)
     _work = Work(images, config, after_step)
 
 
