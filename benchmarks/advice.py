@@ -1,16 +1,20 @@
 """How often `nfaug compare` advises what: simulated comparisons whose gains are known.
 
-    python benchmarks/advice.py --out benchmarks/results/advice.md
+    python benchmarks/advice.py --out benchmarks/results/advice.csv
 
 Each simulated comparison has a row without an augmentation and --rivals others, of which the first
 gains --gains points and the rest nothing. A classifier is right on an image if the sum of the row's
 gain, the seed's luck, the row's luck in that seed, the image's ease, the row's liking for the image
 and noise is above zero. All are normal; with "heavy tails" the row's luck has Student's t with two
 degrees of freedom, and with "collapses" each row but the first falls to chance in 8% of seeds.
-Every figure follows from the options and --seed.
+Every figure follows from the options and --seed. A line of the file has percents of comparisons:
+that advise the row that gains (found), one without an effect (wrong), or none (keep), or give no
+advice, and the gain that was named, in points.
 """
 
 import argparse
+import csv
+import io
 from pathlib import Path
 from statistics import NormalDist
 
@@ -63,31 +67,29 @@ def simulated(
     return cells
 
 
-def line(
+def shares(
     gain: float, seeds: int, images: int, kind: str, args: argparse.Namespace
-) -> tuple[str, float]:
-    """A line of the table, and how often a row without an effect is advised."""
+) -> dict[str, float | str]:
+    """A line of the CSV file: how many comparisons in a hundred give which advice."""
     random = np.random.default_rng(args.seed)
-    found = {"the row that gains": 0, "another row": 0, "keep": 0, "none": 0}
+    found = {"found": 0, "wrong": 0, "keep": 0, "no_advice": 0}
     named = []
     for _ in range(args.runs):
         cells = simulated(gain, seeds, images, kind, args, random)
         rows = list(cells)
         finding = finding_of(rows, cells, planned=args.rivals)
         if finding is None:
-            found["none"] += 1
+            found["no_advice"] += 1
         elif finding.best == rows[0]:
             found["keep"] += 1
         elif finding.best == rows[1] and gain:
-            found["the row that gains"] += 1
+            found["found"] += 1
             named.append(finding.gain.mean)
         else:
-            found["another row"] += 1
-    shares = {answer: 100 * count / args.runs for answer, count in found.items()}
-    figures = [f"{share:.1f}%" for share in shares.values()]
-    shown = f"{np.mean(named):+.1f}" if named else ""
-    cells_of_line = [kind, f"{gain:+g}", str(images), str(seeds), *figures, shown]
-    return f"| {' | '.join(cells_of_line)} |", shares["another row"]
+            found["wrong"] += 1
+    line: dict[str, float | str] = {"luck": kind, "gain": gain, "images": images, "seeds": seeds}
+    line |= {answer: round(100 * count / args.runs, 1) for answer, count in found.items()}
+    return line | {"named": round(float(np.mean(named)), 1) if named else ""}
 
 
 def main() -> None:
@@ -102,11 +104,6 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", type=Path)
     args = parser.parse_args()
-    answers = ("the row that gains", "a row without effect", "keep", "no advice")
-    lines = [
-        f"| luck of a row | gain | images | seeds | {' | '.join(answers)} | gain that is named |",
-        "|---" * (5 + len(answers)) + "|",
-    ]
     cases = []
     for kind in KINDS:
         for gain in args.gains:
@@ -114,23 +111,21 @@ def main() -> None:
                 cases += [(gain, seeds, images, kind) for seeds in args.seeds]
     for images in args.few:
         cases += [(0.0, seeds, images, "normal") for seeds in args.seeds]
-    wrong = {}
+    lines = []
     for case in cases:
-        text, wrong[case] = line(*case, args)
-        lines.append(text)
-        print(text, flush=True)
-    worst = max(share for (gain, *_), share in wrong.items() if gain == 0)
-    lines += [
-        "",
+        lines.append(shares(*case, args))
+        print(*lines[-1].values(), flush=True)
+    worst = max(float(line["wrong"]) for line in lines if line["gain"] == 0)
+    print(
         f"Without any effect a row is advised in {worst:.1f}% of comparisons at most. Advice needs "
-        f"{LEAST_IMAGES} images to judge by and three seeds.",
-        "",
-        f"Shares of {args.runs} simulated comparisons of {args.rivals} rows and one without an "
-        f"augmentation; `python benchmarks/advice.py --luck {args.luck:g} --runs {args.runs}`.",
-    ]
-    print(lines[-3])
+        f"{LEAST_IMAGES} test images and three seeds."
+    )
     if args.out is not None:
-        write_text(args.out, "\n".join(["# What `nfaug compare` advises", "", *lines]) + "\n")
+        text = io.StringIO()
+        writer = csv.DictWriter(text, list(lines[0]), lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(lines)
+        write_text(args.out, text.getvalue())
 
 
 if __name__ == "__main__":
