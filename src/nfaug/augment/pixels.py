@@ -111,7 +111,7 @@ def check_images(images: Tensor, channels: int) -> None:
         )
     if images.ndim != 4 or images.shape[1] != channels or 0 in images.shape[2:]:
         raise ValueError(
-            f"images must have shape (B, {channels}, H, W) for this flow; got "
+            f"images must have shape (B, {channels}, H, W) for this checkpoint; got "
             f"{tuple(images.shape)}. Pass images.permute(0, 3, 1, 2) if channels come last, or fit "
             "a checkpoint to images of these channels (nfaug fit --channels)"
         )

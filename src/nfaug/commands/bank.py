@@ -98,8 +98,8 @@ def run(arguments: Namespace) -> dict[str, Any]:
         _, (height, width) = data.reader.shape(int(data.indices[0]))
         if (height, width) != data.image_size:
             raise ValueError(
-                f"image 0 has {height} x {width} pixels and the flow {data.image_size[0]} x "
-                f"{data.image_size[1]}: pass --image-size, the size to which your transform "
+                f"image 0 has {height} x {width} pixels, and the checkpoint works at "
+                f"{data.image_size[0]} x {data.image_size[1]}: pass --image-size, the size to which your transform "
                 "resizes images, or --residual"
             )
     workers = arguments.workers
