@@ -83,9 +83,9 @@ def make_inputs(folder: Path, page: Path, train_py: Path | None) -> None:
     (folder / "path" / "to" / "nfaug").symlink_to(ROOT)
     for name in ("examples", "scripts"):
         (folder / name).symlink_to(ROOT / name)
-    first = text.find("my-nfa")
-    made = re.search(r"--out my-nfa\b", text)
-    if first >= 0 and (made is None or first < made.start() - 100):
+    code = "".join(text for _, text in blocks_of(page))
+    used = re.search(r"(--out )?my-nfa\b", code)
+    if used and not used[1]:
         run("nfaug fit --checkpoint builtin:pixels --data my-images --out my-nfa", folder)
 
 
