@@ -76,7 +76,7 @@ def make_inputs(folder: Path, page: Path, train_py: Path | None) -> None:
     if "my-taesd" in text:
         documentation.make_autoencoders(folder)
     if "released.ckpt" in text:
-        documentation.make_released(folder / "released.ckpt")
+        documentation.make_released(folder / "released.ckpt", classes=10)
     if train_py is not None:
         shutil.copy(train_py, folder / "train.py")
     (folder / "path" / "to").mkdir(parents=True)

@@ -75,10 +75,10 @@ def make_autoencoders(folder: Path) -> None:
     diffusers.AutoencoderKL(**narrow).save_pretrained(folder / "my-vae")
 
 
-def make_released(path: Path) -> None:
-    """A pickle with a flow for 16 x 16 images and Gaussians of two classes."""
+def make_released(path: Path, classes: int = 2) -> None:
+    """A pickle with a flow for 16 x 16 images and Gaussians of some classes."""
     state = released("attention16")
-    for label in range(2):
+    for label in range(classes):
         state[f"flow.mu_arr.{label}"] = torch.full((DIM,), float(label))
         state[f"flow.scale_tril_arr.{label}"] = torch.ones(DIM)
     torch.save({"epoch": 500, "state_dict": state}, path)

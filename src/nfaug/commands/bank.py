@@ -99,8 +99,8 @@ def run(arguments: Namespace) -> dict[str, Any]:
         if (height, width) != data.image_size:
             raise ValueError(
                 f"image 0 has {height} x {width} pixels, and the checkpoint works at "
-                f"{data.image_size[0]} x {data.image_size[1]}: pass --image-size, the size that your "
-                "transform resizes images to, or --residual"
+                f"{data.image_size[0]} x {data.image_size[1]}: pass --image-size, the size "
+                "that your transform resizes images to, or --residual"
             )
     workers = arguments.workers
     if workers is None:
