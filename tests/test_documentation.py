@@ -236,3 +236,16 @@ def test_links_lead_somewhere(path: Path) -> None:
     commands = re.findall(r"`(python (?:-m )?[\w./]+)", text)
     missing += [command for command in commands if not script_exists(command)]
     assert not missing
+
+
+def test_no_two_pages_write_the_same_checkpoint() -> None:
+    written: dict[str, str] = {}
+    for path in DOCUMENTS:
+        page = str(path.relative_to(ROOT))
+        for block in re.findall(r"^ *```bash$(.*?)^ *```$", path.read_text("utf-8"), re.M | re.S):
+            for line in block.replace("\\\n", " ").splitlines():
+                name = re.search(r"nfaug (?:fit|train|pull) .*--out ([\w-]+)", line)
+                if name is not None:
+                    assert name[1] not in written, f"{line} in {page}, and {written[name[1]]}"
+                    written[name[1]] = page
+    assert len(written) > 15
