@@ -39,7 +39,7 @@ $(VENV)/%-installed: pyproject.toml
 	    { rm -rf $(VENV); echo 'no venv module: on Debian, apt-get install python3-venv' >&2; exit 1; }; \
 	fi
 	@echo 'Installing nfaug with the extra $* into $(VENV) (torch is large, this can take minutes) ...'
-	$(BIN)/python -m pip install --disable-pip-version-check --quiet --editable '.[$*]'
+	$(BIN)/python -m pip install --disable-pip-version-check --editable '.[$*]'
 	@touch $@
 
 lint: $(STAMP)  ## Check style and format with ruff
