@@ -28,7 +28,9 @@ def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("data", help="folder with train/ and val/")
     parser.add_argument("--checkpoint", required=True, help="a directory or a Hub repository")
-    parser.add_argument("--nfa-prob", type=float, default=0.5, help="share of images to augment")
+    parser.add_argument(
+        "--nfa-prob", type=float, default=0.5, help="probability that NFA replaces an image"
+    )
     parser.add_argument("--model", default="resnet18")
     parser.add_argument("--img-size", type=int, help="pixels (default: of the model)")
     parser.add_argument("--no-pretrained", dest="pretrained", action="store_false")

@@ -27,7 +27,9 @@ def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("data", type=Path, help="folder with train/ and val/")
     parser.add_argument("--bank", required=True, help="output of nfaug bank for DATA/train")
-    parser.add_argument("--prob", type=float, default=0.5, help="share of images to swap")
+    parser.add_argument(
+        "--prob", type=float, default=0.5, help="probability that an image is replaced"
+    )
     parser.add_argument("--img-size", type=int, default=32)
     parser.add_argument("--width", type=int, default=80, help="of the first stage; 80: 7 M weights")
     parser.add_argument("--epochs", type=int, default=1000)

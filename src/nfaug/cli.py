@@ -192,7 +192,9 @@ def _lines(result: dict[str, Any], indent: str = "") -> Iterator[str]:
     """A result as lines of text, without characters that do terminals harm."""
     for key, value in result.items():
         label = f"{indent}{printable(key.replace('_', ' '))}"
-        if isinstance(value, dict) and value:
+        if value in (None, {}, []):
+            continue
+        if isinstance(value, dict):
             yield label
             yield from _lines(value, indent + "  ")
         elif isinstance(value, float):
@@ -202,5 +204,5 @@ def _lines(result: dict[str, Any], indent: str = "") -> Iterator[str]:
             if len(value) > 10:
                 items.append("...")
             yield f"{label:<24} {', '.join(items)}"
-        elif value not in (None, {}):
+        else:
             yield f"{label:<24} {printable(value)}"

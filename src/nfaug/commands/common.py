@@ -39,7 +39,8 @@ def add_data_options(parser: ArgumentParser, split: str) -> None:
     """Add --data and the options of how it is read; `split` is the preferred split."""
     parser.add_argument("--data", required=True, help=DATA_SOURCES)
     parser.add_argument(
-        "--split", help=f"the part of the data: train, val or test (default: {split} if it exists)"
+        "--split",
+        help=f"the part of the data: train, validation or test (default: {split} if it exists)",
     )
     add_reading(parser)
     parser.add_argument(
