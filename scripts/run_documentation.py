@@ -4,10 +4,11 @@
     python scripts/run_documentation.py docs/how-to/banks.md README.md
 
 Each page gets a folder with what its reader has: two classes of 60 photographs in `my-images`, some
-others beside it, and `my-nfa`, if the page uses it without making it. Its blocks run in order, the
-Python ones in one process, each line of a bash block in a process of its own. Nothing is added to a
-command, so that all pages take some hours on two cores; `tests/test_documentation.py` runs the same
-blocks with options that make them small. `NOT_RUN` says what is left out, and why.
+others beside it, and `my-nfa` or `my-flow`, if the page uses them without making them. Its blocks
+run in order, the Python ones in one process, each line of a bash block in a process of its own.
+Nothing is added to a command, so that all pages take some hours on two cores;
+`tests/test_documentation.py` runs the same blocks with options that make them small. `NOT_RUN` says
+what is left out, and why.
 
 Prints a line for each page, what failed, and the counts; exits with 1 if a block failed.
 """
@@ -44,34 +45,38 @@ def blocks_of(page: Path) -> list[tuple[str, str]]:
     return [(language, textwrap.dedent(text)) for language, text in found]
 
 
-def make_inputs(folder: Path, page: Path, train_py: Path | None) -> None:
-    """What the reader of a page has."""
+def make_images(folder: Path, page: Path) -> None:
+    """Folders of photographs, two classes in each."""
     import numpy as np
-    import timm
     from PIL import Image
-    from safetensors.torch import save_file
     from sklearn.datasets import load_sample_images
-
-    sys.path.insert(0, str(ROOT / "tests"))
-    import test_documentation as documentation
 
     random = np.random.default_rng(0)
     names = {"my-images": 60, "my-photos": 60, "my-test-images": 30, "my-spectrograms": 60}
     if "reference" in page.parts:  # timm.md makes its own
         names |= {"my-data/train": 60, "my-data/validation": 30}
+    photographs = dict(zip(["temple", "flower"], load_sample_images().images, strict=True))
     for name, count in names.items():
-        for label, photograph in zip(
-            ["temple", "flower"], load_sample_images().images, strict=True
-        ):
+        for label, photograph in photographs.items():
             (folder / name / label).mkdir(parents=True)
             for number in range(count):
                 left, top = random.integers(640 - 128), random.integers(427 - 128)
                 crop = Image.fromarray(photograph).crop((left, top, left + 128, top + 128))
                 crop.resize((64, 64)).save(folder / name / label / f"{number}.png")
+
+
+def make_inputs(folder: Path, page: Path, train_py: Path | None) -> None:
+    """What the reader of a page has."""
+    import timm
+    from safetensors.torch import save_file
+
+    sys.path.insert(0, str(ROOT / "tests"))
+    import test_documentation as documentation
+
+    make_images(folder, page)
     state = timm.create_model("resnet18").state_dict()
-    save_file(
-        {name: each.contiguous() for name, each in state.items()}, folder / "model.safetensors"
-    )
+    weights = {name: each.contiguous() for name, each in state.items()}
+    save_file(weights, folder / "model.safetensors")
     text = page.read_text("utf-8")
     if "my-taesd" in text:
         documentation.make_autoencoders(folder)
@@ -84,9 +89,10 @@ def make_inputs(folder: Path, page: Path, train_py: Path | None) -> None:
     for name in ("examples", "scripts"):
         (folder / name).symlink_to(ROOT / name)
     code = "".join(text for _, text in blocks_of(page))
-    used = re.search(r"(--out )?my-nfa\b", code)
-    if used and not used[1]:
-        run("nfaug fit --checkpoint builtin:pixels --data my-images --out my-nfa", folder)
+    for name, options in (("my-nfa", "pixels"), ("my-flow", "rgb32 --gaussians data")):
+        used = re.search(rf"(--out )?{name}\b", code)
+        if used and not used[1]:
+            run(f"nfaug fit --checkpoint builtin:{options} --data my-images --out {name}", folder)
 
 
 def run(line: str, folder: Path) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 import math
 import pickle
 from collections.abc import Callable, Sequence
@@ -128,8 +129,8 @@ class Engine:
             return self.on(z.device)[1]
         key = z.device, z.is_floating_point()
         if key not in self._pixel_axes:
-            white = 255 if z.is_floating_point() else 1
-            self._pixel_axes[key] = self.on(z.device)[1].rescaled(128 / white, 127.5 / white)
+            unit = _white(z) / 255
+            self._pixel_axes[key] = self.on(z.device)[1].rescaled(128 * unit, 127.5 * unit)
         return self._pixel_axes[key]
 
     def encode(
@@ -151,25 +152,31 @@ class Engine:
                 the CPU then decodes the latents of these alone.
         """
         labels = batch.labels.index_select(0, index)
+        images = batch.images
         place = None
-        if self._in_pixels and self._is_as_mixed(batch.images, normalization):
-            levels = batch.images.contiguous()
+        if self._is_as_mixed(images, normalization):
+            low = images
             place = index
+        elif self._is_replaced(images):
+            low = images.index_select(0, index).contiguous()
+            if images.dtype != torch.uint8:
+                low = normalization.unit(low)
+                if normalization.pair is not None:
+                    low = low.clamp_(0, 1)  # beyond it with random erasing
         else:
-            levels = self._levels(batch.images, index, normalization)
-        z = levels
+            low = self._levels(images, index, normalization)
+        z = low
         if not self._in_pixels:
-            z = self._call("encode", self.on(levels.device)[0].latents, levels)
+            z = self._call("encode", self.on(low.device)[0].latents, low)
         pca = self._axes(z)
         a, energy = pca.locate(z, labels, place)
         inside = torch.ones_like(labels, dtype=torch.bool)
         near = inside
         if gate is not None:
             inside = pca.is_inside(a, energy, labels, gate)
-        low = levels
-        base = levels
+        base = low
         if not self.codec.exact:
-            low = levels / 255
+            low = low / 255
             base = low.clone()
             rows = rows_where(inside if chosen is None else inside & chosen)
             base[rows] = self._call("decode", self._decode_unit, z[rows])
@@ -201,6 +208,10 @@ class Engine:
         masks = None
         if draws.mix == "regions":
             masks = draws.weights * moved[:, None, None]
+            # The partner that was drawn may have NaN, which no mask takes away.
+            own = torch.arange(len(moved), device=moved.device)
+            partner = torch.where(moved | draws.from_memory, draws.partner, own)
+            draws = dataclasses.replace(draws, partner=partner)
         else:
             delta = torch.where(moved[:, None], draws.weights * (b - encoded.a), 0.0)
             if gate is not None:
@@ -278,7 +289,7 @@ class Engine:
                 new = self._call("decode", self._decode_unit, mixed.z.index_select(0, rows))
                 if replaced:
                     new.mul_(255)
-            if not replaced:
+            if not replaced:  # so that `base` and `low` are those of n images
                 old = normalization.unit(images.index_select(0, places))
                 base = mixed.base.index_select(0, rows)
                 if self._in_pixels:
@@ -307,8 +318,7 @@ class Engine:
         if mixture.masks is not None and gate is not None:
             inside = pca.gate(pixels, mixed.labels.index_select(0, rows), radius=gate)
             codes.masked_fill_((codes == Outcome.APPLIED) & ~inside, Outcome.GATED.value)
-        white = 1 if mixed.z.is_floating_point() else 255
-        return mixture.add_noise(pixels, pca.scale, rows).clamp_(0, white)
+        return mixture.add_noise(pixels, pca.scale, rows).clamp_(0, _white(mixed.z))
 
     def _parts(self, rows: Tensor, labels: Tensor) -> list[Tensor]:
         """Positions of images that are decoded together: of pixels on a CPU, those of a class."""
@@ -335,18 +345,15 @@ class Engine:
     def _is_as_mixed(self, images: Tensor, normalization: Normalization) -> bool:
         """Whether the pixels that are mixed are those of the images as they came."""
         kept = images.dtype == torch.float32 and normalization.pair is None
-        return self._is_replaced(images) and (kept or images.dtype == torch.uint8)
+        as_they_are = images.is_contiguous() and (kept or images.dtype == torch.uint8)
+        return as_they_are and self._in_pixels and self._is_replaced(images)
 
     def _levels(self, images: Tensor, index: Tensor, normalization: Normalization) -> Tensor:
-        """Grey levels of images (n,) at the flow's size, uint8 if its round trip is exact.
+        """Grey levels of images (n,) resized to the flow's size, uint8 if its round trip is exact.
 
-        Of floating-point images in pixels, if they have this size, intensities in [0, 1].
+        Flows amplify changes below a grey level a hundredfold, and the class statistics, axes and
+        gate are those of 8-bit images, which were resized as such.
         """
-        if self._is_replaced(images):
-            kept = images.index_select(0, index).contiguous()
-            if images.dtype == torch.uint8:
-                return kept
-            return normalization.unit(kept).clamp_(0, 1)  # beyond it with random erasing
         size = self.codec.image_size
         together = len(index)
         if is_read_at_once(index.device):
@@ -359,8 +366,6 @@ class Engine:
                 # Images with NaN stay unchanged, whatever their levels are.
                 levels.append(unit.mul_(255).clamp_(0, 255).nan_to_num_(0.0))
                 continue
-            # Flows amplify changes below a grey level a hundredfold. The class statistics, axes
-            # and gate are those of 8-bit images, which were resized as such.
             if part.dtype != torch.uint8:
                 unit = normalization.unit(part).clamp(0, 1).nan_to_num_(0.0)
                 part = round_levels(unit.mul_(255)).to(torch.uint8)
@@ -397,6 +402,11 @@ class _InBytes(NamedTuple):
 
     flow_and_codec: bytes
     pca: ClasswisePCA
+
+
+def _white(pixels: Tensor) -> int:
+    """The value of white: of intensities 1, of grey levels 255."""
+    return 1 if pixels.is_floating_point() else 255
 
 
 def _write(images: Tensor, places: Tensor, kept: Tensor, new: Tensor) -> None:

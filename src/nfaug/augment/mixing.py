@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -13,6 +13,9 @@ from .draws import Draws
 from .regions import mix_by_region
 
 _SELF_MATCH = 1e-2  # relative distance: the memory is float16, and convolutions may use TF32
+
+
+_OF_IMAGES = ("a", "labels", "ok", "inside", "near")  # fields with a row for each image
 
 
 class Batch(NamedTuple):
@@ -34,16 +37,16 @@ class Encoded(NamedTuple):
     """Latents of n images of a batch, and what mixing and decoding need of them.
 
     Attributes:
-        z: (n, C, H, W) latents; of pixels, `low` itself.
+        z: (n, C, H, W) latents, or pixels: grey levels of 8 bits, or intensities. With `place` they
+            are the images of the batch, (B, C, H, W).
         a: (n, r) their coefficients along the axes of their class.
         labels, ok: (n,) those of the batch.
         inside: (n,) bool, whether the gate lets an image through.
         near: (n,) bool, whether the round trip of an image is exact, or need not be.
-        low: (n, C, h, w) the images at the flow's size, uint8 or in [0, 1].
+        low: (n, C, h, w) the images at the flow's size, uint8 or in [0, 1]. Not read with `place`.
         base: (n, C, h, w) what `z` decodes to, of the same type. `low` itself, if the round trip
             is exact.
-        place: (n,) positions of the n images in `z`, where this and `low` are pixels of the whole
-            batch, which are not copied; or None.
+        place: (n,) positions of the n images in `z`, or None for all in order.
     """
 
     z: Tensor
@@ -58,14 +61,13 @@ class Encoded(NamedTuple):
 
     def rows(self, index: Tensor) -> Encoded:
         """Those of the images at these positions."""
-        parts: tuple[Any, ...] = self
-        taken: dict[int, Any] = {id(None): None}  # by identity, since some may be one tensor
+        few = {name: getattr(self, name).index_select(0, index) for name in _OF_IMAGES}
         if self.place is not None:
-            taken[id(self.z)] = self.z
-        for each in parts:
-            if id(each) not in taken:
-                taken[id(each)] = each.index_select(0, index)
-        return Encoded(*[taken[id(each)] for each in parts])
+            return self._replace(place=self.place.index_select(0, index), **few)
+        z = self.z.index_select(0, index)
+        low = z if self.low is self.z else self.low.index_select(0, index)
+        base = low if self.base is self.low else self.base.index_select(0, index)
+        return self._replace(z=z, low=low, base=base, **few)
 
     def latents(self, rows: Tensor | None) -> Tensor:
         """The latents at these positions, (m, C, H, W); None for all."""

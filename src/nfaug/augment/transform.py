@@ -60,9 +60,9 @@ class NFAugment(nn.Module):
     ceil(p*B) images drawn at random are encoded. An image stays unchanged, and is counted in
     `stats`, if it has no partner, if it or its variant lies too far from its class (the gate), if
     it is unlike the images that the flow was trained on, or if the variant is not finite. Labels do
-    not change. At another size than the flow's, in floating point, and with an autoencoder, only
-    the change is added to the image: finer detail stays, unless the change takes away what it
-    belongs to. Apply NFA after flips and crops, and before mixup and CutMix.
+    not change. At another size than the flow's, with an autoencoder, and in floating point with a
+    flow, only the change is added to the image: finer detail stays, unless the change takes away
+    what it belongs to. Apply NFA after flips and crops, and before mixup and CutMix.
 
     The module has no parameters, buffers or `state_dict` entries, and follows the device of the
     images. `eval()` and `enabled = False` turn it off. `nfa.p = 0.3` and `nfa.config = ...` change
@@ -371,6 +371,8 @@ class NFAugment(nn.Module):
         self, images: Tensor, labels: GivenLabels, generators: Iterable[torch.Generator]
     ) -> Iterator[Tensor]:
         """Yield what a call with each generator would make of the images; encode them once.
+
+        The images must not change while it runs.
 
         Args:
             images: (B, C, H, W), as for a call.

@@ -149,9 +149,10 @@ class ClasswisePCA(nn.Module):
         """The coefficients of latents in their class, and what the axes leave out.
 
         Args:
-            z: Latents, (B, d) or (B, C, H, W).
+            z: Latents, (B, d) or (B, C, H, W); with `place` (N, d) or (N, C, H, W).
             labels: Their classes, (B,), int64.
-            place: (B,) positions of the latents, if `z` has others, too; they need no copy.
+            place: (B,) positions of the latents in `z`, or None for all in order. On a CPU they are
+                not copied.
 
         Returns:
             The coefficients a of `project`, (B, r), and the energy |z - m_y|^2 / s^2 - |a|^2, (B,).
