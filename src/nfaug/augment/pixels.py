@@ -59,14 +59,14 @@ class Normalization:
         if self.pair is None or images.dtype == torch.uint8:
             return unit
         mean, std = self._on(images.device)
-        return unit * std + mean
+        return torch.addcmul(mean, unit, std)
 
     def undo(self, unit: Tensor) -> Tensor:
         """Normalized images of images in [0, 1], perhaps the same tensor."""
         if self.pair is None:
             return unit
         mean, std = self._on(unit.device)
-        return (unit - mean) / std
+        return (unit - mean).div_(std)
 
 
 def as_unit(images: Tensor) -> Tensor:
