@@ -260,7 +260,9 @@ class Comparison:
                 "Every seed has the same labelled images: the intervals hold no variation of them."
             )
         if any(row.added for row in self.rows):
-            notes.append(f"Strengths are defaults, chosen with other images; p = {config.p:g}.")
+            notes.append(
+                f"Nothing was tuned: all settings are defaults, chosen with other images; p = {config.p:g}."
+            )
         if self.left_out:
             names = ", ".join(self.title(row) for row in self.left_out)
             notes.append(
