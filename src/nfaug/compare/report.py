@@ -261,7 +261,7 @@ class Comparison:
             )
         if any(row.added for row in self.rows):
             notes.append(
-                f"Nothing was tuned: all settings are defaults, chosen with other images; p = {config.p:g}."
+                f"Nothing was tuned: settings are defaults, chosen with other images; p = {config.p:g}."
             )
         if self.left_out:
             names = ", ".join(self.title(row) for row in self.left_out)
