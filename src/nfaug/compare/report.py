@@ -260,9 +260,8 @@ class Comparison:
                 "Every seed has the same labelled images: the intervals hold no variation of them."
             )
         if any(row.added for row in self.rows):
-            notes.append(
-                f"Nothing was tuned: settings are defaults, chosen with other images; p = {config.p:g}."
-            )
+            settings = "settings are defaults, chosen with other images"
+            notes.append(f"Nothing was tuned: {settings}; p = {config.p:g}.")
         if self.left_out:
             names = ", ".join(self.title(row) for row in self.left_out)
             notes.append(
