@@ -4,9 +4,9 @@
     python scripts/run_documentation.py docs/how-to/banks.md README.md
 
 Each page gets a folder with what its reader has: two classes of 60 photographs in `my-images`, some
-others beside it, and `my-nfa` or `my-flow`, if the page uses them without making them. Its blocks
-run in order, the Python ones in one process, each line of a bash block in a process of its own.
-Nothing is added to a command, so that all pages take some hours on two cores;
+others beside it, and `my-nfa` or `trained-nfa`, if the page uses them without making them. Its
+blocks run in order, the Python ones in one process, each line of a bash block in a process of its
+own. Nothing is added to a command, so that all pages take some hours on two cores;
 `tests/test_documentation.py` runs the same blocks with options that make them small. `NOT_RUN` says
 what is left out, and why.
 
@@ -89,7 +89,7 @@ def make_inputs(folder: Path, page: Path, train_py: Path | None) -> None:
     for name in ("examples", "scripts"):
         (folder / name).symlink_to(ROOT / name)
     code = "".join(text for _, text in blocks_of(page))
-    for name, options in (("my-nfa", "pixels"), ("my-flow", "rgb32 --gaussians data")):
+    for name, options in (("my-nfa", "pixels"), ("trained-nfa", "rgb32 --gaussians data")):
         used = re.search(rf"(--out )?{name}\b", code)
         if used and not used[1]:
             run(f"nfaug fit --checkpoint builtin:{options} --data my-images --out {name}", folder)

@@ -20,7 +20,7 @@ def parser() -> ArgumentParser:
         "whose own class Gaussian gives the highest likelihood, and of those where it is among the "
         "best five), and the share of images that come back bit for bit when encoded and decoded.",
         usage="--checkpoint CHECKPOINT --data DATA [options]",
-        example="nfaug eval --checkpoint my-flow --data my-images",
+        example="nfaug eval --checkpoint trained-nfa --data my-images",
     )
     add_checkpoint(parser)
     add_data_options(parser, "test")
