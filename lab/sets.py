@@ -35,7 +35,7 @@ Study = TypeVar("Study")
 
 @dataclass(frozen=True)
 class Images:
-    """A data set: files of labelled images and of the test images, and what keeps its classes."""
+    """A dataset: files of labelled images and of test images, and what keeps its classes."""
 
     title: str
     train: str

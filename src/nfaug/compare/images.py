@@ -54,8 +54,7 @@ class Images:
     Attributes:
         classes: The names of the classes.
         pool: The images that labelled ones are drawn from. None has the pixels of a test image.
-        test: The test images. They depend on the data alone, and not on rows, seeds or
-            time.
+        test: The test images. They depend on the data alone, and not on rows, seeds or time.
         names: The names of the test images.
         notes: Sentences on the data, for the report.
 
@@ -175,8 +174,8 @@ def split_images(
     images, whichever is more.
 
     Raises:
-        ValueError: There are fewer than two classes, one of them has too few images, or the images
-            have other classes or another shape.
+        ValueError: There are fewer than two classes, one of them has too few images, or the test
+            images have other classes or another shape.
     """
     pool = wrap_dataset(data)
     held_out = test_data is None
