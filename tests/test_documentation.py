@@ -12,6 +12,9 @@ paper's code saves it in `released.ckpt`:
 
       <!-- run: --epochs 1 -->
 
+  With NFAUG_AS_WRITTEN=1 each line runs in a process of its own, without these options, but those
+  of `NOT_RUN`. NFAUG_TRAIN_PY is timm's own train.py. All pages then take hours on two cores.
+
 - ```text, ```yaml, ```json and ```bibtex blocks are only shown. Other languages fail.
 """
 
@@ -19,9 +22,12 @@ from __future__ import annotations
 
 import importlib
 import importlib.metadata
+import os
 import re
 import runpy
 import shlex
+import shutil
+import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -29,10 +35,12 @@ from typing import Any
 from unittest import mock
 
 import pytest
+import timm
 import torch
 from library_tools import OPTIONAL, needs
 from PIL import Image
 from released_tools import DIM, released
+from safetensors.torch import save_file
 from sybil import Document, Example, Region, Sybil
 from sybil.parsers.abstract.lexers import LexerCollection
 from sybil.parsers.markdown import CodeBlockParser, PythonCodeBlockParser
@@ -52,14 +60,20 @@ DOCUMENTS = [
 LANGUAGES = {"bash", "python", "text", "yaml", "json", "bibtex"}
 # Commands of other programs, which are not checked.
 FOREIGN = {"cd", "git", "sudo", "apt-get", "pip"}
+AS_WRITTEN = bool(os.environ.get("NFAUG_AS_WRITTEN"))
+# What needs the Hub, runs until it is stopped, installs, needs a GPU, or trains for days.
+NOT_RUN = re.compile(
+    "owner/|madebyollin|--download|nfaug list$|--recipe photos|nfaug explore|completion bash"
+    r"|^(make|pip|git|sudo|apt-get|cd)\b|benchmarks/|--model resnet50"
+)
 
 
-def make_images(path: Path) -> None:
-    """An image folder: two classes of 32 RGB images, 8 x 8."""
+def make_images(path: Path, count: int = 32) -> None:
+    """An image folder: two classes of so many RGB images, 8 x 8."""
     generator = torch.Generator().manual_seed(0)
     for label, name in enumerate(("cat", "dog")):
         (path / name).mkdir(parents=True)
-        for index in range(32):
+        for index in range(count):
             level = torch.randint(96, (8, 8, 3), generator=generator) + 96 * label
             Image.fromarray(level.byte().numpy()).save(path / name / f"{index}.png")
 
@@ -84,6 +98,26 @@ def make_released(path: Path, classes: int = 2) -> None:
     torch.save({"epoch": 500, "state_dict": state}, path)
 
 
+def make_inputs(folder: Path, page: Path) -> None:
+    """What the reader of a page has, for commands that run as they are written."""
+    names = ["my-images", "my-photos", "my-test-images", "my-spectrograms"]
+    if "reference" in page.parts:  # timm.md makes its own
+        names += ["my-data/train", "my-data/validation"]
+    for name in names:
+        make_images(folder / name, 60)
+    state = timm.create_model("resnet18").state_dict()
+    weights = {name: each.contiguous() for name, each in state.items()}
+    save_file(weights, folder / "model.safetensors")
+    shutil.copy(os.environ["NFAUG_TRAIN_PY"], folder / "train.py")
+    for name in ("examples", "scripts"):
+        (folder / name).symlink_to(ROOT / name)
+    blocks = "".join(re.findall(r"^ *```\w+$(.*?)^ *```$", page.read_text("utf-8"), re.M | re.S))
+    for name, options in (("my-nfa", "pixels"), ("trained-nfa", "rgb32 --gaussians data")):
+        used = re.search(rf"(--out )?\b{name}\b", blocks)
+        if used and not used[1]:
+            run_line(f"nfaug fit --checkpoint builtin:{options} --data my-images --out {name}")
+
+
 class RunParser:
     """Reads comments such as `<!-- run: --epochs 1 -->`."""
 
@@ -106,8 +140,28 @@ def run_bash(example: Example) -> None:
     for line in example.parsed.replace("\\\n", " ").splitlines():
         check_command(line)
         words = shlex.split(line, comments=True)
-        if added is not None and words:
+        if not words:
+            continue
+        if AS_WRITTEN:
+            is_left_out = NOT_RUN.search(line.strip())
+            example.namespace["not run" if is_left_out else "run as written"].append(line.strip())
+            if not is_left_out:
+                run_line(line)
+        elif added is not None:
             run_command([*words, *added], line)
+
+
+def run_line(line: str) -> None:
+    """Run a line of bash as it is written."""
+    path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
+    ran = subprocess.run(
+        ["bash", "-c", line],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        env={**os.environ, "PATH": path},
+    )
+    assert ran.returncode == 0, f"{line}: {ran.stdout[-2000:]}"
 
 
 def run_command(words: list[str], line: str) -> None:
@@ -203,16 +257,25 @@ def test_examples_run(
     languages = set(re.findall(r"^ *```(\w+)$", text, re.M))
     assert languages <= LANGUAGES
     document = SYBIL.parse(path)
-    make_images(tmp_path / "my-images")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    if AS_WRITTEN:
+        make_inputs(tmp_path, path)
+        document.namespace |= {"run as written": [], "not run": []}
+    else:
+        make_images(tmp_path / "my-images")
     if any("my-taesd" in str(example.parsed) for example in document.examples()):
         make_autoencoders(tmp_path)
     if "released.ckpt" in text:
-        make_released(tmp_path / "released.ckpt")
+        make_released(tmp_path / "released.ckpt", classes=10 if AS_WRITTEN else 2)
     (tmp_path / "path" / "to").mkdir(parents=True)
     (tmp_path / "path" / "to" / "nfaug").symlink_to(ROOT)
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     evaluate(document)
+    if AS_WRITTEN:
+        with capsys.disabled():
+            print(f"\n{text.count('```python')} blocks of Python in {path.name}", end="")
+            for what in ("run as written", "not run"):
+                print(*[f"\n{what}: {line}" for line in document.namespace[what]], end="")
     counts = re.findall(r"'applied': (\d+)", capsys.readouterr().out)
     assert "0" not in counts, "a block prints stats() of images that NFA does not change"
 
