@@ -20,20 +20,29 @@ def test_tiny_tables(tmp_path: Path) -> None:
     np.savez(data, images=images, labels=digits.target[:200])
     rows = tmp_path / "rows.csv"
     words = ["--data", data, "--test-data", data, "--csv", rows, "--name", "digits"]
-    words += ["--per-class", 13, "--epochs", 1, "--seeds", 2, "--tables", "kernel"]
+    words += ["--per-class", 13, "--epochs", 12, "--seeds", 2, "--tables", "when", "kernel"]
+    words += ["--curve-images", 5]
     words += ["--cnn", "--cnn-steps", 1, "--cnn-samples", 8]
     command = [SCRIPT, *words]
     ran = run_python(command)
     assert ran.returncode == 0, ran.stderr
     with rows.open(newline="") as file:
         found = list(csv.DictReader(file))
-    settings = ["fpi-means-c3333", "fpi-means-c3333-mean"]
+    settings = ["data", "fpi-means-c3333", "fpi-means-c3333-once", "late-means-c3333"]
+    settings += ["late-means-c3333-once", "fpi-means-c3333-mean"]
     assert [(row["seed"], row["setting"]) for row in found] == [
         (seed, setting) for seed in "01" for setting in settings
     ]
     for row in found:
         assert 0 <= float(row["nf_acc"]) <= 100
         assert 0 <= float(row["cnn_acc"]) <= 100
+        assert 0 <= float(row["nf_acc_half"]) <= 100
+    figures = {(row["setting"], row["seed"]): row for row in found}
+    for seed in "01":
+        data, late = figures["data", seed], figures["late-means-c3333", seed]
+        same = ("nf_acc_quarter", "nf_acc_half")
+        assert [late[column] for column in same] == [data[column] for column in same]
+        assert late["nf_acc"] != data["nf_acc"], "the fixed point was solved after epoch 10"
     assert re.search(r"^\| pi of Eq. 10 \| [\d.]+ ± [\d.]+ \(2\) \|", ran.stdout, re.MULTILINE)
     before = rows.read_bytes()
     again = run_python(command)
