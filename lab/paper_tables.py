@@ -2,10 +2,11 @@
 
     python lab/paper_tables.py --print
 
-prints the tables of results/paper_tables/paper_tables.csv next to the figures of the paper and, under Table 1,
-the differences of the fixed point to gradient descent and to the data, paired by seed. Without
-`--print` it first trains one small flow for each missing cell (setting x seed) and appends a row;
-the same command continues after an interruption. The rows for Fashion-MNIST come from
+prints the tables of results/paper_tables/paper_tables.csv next to the figures of the paper and,
+under Table 1, the differences of the fixed point to gradient descent and to the data, paired by
+seed. Without `--print` it first trains one small flow for each missing cell (setting x seed) and
+appends a row; the same command continues after an interruption. The rows for Fashion-MNIST come
+from
 
     python lab/data.py fashion --out runs
     python lab/paper_tables.py --data runs/fashion-mnist-train.npz \\
@@ -20,8 +21,8 @@ and those for CIFAR-10, four times as many training steps, from two archives of 
 Two more tables ask what the paper says in words. `when`: early, the fixed point is solved at the
 start and after epoch 1; late, the flow is trained under the data's Gaussians first, and the fixed
 point is solved after epoch 10; each until it converges, or for one iteration. NF-Acc after each
-quarter of the training shows how fast they learn. `kernel` has pi of Eq. 9 and of Eq. 10 at an equal
-weight. With Table 3 at the length where its CNN-Acc has the paper's order:
+quarter of the training shows how fast they learn. `kernel` has pi of Eq. 9 and of Eq. 10 at an
+equal weight. With Table 3 at the length where its CNN-Acc has the paper's order:
 
     python lab/paper_tables.py --name fashion-mnist-800 \\
         --data runs/fashion-mnist-train.npz --test-data runs/fashion-mnist-test.npz --padded 32 \\
