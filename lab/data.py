@@ -12,6 +12,11 @@ archives that Pillow 12.3.0 makes. Another version may encode equal pixels in ot
 The commits of CIFAR-10, cells, clothes, signs and speech were not noted when the images of the
 studies were made. At the one named here, all images are equal.
 
+`cifar10-png` has the lossless images of CIFAR-10: the first 1,017 of each of its six files, and of
+the 1,017 test images those that are not among the JPEG files of cifar10-test.tar
+(cifar10-png-unseen.tar). --source is the folder that torchvision keeps CIFAR-10 in; without it,
+torchvision downloads them.
+
 Fashion-MNIST has no manifest. Its source is a folder of four .gz files, by default that of Debian's
 package dataset-fashion-mnist; without the package, torchvision downloads them. It becomes
 fashion-mnist-train.npz and -test.npz, with classes named by numbers.
@@ -34,7 +39,7 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 from PIL.Image import Resampling
-from torchvision.datasets import FashionMNIST
+from torchvision.datasets import CIFAR10, FashionMNIST
 
 from nfaug.io.atomic import write_bytes
 
@@ -177,16 +182,42 @@ def packed(images: Mapping[str, bytes]) -> bytes:
 
 def build(name: str, record: Mapping[str, str], archive: Path) -> dict[str, bytes]:
     """The archives of a dataset by their names. It raises ValueError as `files_of` and `check`."""
-    parts: dict[str, dict[str, str]] = {}
-    manifest = MANIFESTS / f"{record['stem']}.csv.gz"
-    with gzip.open(manifest, "rt", encoding="utf-8", newline="") as file:
-        for row in csv.DictReader(file):
-            parts.setdefault(row["part"], {})[row["name"]] = row["source"]
+    parts = parts_of(record)
     found = files_of(archive, {path for paths in parts.values() for path in paths.values()})
     check(found, record["sha256"], archive)
     made = {}
     for part, paths in parts.items():
         images = {image: MAKERS[name](found[path]) for image, path in paths.items()}
+        made[f"{record['stem']}-{part}.tar"] = packed(images)
+    return made
+
+
+def parts_of(record: Mapping[str, str]) -> dict[str, dict[str, str]]:
+    """The parts of a dataset by its manifest, each with the source of an image by its name."""
+    parts: dict[str, dict[str, str]] = {}
+    manifest = MANIFESTS / f"{record['stem']}.csv.gz"
+    with gzip.open(manifest, "rt", encoding="utf-8", newline="") as file:
+        for row in csv.DictReader(file):
+            parts.setdefault(row["part"], {})[row["name"]] = row["source"]
+    return parts
+
+
+def lossless(record: Mapping[str, str], folder: Path) -> dict[str, bytes]:
+    """Lossless images of CIFAR-10, from torchvision's folder; it raises as `build` does.
+
+    A source is train/NUMBER or test/NUMBER, a number of torchvision's `CIFAR10`. The digest is that
+    of pixels.
+    """
+    stored = {part: CIFAR10(folder, train=part == "train").data for part in ("train", "test")}
+    parts = parts_of(record)
+    found = {}
+    for source in {source for paths in parts.values() for source in paths.values()}:
+        part, _, number = source.partition("/")
+        found[source] = stored[part][int(number)]
+    check({source: pixels.tobytes() for source, pixels in found.items()}, record["sha256"], folder)
+    made = {}
+    for part, paths in parts.items():
+        images = {name: png(Image.fromarray(found[source])) for name, source in paths.items()}
         made[f"{record['stem']}-{part}.tar"] = packed(images)
     return made
 
@@ -214,6 +245,10 @@ def made_from(name: str, record: Mapping[str, str], source: Path | None) -> dict
                 FashionMNIST(folder, download=True)
                 source = Path(folder, "FashionMNIST", "raw")
             return fashion(record, source or PACKAGE)
+        if name == "cifar10-png":
+            if source is None:
+                CIFAR10(folder, download=True)
+            return lossless(record, source or Path(folder))
         if source is None:
             source = Path(folder, "source.tar.gz")
             address = f"https://github.com/{record['repository']}/archive/{record['commit']}.tar.gz"
@@ -224,7 +259,7 @@ def made_from(name: str, record: Mapping[str, str], source: Path | None) -> dict
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
-    parser.add_argument("name", choices=[*MAKERS, "fashion"])
+    parser.add_argument("name", choices=[*MAKERS, "fashion", "cifar10-png"])
     parser.add_argument("--out", type=Path, required=True, help="the folder to write to")
     parser.add_argument("--source", type=Path, help="what to read and not to download")
     args = parser.parse_args()

@@ -14,7 +14,7 @@ from sets import SETS, cells_of, new_parser, size_of, train_all
 from nfaug.compare.cells import Cells
 
 TESTS = {
-    "cifar10": "cifar10-png-test.tar",
+    "cifar10": "cifar10-png-unseen.tar",
     "cells": "final/blood128-test.tar",
     "clothes": "final/clothing128-test.tar",
     "signs": "final/sign64-test.tar",

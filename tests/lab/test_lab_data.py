@@ -6,6 +6,7 @@ import csv
 import gzip
 import hashlib
 import io
+import pickle
 import sys
 import tarfile
 import wave
@@ -21,6 +22,7 @@ from lab.sets import SETS
 
 MANIFESTS = data.MANIFESTS
 RNG = np.random.default_rng(0)
+PNG_PARTS = ("train", "test", "unseen")
 #: part, class/name, path in the source
 IMAGES = [
     ("train", "b/two.png", "pictures/second kind/two.jpg"),
@@ -271,12 +273,50 @@ def test_fashion(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         data.fashion(record, tmp_path)
 
 
+def test_lossless(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """From the files that torchvision reads, here with three images each."""
+    images = RNG.integers(0, 256, (6, 3, 3072), np.uint8)
+    (tmp_path / data.CIFAR10.base_folder).mkdir()
+    files = [name for name, _ in data.CIFAR10.train_list + data.CIFAR10.test_list]
+    for name, rows in zip(files, images, strict=True):
+        content = pickle.dumps({"data": rows, "labels": [0, 1, 2]})
+        (tmp_path / data.CIFAR10.base_folder / name).write_bytes(content)
+    names = pickle.dumps({"label_names": ["cat", "dog", "frog"]})
+    (tmp_path / data.CIFAR10.base_folder / data.CIFAR10.meta["filename"]).write_bytes(names)
+    monkeypatch.setattr("torchvision.datasets.cifar.check_integrity", lambda *_: True)
+    rows = {"train/4": images[1, 1], "test/0": images[5, 0], "test/2": images[5, 2]}
+    planar = {name: row.reshape(3, 32, 32).transpose(1, 2, 0) for name, row in rows.items()}
+    monkeypatch.setattr(data, "MANIFESTS", tmp_path)
+    lines = "part,name,source\ntrain,dog/1.png,train/4\ntest,cat/0.png,test/0\n"
+    lines += "test,frog/2.png,test/2\nunseen,frog/2.png,test/2\n"
+    (tmp_path / "png.csv.gz").write_bytes(gzip.compress(lines.encode()))
+    pixels = {name: image.tobytes() for name, image in planar.items()}
+    record = {"stem": "png", "sha256": data.digest(pixels)}
+    made = data.made_from("cifar10-png", record, tmp_path)
+    assert list(made) == ["png-train.tar", "png-test.tar", "png-unseen.tar"]
+    with tarfile.open(fileobj=io.BytesIO(made["png-test.tar"])) as archive:
+        assert archive.getnames() == ["cat/0.png", "frog/2.png"]
+        file = archive.extractfile("frog/2.png")
+        assert file is not None
+        assert (np.asarray(Image.open(file)) == planar["test/2"]).all()
+    with pytest.raises(ValueError, match="has other files"):
+        data.lossless(record | {"sha256": "0"}, tmp_path)
+
+
+def test_the_test_images_of_the_frozen_run_are_of_no_other_part() -> None:
+    with gzip.open(MANIFESTS / "cifar10-png.csv.gz", "rt", encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    sources = {part: {row["source"] for row in rows if row["part"] == part} for part in PNG_PARTS}
+    assert sources["unseen"] < sources["test"]
+    assert [len(sources[part]) for part in PNG_PARTS] == [5085, 1017, 809]
+
+
 def test_the_manifests_have_what_the_studies_read() -> None:
     with (MANIFESTS / "sources.csv").open(newline="") as file:
         records = {row["name"]: row for row in csv.DictReader(file)}
-    assert set(records) == set(SETS) == {*data.MAKERS, "fashion"}
+    assert set(records) - {"cifar10-png"} == set(SETS) == {*data.MAKERS, "fashion"}
     sums = (MANIFESTS / "SHA256SUMS").read_text().splitlines()
-    archives = [line.split("  ")[1] for line in sums]
+    archives = [line.split("  ")[1] for line in sums if "-png-" not in line]
     assert {images.train for images in SETS.values()} <= set(archives)
     assert {images.test for images in SETS.values()} <= set(archives)
     for name in data.MAKERS:
