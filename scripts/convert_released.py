@@ -38,7 +38,7 @@ PREFIXES = ("ema.ema_model.flow.", "ema.ema_model.", "flow.", "")  # the first m
 def convert_state(
     state: Mapping[str, Tensor], attention_heads: int = ATTENTION_HEADS
 ) -> tuple[Flow, ClassGaussians | None]:
-    """Return the flow, of the moving average if there is one, and its class gaussians.
+    """Return the flow, of the moving average if there is one, and the class gaussians.
 
     Weights with self-attention are read as those of `attention_heads` heads.
     """
@@ -48,7 +48,9 @@ def convert_state(
     own = {k.removeprefix(found[0]): v for k, v in state.items() if k.startswith(found[0])}
     weights = {key: value for key, value in own.items() if key.startswith("blocks.")}
     flow = Flow.from_tensors(infer_config(weights, attention_heads), weights).eval()
-    for prefix in (found[0], "flow.", ""):  # the average of the weights may lack the gaussians
+    # Weights are averaged, the Gaussians of a fixed point are solved: where a file has two copies,
+    # those beside the weights that were trained are the ones that training used.
+    for prefix in ("flow.", "", found[0]):
         if f"{prefix}mu_arr.0" in state:
             return flow, read_gaussians(state, prefix, flow.config.dim)
     return flow, None

@@ -20,7 +20,6 @@ paper's code saves it in `released.ckpt`:
 
 from __future__ import annotations
 
-import importlib
 import importlib.metadata
 import os
 import re
@@ -37,6 +36,7 @@ from unittest import mock
 import pytest
 import timm
 import torch
+from command_tools import check_options
 from library_tools import OPTIONAL, needs
 from PIL import Image
 from released_tools import DIM, released
@@ -47,7 +47,6 @@ from sybil.parsers.markdown import CodeBlockParser, PythonCodeBlockParser
 from sybil.parsers.markdown.lexers import DirectiveInHTMLCommentLexer
 
 import nfaug.cli
-from nfaug.commands import COMMANDS
 
 ROOT = Path(__file__).resolve().parent.parent
 DOCUMENTS = [
@@ -218,21 +217,6 @@ def script_exists(line: str) -> bool:
         return (ROOT / words[0]).is_file()
     module = ROOT / words[1].replace(".", "/")
     return module.with_suffix(".py").is_file() or (module / "__main__.py").is_file()
-
-
-def check_options(arguments: list[str], line: str) -> None:
-    """Parse the arguments of `nfaug` without running anything."""
-    if arguments == ["--version"]:
-        return
-    verb, *options = arguments or [""]
-    assert verb in COMMANDS, f"nfaug has no command {verb!r}: {line}"
-    module = importlib.import_module(f"nfaug.commands.{verb}")
-    try:
-        # `expand` replaces the name of a recipe by its file, as in nfaug.cli.main.
-        words = module.expand(options) if hasattr(module, "expand") else options
-        module.parser().parse_args(words)
-    except (SystemExit, ValueError) as stop:
-        raise AssertionError(f"nfaug does not parse: {line}") from stop
 
 
 # The images of the tests are fewer than the default number of axes, timm leaves files open, and

@@ -8,15 +8,18 @@ import json
 import os
 import re
 import runpy
+import shlex
 import subprocess
 import sys
 from argparse import Namespace
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from typing import Any
+from unittest import mock
 
 import numpy as np
 import pytest
+from command_tools import check_options
 from library_tools import needs
 from nfa_tools import NAMES, checkpoint, write_images
 
@@ -171,6 +174,19 @@ def test_the_whole_line(folder: Path, run: Any, tmp_path: Path, hub: Any) -> Non
     rows = (out / "compare" / "cells.csv").read_text().splitlines()[1:]
     trained = {row.split(",")[0] for row in rows}
     assert trained == {"none", "nfa:builtin:pixels", f"nfa:{out / 'fitted'}"}
+
+
+def test_the_line_of_the_paper() -> None:
+    """All commands of the full-size line in the docstring parse."""
+    module = SimpleNamespace(**runpy.run_path(str(EXAMPLES / "nfpi_pipeline.py")))
+    _, _, line = module.__doc__.partition("    hf download")
+    words = shlex.split(line.partition("\n")[2].replace("\\\n", " "))
+    with mock.patch.object(sys, "argv", words[1:]):
+        commands = module.commands(*module.parse())
+    verbs = ["train", "eval", "push", "fit", "info", "preview", "compare"]
+    assert [verb for verb, *_ in commands] == verbs
+    for words in commands:
+        check_options(words, shlex.join(words))
 
 
 @pytest.mark.parametrize("gpus", [0, 0.5, 1])

@@ -44,22 +44,21 @@ def test_the_golden_flow_results(
 def test_the_moving_average_is_preferred(prefix: str, name: str) -> None:
     state = released(name)
     state |= {prefix + k.removeprefix("flow."): v + 1 for k, v in state.items()}
+    for average, level in ((prefix, 0.0), ("flow.", 1.0)):
+        state[f"{average}mu_arr.0"] = torch.full((DIM,), level)
+        state[f"{average}scale_tril_arr.0"] = torch.full((DIM,), 2.0 + level)
     flow, gaussians = convert.convert_state({**state, "ema.step": torch.tensor(7)})
     weights, _ = golden(name)
     for key, value in flow.state_dict().items():
         assert torch.equal(value, weights[key] + 1)
-    assert gaussians is None
+    assert (gaussians.means == 1).all(), "those that training used"
+    assert (gaussians.variances == 9).all()
 
 
 @pytest.mark.parametrize("prefix", ["ema.ema_model.flow.", "flow."])
 @pytest.mark.parametrize("heads", [6, 2])
 def test_attention_and_low_rank(prefix: str, heads: int) -> None:
-    torch.manual_seed(0)
-    mef = MefConfig((8, 8), (1, 2), (1, 0), (4, 5), low_rank_above=6, attention_heads=heads)
-    flow = Flow(FlowConfig(3, (8, 8), mef))
-    with torch.no_grad():
-        for parameter in flow.parameters():
-            parameter.add_(torch.randn_like(parameter), alpha=0.1)
+    flow = low_rank_flow(8, heads)
     state = {prefix + name: value for name, value in flow.state_dict().items()}
     found, _ = convert.convert_state(state, heads)
     assert [coupling.rank for coupling in couplings(found)] == [None, 3, 3]
@@ -67,6 +66,17 @@ def test_attention_and_low_rank(prefix: str, heads: int) -> None:
     x = torch.randn(2, 3, 8, 8)
     with torch.no_grad():
         assert torch.equal(found(x)[0], flow(x)[0])
+
+
+def low_rank_flow(side: int, heads: int) -> Flow:
+    """An RGB flow whose second level has coupling matrices of rank 3."""
+    torch.manual_seed(0)
+    mef = MefConfig((side,) * 2, (1, 2), (1, 0), (4, 5), low_rank_above=6, attention_heads=heads)
+    flow = Flow(FlowConfig(3, (side, side), mef))
+    with torch.no_grad():
+        for parameter in flow.parameters():
+            parameter.add_(torch.randn_like(parameter), alpha=0.1)
+    return flow
 
 
 def couplings(flow: Flow) -> list[MatrixExpCoupling]:
@@ -84,8 +94,14 @@ def test_the_number_of_heads_is_given(tmp_path: Path, monkeypatch: pytest.Monkey
         convert.convert_state(released("attention16"), 4)
 
 
-def test_fit_takes_a_converted_checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    save_file(released("attention16"), tmp_path / "released.safetensors")
+@pytest.mark.parametrize("low_rank", [False, True])
+@pytest.mark.parametrize("prefix", ["flow.", "ema.ema_model.flow."])
+def test_fit_takes_a_converted_checkpoint(
+    low_rank: bool, prefix: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    state = low_rank_flow(16, 6).state_dict() if low_rank else released("attention16")
+    state = {prefix + k.removeprefix("flow."): v for k, v in state.items()}
+    save_file(state, tmp_path / "released.safetensors")
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "argv", ["", "released.safetensors", "papers-flow"])
     convert.main()

@@ -7,8 +7,10 @@ from dataclasses import replace
 
 import pytest
 import torch
+import yaml
 from torch.utils.flop_counter import FlopCounterMode
 
+from nfaug.commands.train import expand, parser
 from nfaug.flows.config import FlowConfig
 from nfaug.flows.flow import Flow
 from nfaug.flows.mef_config import MefConfig
@@ -78,7 +80,11 @@ def test_recipe_comments(name: str) -> None:
         size = as_size(config.dataset.image_size)
         flow = FlowConfig(config.dataset.channels or 3, size, config.flow)
         assert stated == f"{flow.flop / 1e9:.{digits}f}"
-    assert f"--recipe {name} " in head, "the command that runs it"
+    text = recipe_path(name).read_text()
+    (command,) = re.findall("^#   nfaug train (.*)$", text, re.MULTILINE)
+    assert f"--recipe {name} " in command
+    arguments = parser().parse_args(expand(command.split()))
+    assert arguments.epochs == yaml.safe_load(text)["epochs"]
     assert re.search(r"[Rr]each", head), "what it should reach"
 
 

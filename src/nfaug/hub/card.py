@@ -181,7 +181,9 @@ def _results(config: CheckpointConfig) -> list[EvalResult]:
     """The figures that the Hub lists."""
     # The Hub shows this outside of the Markdown text, so escaping does not help.
     dataset = printable(config.training.get("data", ""), longest=120)
-    dataset = re.sub(r"[^\w .,+-]+", " ", dataset).strip()
+    if "on" in config.metrics:
+        dataset += f", measured on {printable(config.metrics['on'], longest=120)}"
+    dataset = re.sub(r"[^\w .,+-]+", " ", dataset).strip(" ,")
     results = []
     for task, metric, title, figure in _RESULTS:
         value = config.metrics.get(figure)

@@ -47,9 +47,9 @@ def open_torchvision(request: Request) -> Reader:
     except ModuleNotFoundError:
         raise
     except Exception as error:  # each dataset raises its own types
+        meant = "" if name in TRAIN_AND_TEST else did_you_mean(name, TRAIN_AND_TEST)
         raise ValueError(
             f"timm could not open {request.data!r} (split={request.split!r}, data_dir={root!r}, "
-            f"download={request.download}): {type(error).__name__}: {error}"
-            f"{did_you_mean(name, TRAIN_AND_TEST)}"
+            f"download={request.download}): {type(error).__name__}: {error}{meant}"
         ) from error
     return DatasetReader(dataset, progress=request.progress)
