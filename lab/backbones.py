@@ -137,7 +137,8 @@ def opened(args: argparse.Namespace) -> tuple[LabelledImages, LabelledImages, La
 
 def pretrained(args: argparse.Namespace, network: str, images: LabelledImages) -> Path:
     """The file of a network's weights, trained on these images."""
-    file: Path = args.out / "networks" / f"{network}.safetensors"
+    settings = f"-{args.pretraining_epochs:g}-epochs" if args.pretraining_epochs != 14 else ""
+    file: Path = args.out / "networks" / f"{network}{settings}.safetensors"
     if file.exists():
         return file
     pixels, labels = to_tensors(images, progress=False)
@@ -204,7 +205,8 @@ def pretrain(
 def flow_of(args: argparse.Namespace, few: LabelledImages, seed: int) -> Path:
     """The checkpoint of a flow that is trained by the fixed point on the labelled images."""
     labels = len(few) // len(few.classes)
-    out: Path = args.out / "flows" / f"{labels}-{seed}"
+    settings = f"-{args.flow_epochs}-epochs" if args.flow_epochs else ""
+    out: Path = args.out / "flows" / f"{labels}-{seed}{settings}"
     if (out / "config.json").exists():
         return out
     recipe = recipe_config("rgb32")
@@ -280,6 +282,8 @@ def cells_of(args: argparse.Namespace, config: CompareConfig) -> Cells:
         "lr": config.learning_rate,
         "p": config.p,
         "variants": config.variants,
+        "pretraining_epochs": args.pretraining_epochs,
+        "flow_epochs": args.flow_epochs or "default",
     }
     folder = args.out / "cells" / f"{config.network}-{config.per_class}"
     return Cells(folder, record, 5 * args.test_images)
@@ -301,6 +305,9 @@ def main(words: Sequence[str] | None = None) -> None:
     args = parser.parse_args(words)
     torch.set_num_threads(1)
     pretraining, pool, tested = opened(args)
+    most = int(pool.targets.bincount().min())
+    if max(args.labels) > most:
+        parser.error(f"--labels: {most} images of a class are not test images")
     weights = {network: pretrained(args, network, pretraining) for network in args.networks}
     if args.only_networks:
         return
