@@ -132,6 +132,9 @@ def opened(args: argparse.Namespace) -> tuple[LabelledImages, LabelledImages, La
         part = TensorDataset(images[rows], labels[rows] // 2)
         parts.append(nfaug.wrap_dataset(part, classes=stored.classes[start::2], progress=False))
     test, pool = split_per_class(parts[1], args.test_images, seed=0)
+    most = int(pool.targets.bincount().min())
+    if max(args.labels) > most:
+        raise SystemExit(f"--labels: {most} images of each class are not test images")
     return parts[0], pool, test
 
 
@@ -305,9 +308,6 @@ def main(words: Sequence[str] | None = None) -> None:
     args = parser.parse_args(words)
     torch.set_num_threads(1)
     pretraining, pool, tested = opened(args)
-    most = int(pool.targets.bincount().min())
-    if max(args.labels) > most:
-        parser.error(f"--labels: {most} images of a class are not test images")
     weights = {network: pretrained(args, network, pretraining) for network in args.networks}
     if args.only_networks:
         return

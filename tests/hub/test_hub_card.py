@@ -79,7 +79,9 @@ def test_metadata_is_what_the_hub_reads() -> None:
     assert data["pipeline_tag"] == "unconditional-image-generation"
     assert "nfaug" in data["tags"]
     (index,) = data["model-index"]
-    assert {result["dataset"]["name"] for result in index["results"]} == {"pets"}
+    assert {result["dataset"]["name"] for result in index["results"]} == {
+        "pets, measured on 24 held-out images"
+    }
     metrics = [metric for result in index["results"] for metric in result["metrics"]]
     found = {metric["type"]: metric["value"] for metric in metrics}
     assert found == {"accuracy": 0.75, "bits_per_dim": 3.2512}

@@ -19,8 +19,8 @@ from .parser import new_parser
 
 # What --help shows.
 _USUAL = (
-    *("data", "out", "image_size", "channels", "resume", "checkpoint", "recipe", "config"),
-    *("overwrite", "epochs", "max_minutes", "batch_size", "device", "autoencoder", "json"),
+    *("data", "out", "image_size", "resume", "checkpoint", "recipe", "config"),
+    *("overwrite", "epochs", "max_minutes", "batch_size", "device"),
 )
 EXIT_CODES = (
     "Exit codes: 0 done; 1 a package is missing; 2 bad input; 3 training diverged; 4 stopped from "

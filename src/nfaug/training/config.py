@@ -36,7 +36,7 @@ class DataConfig:
         download: Whether named datasets may be downloaded.
         workers: Processes that read images if they do not fit in memory; None for one for each
             core that this process has to itself.
-        memory_gib: Data up to this size are decoded once and kept in memory.
+        memory_gib: Data up to this size are decoded once and kept in RAM.
     """
 
     image_size: int | tuple[int, int] | None = None
