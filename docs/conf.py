@@ -114,7 +114,20 @@ def math_block(self: Any, node: nodes.math_block) -> None:
 
 
 def read_page(app: Any, document: str, source: list[str]) -> None:
-    source[0] = unbroken(site_links(source[0], (HERE / document).parent))
+    """Read what only the site shows, which pages hold in comments, as of a repository's files.
+
+    `<!-- site ... -->` holds directives. Sheets of variants keep their own size.
+    """
+    text = re.sub(r"^<!-- site\n(.*?)^-->$", r"\1", source[0], flags=re.MULTILINE | re.DOTALL)
+    text = re.sub(r"^!\[(.+)\]\((sheet-\w+\.jpg)\)$", _SHEET, text, flags=re.MULTILINE)
+    source[0] = unbroken(site_links(text, (HERE / document).parent))
+
+
+_SHEET = r"""```{figure} \2
+:target: ../_images/\2
+:figclass: own-size
+:alt: \1
+```"""
 
 
 def setup(app: Any) -> None:

@@ -95,6 +95,13 @@ def test_words_of_the_glossary(path: Path) -> None:
         assert word not in text.lower(), word
 
 
+@pytest.mark.parametrize("path", PAGES, ids=lambda path: str(path.relative_to(DOCS)))
+def test_pages_of_the_repository_show_no_directives(path: Path) -> None:
+    """GitHub shows directives and roles as they are written; comments are for the site alone."""
+    shown = re.sub(r"^<!-- site\n.*?^-->$", "", path.read_text("utf-8"), flags=re.M | re.S)
+    assert not re.search(r"^[`:]{3,}\{|\{[\w:]+\}`", shown, re.M)
+
+
 def test_every_page_is_in_a_table_of_contents() -> None:
     listed = {DOCS / "index.md"}
     for path in PAGES:
