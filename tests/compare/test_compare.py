@@ -347,6 +347,17 @@ def test_frozen_features_beside_fine_tuning(side: int, tmp_path: Path) -> None:
     assert not any("±" in text and "resolution" in text for text in found.notes())
 
 
+def test_a_time_that_is_far_too_short(tmp_path: Path) -> None:
+    """It is refused before a training, with a time that is enough."""
+    labels = torch.arange(72) % 3
+    noise = torch.randint(256, (72, 1, 64, 64), generator=torch.Generator().manual_seed(0))
+    images = TensorImages(noise.byte(), labels, ("a", "b", "c"))
+    config = replace(TINY, steps=1_000_000, minutes=0.1)
+    with pytest.raises(TimeoutError, match=r"small-cnn at 64 x 64 .* --minutes \d+"):
+        compare(images, config=config, out=tmp_path / "out", progress=False)
+    assert not (tmp_path / "out" / "cells.csv").exists()
+
+
 def test_images_are_decoded_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     labels = torch.arange(64) % 2
     for number, image in enumerate(images_of(labels, size=(16, 16))):

@@ -42,6 +42,7 @@ from .pictures import variants_picture
 from .plan import Plan, plan_of
 from .report import Comparison
 from .rows import PIXELS, Row, titles_of
+from .size import check_time
 from .work import Shown, Work
 from .workers import Submit, workers
 
@@ -87,8 +88,9 @@ def compare(
         ValueError: A class has too few images, there is a checkpoint and no `test_data`, or `out`
             holds a comparison of something else.
         FileExistsError: `out` holds a finished comparison, or other files.
-        TimeoutError: Three seeds do not fit into the time. The first one is kept, and the same call
-            with more minutes goes on.
+        TimeoutError: Three seeds do not fit into the time. If that is clear from three steps,
+            nothing is trained. Otherwise the first seed is kept, and the same call with more
+            minutes goes on.
 
     Example:
         >>> from tempfile import mkdtemp
@@ -129,6 +131,8 @@ def compare(
     with lock_output(folder):
         _check_unfinished(folder)
         cells = Cells(folder, record, len(images.names))
+        if not len(cells):
+            check_time(config, rows, images.shape, len(pool.classes), processes)
         run = _Run(config, images, rows, cells, processes, started, progress)
         return run.finish(run.fill())
 

@@ -1,8 +1,11 @@
-"""The size of images at which networks are trained, if none is given."""
+"""The size of images at which networks are trained, if none is given, and how long that takes."""
 
 from __future__ import annotations
 
 import dataclasses
+import math
+from collections.abc import Sequence
+from itertools import pairwise
 from pathlib import Path
 from time import monotonic
 
@@ -13,10 +16,11 @@ from nfaug.fitting.opening import common_size
 from nfaug.io.errors import reading
 from nfaug.io.strict_json import read_json
 
-from .classifier import FINE_TUNED_BATCH, Classifier, default_steps
+from .classifier import BATCH, FINE_TUNED_BATCH, Classifier, default_steps
 from .config import CompareConfig
 from .figures import LEAST_SEEDS
 from .frozen import input_size
+from .rows import Row
 
 _SMALL = 48  # the longest side by default for small-cnn
 _LARGE = 96  # and for a timm model
@@ -41,7 +45,8 @@ def sized(
         counts = torch.bincount(data.targets).clamp(max=config.per_class or len(data))
         steps = config.steps or default_steps(config, int(counts.sum()))
         timed = dataclasses.replace(config, steps=steps)
-        seconds = _seconds(timed, data.channels, side, len(data.classes)) * trained / processes
+        shape = (data.channels, side, side)
+        seconds = seconds_of(timed, shape, len(data.classes)) * trained / processes
         if LEAST_SEEDS * seconds < 60 * config.minutes:
             return data.at(side)
     longest = _SMALL if config.network == "small-cnn" else _LARGE
@@ -51,26 +56,59 @@ def sized(
     return data.at(size)
 
 
-def _seconds(config: CompareConfig, channels: int, side: int, classes: int) -> float:
-    """What a fine-tuning and its test take at this size, from two steps and a batch of images."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)  # as each process has
+def seconds_of(
+    config: CompareConfig, shape: tuple[int, int, int], classes: int, threads: int = 1
+) -> float:
+    """What a training and its test take on images (C, H, W), from three steps and a batch."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
     try:
         three = dataclasses.replace(config, steps=3)
-        classifier = Classifier(three, (channels, side, side), classes, seed=0)
-        images = torch.zeros((FINE_TUNED_BATCH, channels, side, side), dtype=torch.uint8)
-        labels = torch.zeros(FINE_TUNED_BATCH, dtype=torch.int64)
+        classifier = Classifier(three, shape, classes, seed=0)
+        count = FINE_TUNED_BATCH if config.pretrained else BATCH
+        images = torch.zeros((count, *shape), dtype=torch.uint8)
+        labels = torch.zeros(count, dtype=torch.int64)
         times = []
 
         def draw(_: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
             times.append(monotonic())
             return images, labels
 
-        classifier.train(draw, FINE_TUNED_BATCH)
-        a_step = monotonic() - times[-1]
-        started = monotonic()
+        classifier.train(draw, count)
+        times.append(monotonic())
+        a_step = min(end - start for start, end in pairwise(times))
         classifier.right(images, labels)
-        an_image = (monotonic() - started) / FINE_TUNED_BATCH
+        an_image = (monotonic() - times[-1]) / count
     finally:
-        torch.set_num_threads(threads)
+        torch.set_num_threads(before)
     return (config.steps or 0) * a_step + config.test_images * an_image
+
+
+def check_time(
+    config: CompareConfig,
+    rows: Sequence[Row],
+    shape: tuple[int, int, int],
+    classes: int,
+    processes: int,
+) -> None:
+    """Refuse a comparison that would find, after hours, that its time is too short.
+
+    Raises:
+        TimeoutError: Three seeds of the rows that are never left out take more than twice the time.
+    """
+    _, height, width = shape
+    if config.network == CompareConfig.network and max(height, width) <= _SMALL:
+        return  # a minute at the default number of steps
+    trained = [row for row in rows if not row.frozen]
+    kept = [row for row in trained if not row.policy]
+    threads = torch.get_num_threads() if processes == 1 else 1
+    seconds = seconds_of(config, shape, classes, threads)
+    seeds = min(LEAST_SEEDS, config.seeds)
+    least, all_rows = (seconds * len(some) * seeds / processes / 60 for some in (kept, trained))
+    if least > 2 * config.minutes:
+        raise TimeoutError(
+            f"{config.network} at {height} x {width} pixels takes about {seconds / 60:.0f} minutes "
+            f"for {config.steps} steps, and {seeds} seeds do not fit into {config.minutes:g} "
+            f"minutes: pass --minutes {math.ceil(1.2 * all_rows)}, fewer --steps or a smaller "
+            "--image-size"
+        )
