@@ -114,15 +114,20 @@ def math_block(self: Any, node: nodes.math_block) -> None:
 
 
 def read_page(app: Any, document: str, source: list[str]) -> None:
-    """Read what only the site shows, which pages hold in comments, as of a repository's files.
+    """A page is also a file of the repository, where directives are not read.
 
-    `<!-- site ... -->` holds directives. Sheets of variants keep their own size.
+    `<!-- site ... -->` holds what only the site shows, and `<!-- repository -->` stands before what
+    it does not, up to `<!-- /repository -->`. On the site, names of Python link to their entry, and
+    sheets of variants keep their own size.
     """
-    text = re.sub(r"^<!-- site\n(.*?)^-->$", r"\1", source[0], flags=re.MULTILINE | re.DOTALL)
+    text = _REPOSITORY.sub("", source[0])
+    text = re.sub(r"^<!-- site\n(.*?)^-->$", r"\1", text, flags=re.MULTILINE | re.DOTALL)
+    text = re.sub(r"\[`(nfaug(?:\.\w+)+)`\]\([\w/.-]*\.md\)", r"{py:obj}`\1`", text)
     text = re.sub(r"^!\[(.+)\]\((sheet-\w+\.jpg)\)$", _SHEET, text, flags=re.MULTILINE)
     source[0] = unbroken(site_links(text, (HERE / document).parent))
 
 
+_REPOSITORY = re.compile("<!-- repository -->.*?<!-- /repository -->\n", re.DOTALL)
 _SHEET = r"""```{figure} \2
 :target: ../_images/\2
 :figclass: own-size

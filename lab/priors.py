@@ -183,12 +183,12 @@ def register(name: str, settings: GradientDescentConfig | float) -> None:
 def register_late(name: str, settings: FixedPointConfig) -> None:
     """Add a prior of the data's Gaussians at the start, and of the fixed point when solved again.
 
-    A training must solve twice, as with a `refit_epoch` above 0.
+    For one training, which must last for more than its `refit_epoch`.
     """
     solves = itertools.count()
 
     def late(means: Tensor, variances: Tensor, *_: Any) -> Any:
-        if next(solves) % 2 == 0:
+        if next(solves) == 0:
             return PRIORS["data"].solve(means, variances, None, None)
         return PRIORS["fpi"].solve(means, variances, settings, None)
 

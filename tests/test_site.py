@@ -100,6 +100,8 @@ def test_pages_of_the_repository_show_no_directives(path: Path) -> None:
     """GitHub shows directives and roles as they are written; comments are for the site alone."""
     shown = re.sub(r"^<!-- site\n.*?^-->$", "", path.read_text("utf-8"), flags=re.M | re.S)
     assert not re.search(r"^[`:]{3,}\{|\{[\w:]+\}`", shown, re.M)
+    assert len(re.sub("^#.*$|<!--.*?-->", "", shown, flags=re.M).split()) > 0, "text beside titles"
+    assert not re.search(r":\n*\Z|:\n\n+(?=#)", shown), "what follows is shown"
 
 
 def test_every_page_is_in_a_table_of_contents() -> None:

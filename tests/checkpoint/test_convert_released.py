@@ -53,6 +53,10 @@ def test_the_moving_average_is_preferred(prefix: str, name: str) -> None:
         assert torch.equal(value, weights[key] + 1)
     assert (gaussians.means == 1).all(), "those that training used"
     assert (gaussians.variances == 9).all()
+    alone = {key: value for key, value in state.items() if not key.startswith("flow.")}
+    _, gaussians = convert.convert_state(alone)
+    assert (gaussians.means == 0).all()
+    assert (gaussians.variances == 4).all()
 
 
 @pytest.mark.parametrize("prefix", ["ema.ema_model.flow.", "flow."])

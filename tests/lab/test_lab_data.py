@@ -303,7 +303,7 @@ def test_lossless(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         data.lossless(record | {"sha256": "0"}, tmp_path)
 
 
-def test_the_test_images_of_the_frozen_run_are_of_no_other_part() -> None:
+def test_the_lossless_test_images_that_are_left() -> None:
     with gzip.open(MANIFESTS / "cifar10-png.csv.gz", "rt", encoding="utf-8") as file:
         rows = list(csv.DictReader(file))
     sources = {part: {row["source"] for row in rows if row["part"] == part} for part in PNG_PARTS}

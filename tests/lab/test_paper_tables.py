@@ -38,11 +38,9 @@ def test_tiny_tables(tmp_path: Path) -> None:
         assert 0 <= float(row["cnn_acc"]) <= 100
         assert 0 <= float(row["nf_acc_half"]) <= 100
     figures = {(row["setting"], row["seed"]): row for row in found}
-    for seed in "01":
-        data, late = figures["data", seed], figures["late-means-c3333", seed]
-        same = ("nf_acc_quarter", "nf_acc_half")
-        assert [late[column] for column in same] == [data[column] for column in same]
-        assert late["nf_acc"] != data["nf_acc"], "the fixed point was solved after epoch 10"
+    for (setting, _), row in figures.items():
+        ends_with_the_fixed_point = setting != "data"
+        assert (row["converged"] != "") == ends_with_the_fixed_point
     assert re.search(r"^\| pi of Eq. 10 \| [\d.]+ ± [\d.]+ \(2\) \|", ran.stdout, re.MULTILINE)
     before = rows.read_bytes()
     again = run_python(command)

@@ -130,9 +130,9 @@ def compare(
     _warn_of_no_advice(config, images)
     with lock_output(folder):
         _check_unfinished(folder)
-        cells = Cells(folder, record, len(images.names))
-        if not len(cells):
+        if not (folder / "cells.csv").exists():
             check_time(config, rows, images.shape, len(pool.classes), processes)
+        cells = Cells(folder, record, len(images.names))
         run = _Run(config, images, rows, cells, processes, started, progress)
         return run.finish(run.fill())
 

@@ -101,6 +101,8 @@ def check_time(
         return  # a minute at the default number of steps
     trained = [row for row in rows if not row.frozen]
     kept = [row for row in trained if not row.policy]
+    if not kept:
+        return
     threads = torch.get_num_threads() if processes == 1 else 1
     seconds = seconds_of(config, shape, classes, threads)
     seeds = min(LEAST_SEEDS, config.seeds)
