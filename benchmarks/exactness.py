@@ -26,7 +26,7 @@ from nfaug.data.open import open_dataset
 from nfaug.data.sources.layout import MissingSplitError
 
 BATCHES = (1, 7, 256)
-FLOWS = ("builtin:rgb32", "builtin:cifar10", "builtin:gray28", "builtin:fashion-mnist")
+FLOWS = ("builtin:rgb32", "builtin:gray28", "builtin:fashion-mnist")
 COLUMNS = ("flow", "images", "count", "flow inexact", "worst", "NFAugment inexact", "far")
 
 

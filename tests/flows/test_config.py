@@ -80,7 +80,7 @@ def test_the_record_of_a_configuration(config: FlowConfig) -> None:
     assert FlowConfig.from_dict(values) == config
 
 
-@pytest.mark.parametrize("name", ["cifar10", "fashion-mnist", "gray28", "rgb32", "pixels"])
+@pytest.mark.parametrize("name", ["fashion-mnist", "gray28", "rgb32", "pixels"])
 def test_records_of_the_bundled_flows(name: str) -> None:
     values = json.loads((ROOT / "src/nfaug/builtin" / name / "config.json").read_text())["flow"]
     config = FlowConfig.from_dict(values)

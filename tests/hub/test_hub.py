@@ -235,9 +235,7 @@ def test_a_damaged_cache_is_an_error_where_nothing_may_be_downloaded(pushed: Fak
     assert pushed.requests == []
 
 
-BUILT_IN = [
-    "builtin:cifar10", "builtin:fashion-mnist", "builtin:gray28", "builtin:pixels", "builtin:rgb32"
-]  # fmt: skip
+BUILT_IN = ["builtin:fashion-mnist", "builtin:gray28", "builtin:pixels", "builtin:rgb32"]
 
 
 def test_a_listing_without_a_network_is_of_what_is_built_in(pushed: FakeHub) -> None:
