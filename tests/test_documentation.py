@@ -64,6 +64,7 @@ AS_WRITTEN = bool(os.environ.get("NFAUG_AS_WRITTEN"))
 NOT_RUN = re.compile(
     "owner/|madebyollin|--download|nfaug list$|--recipe photos|nfaug explore|completion bash"
     r"|^(make|pip|git|sudo|apt-get|cd)\b|benchmarks/|--model resnet50"
+    "|timm train.py (?!.*--device cpu)"
 )
 
 
@@ -100,7 +101,7 @@ def make_released(path: Path, classes: int = 2) -> None:
 def make_inputs(folder: Path, page: Path) -> None:
     """What the reader of a page has, for commands that run as they are written."""
     names = ["my-images", "my-photos", "my-test-images", "my-spectrograms"]
-    if "reference" in page.parts:  # timm.md makes its own
+    if "reference" in page.parts or page.name == "imagenet.md":  # timm.md makes its own
         names += ["my-data/train", "my-data/validation"]
     for name in names:
         make_images(folder / name, 60)
