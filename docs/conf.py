@@ -113,6 +113,14 @@ def math_block(self: Any, node: nodes.math_block) -> None:
     raise nodes.SkipNode
 
 
+_REPOSITORY = re.compile("<!-- repository -->.*?<!-- /repository -->\n", re.DOTALL)
+_SHEET = r"""```{figure} \2
+:target: ../_images/\2
+:figclass: own-size
+:alt: \1
+```"""
+
+
 def read_page(app: Any, document: str, source: list[str]) -> None:
     """A page is also a file of the repository, where directives are not read.
 
@@ -125,14 +133,6 @@ def read_page(app: Any, document: str, source: list[str]) -> None:
     text = re.sub(r"\[`(nfaug(?:\.\w+)+)`\]\([\w/.-]*\.md\)", r"{py:obj}`\1`", text)
     text = re.sub(r"^!\[(.+)\]\((sheet-\w+\.jpg)\)$", _SHEET, text, flags=re.MULTILINE)
     source[0] = unbroken(site_links(text, (HERE / document).parent))
-
-
-_REPOSITORY = re.compile("<!-- repository -->.*?<!-- /repository -->\n", re.DOTALL)
-_SHEET = r"""```{figure} \2
-:target: ../_images/\2
-:figclass: own-size
-:alt: \1
-```"""
 
 
 def setup(app: Any) -> None:

@@ -52,7 +52,6 @@ NETWORKS = {
 }
 FLOW_IMAGES = 100_000  # that a flow sees at least, again and again
 FLOW_EPOCHS = 80
-PRETRAINING_EPOCHS = 14
 
 _HALF = {"mean": (0.5,) * 3, "std": (0.5,) * 3, "input_size": (3, SIDE, SIDE), "num_classes": 5}
 default_cfgs = generate_default_cfgs(
@@ -141,12 +140,7 @@ def opened(args: argparse.Namespace) -> tuple[LabelledImages, LabelledImages, La
 
 def pretrained(args: argparse.Namespace, network: str, images: LabelledImages) -> Path:
     """The file of a network's weights, trained on these images."""
-    settings = (
-        f"-{args.pretraining_epochs:g}-epochs"
-        if args.pretraining_epochs != PRETRAINING_EPOCHS
-        else ""
-    )
-    file: Path = args.out / "networks" / f"{network}{settings}.safetensors"
+    file: Path = args.out / "networks" / f"{network}.safetensors"
     if file.exists():
         return file
     pixels, labels = to_tensors(images, progress=False)
@@ -213,8 +207,7 @@ def pretrain(
 def flow_of(args: argparse.Namespace, few: LabelledImages, seed: int) -> Path:
     """The checkpoint of a flow that is trained by the fixed point on the labelled images."""
     labels = len(few) // len(few.classes)
-    settings = f"-{args.flow_epochs}-epochs" if args.flow_epochs else ""
-    out: Path = args.out / "flows" / f"{labels}-{seed}{settings}"
+    out: Path = args.out / "flows" / f"{labels}-{seed}"
     if (out / "config.json").exists():
         return out
     recipe = recipe_config("rgb32")
@@ -305,7 +298,7 @@ def main(words: Sequence[str] | None = None) -> None:
     parser.add_argument("--steps", type=int, help="of fine-tuning (default: that of nfaug compare)")
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--networks", nargs="+", choices=list(NETWORKS), default=list(NETWORKS))
-    parser.add_argument("--pretraining-epochs", type=float, default=PRETRAINING_EPOCHS)
+    parser.add_argument("--pretraining-epochs", type=float, default=14)
     parser.add_argument("--flow-epochs", type=int, help="default: 400 for 250 images, 80 for 2,500")
     parser.add_argument("--only-networks", action="store_true", help="pretrain, and stop")
     parser.add_argument("--out", type=Path, default=Path("runs/backbones"))

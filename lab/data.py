@@ -185,11 +185,7 @@ def build(name: str, record: Mapping[str, str], archive: Path) -> dict[str, byte
     parts = parts_of(record)
     found = files_of(archive, {path for paths in parts.values() for path in paths.values()})
     check(found, record["sha256"], archive)
-    made = {}
-    for part, paths in parts.items():
-        images = {image: MAKERS[name](found[path]) for image, path in paths.items()}
-        made[f"{record['stem']}-{part}.tar"] = packed(images)
-    return made
+    return archives_of(record, parts, lambda source: MAKERS[name](found[source]))
 
 
 def parts_of(record: Mapping[str, str]) -> dict[str, dict[str, str]]:
@@ -215,9 +211,18 @@ def lossless(record: Mapping[str, str], folder: Path) -> dict[str, bytes]:
         part, _, number = source.partition("/")
         found[source] = stored[part][int(number)]
     check({source: pixels.tobytes() for source, pixels in found.items()}, record["sha256"], folder)
+    return archives_of(record, parts, lambda source: png(Image.fromarray(found[source])))
+
+
+def archives_of(
+    record: Mapping[str, str],
+    parts: Mapping[str, Mapping[str, str]],
+    image_of: Callable[[str], bytes],
+) -> dict[str, bytes]:
+    """An archive for each part, of the images that `image_of` makes from their sources."""
     made = {}
-    for part, paths in parts.items():
-        images = {name: png(Image.fromarray(found[source])) for name, source in paths.items()}
+    for part, sources in parts.items():
+        images = {name: image_of(source) for name, source in sources.items()}
         made[f"{record['stem']}-{part}.tar"] = packed(images)
     return made
 
