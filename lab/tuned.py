@@ -28,6 +28,7 @@ from torch import Tensor
 from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional as F
 
+import nfaug
 from nfaug.augment.config import MixConfig
 from nfaug.compare.cells import Cells
 from nfaug.compare.classifier import Classifier
@@ -35,7 +36,7 @@ from nfaug.compare.config import CompareConfig
 from nfaug.compare.figures import Cell, gain_of
 from nfaug.compare.rows import PIXELS
 from nfaug.compare.transforms import spec_augment, transform_of
-from nfaug.compare.work import bank_of
+from nfaug.compare.work import bank_of, variants_of
 from nfaug.data.images import split_per_class, to_tensors
 from nfaug.data.open import open_dataset
 from nfaug.io.atomic import write_text
@@ -128,7 +129,12 @@ class Study:
         few = split_per_class(data, self.args.per_class, seed)[0]
         checkpoint = getattr(self.args, way.flow) if way.flow else PIXELS
         mixing = {"mix": way.mix, "strength": way.strength}
-        bank = bank_of(checkpoint, few, self.settings, seed, latents, **mixing)
+        if latents:
+            fitted = nfaug.fit(checkpoint, few, autoencoder=latents, seed=seed, progress=False)
+            nfa = nfaug.NFAugment(fitted, p=1.0, **mixing)
+            bank = variants_of(nfa, few, self.settings, seed)
+        else:
+            bank = bank_of(checkpoint, few, self.settings, seed, **mixing)
         return F.resize(bank.flatten(0, 1), [size, size]).unflatten(0, bank.shape[:2])
 
     def train(self, row: Row, seed: int, lr: float, steps: int) -> tuple[Tensor, float]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import io
 import json
 from dataclasses import replace
 from pathlib import Path
@@ -22,9 +23,10 @@ from nfaug.compare.cells import Cells
 from nfaug.compare.classifier import Classifier
 from nfaug.compare.figures import Cell, gain_of
 from nfaug.compare.images import open_parts, read_images
+from nfaug.compare.pictures import pairs_of, variants_of_row, variants_picture
 from nfaug.compare.rows import PIXELS, Row
 from nfaug.compare.size import sized
-from nfaug.compare.work import Work, pairs_of
+from nfaug.compare.work import Work
 from nfaug.data import readers
 
 TINY = CompareConfig(per_class=4, seeds=3, steps=3, variants=2, device="cpu")
@@ -95,7 +97,6 @@ def test_every_row_is_a_row_of_the_csv_file(whole: tuple[Comparison, Path]) -> N
     assert found.advice() in (folder / "table.md").read_text()
     for name in ("gains.png", "variants.png"):
         assert (folder / name).stat().st_size > 1000
-    assert not (folder / ".variants").exists()
 
 
 @pytest.mark.parametrize("when", [2, 8])
@@ -163,8 +164,9 @@ def test_gains_have_one_interval_over_seeds_and_images() -> None:
     others = [Cell(np.arange(100) < right, 0.0) for right in (50, 56, 53)]
     gain = gain_of(ours, others)
     assert gain.mean == pytest.approx(8)
-    assert gain.seeds == pytest.approx(4.3027 * np.std([10, 6, 8], ddof=1) / 3**0.5, rel=1e-4)
-    assert gain.half == pytest.approx(np.hypot(gain.seeds, gain.images))
+    seeds = 4.3027 * np.std([10, 6, 8], ddof=1) / 3**0.5
+    assert gain.half_of_seeds == pytest.approx(seeds, rel=1e-4)
+    assert gain.half == pytest.approx(np.hypot(gain.half_of_seeds, gain.half_of_images))
     assert "±" in str(gain)
     assert str(gain_of(ours[:2], others[:2])) == "+8.0"  # an interval of two says nothing
 
@@ -236,6 +238,8 @@ def test_spectrograms_have_masks_as_rivals_and_no_flips() -> None:
     changed = torch.stack([spec_augment(image) != image for _ in range(50)]).any(0)
     assert changed.all()
     assert (spec_augment(image) == image).any()
+    for plain in (torch.full((1, 16, 16), 0.6), torch.full((1, 16, 16), 99, dtype=torch.uint8)):
+        assert torch.allclose(spec_augment(plain), plain), "the mean of an image of one value"
 
 
 def test_safe_augmentations_keep_the_shape() -> None:
@@ -277,10 +281,8 @@ def test_the_partner_of_the_picture_is_mixed_in() -> None:
     config = replace(TINY, per_class=None, steps=1, rows="nfa")
     data = read_images(few, config=config)
     part = data.labelled(None, 0)
-    _, (shown,) = Work(data, config, print).trained([Row(PIXELS)], 0)
-    assert shown.partners is not None
     firsts, partners = pairs_of(part.labels)
-    assert torch.equal(torch.from_numpy(shown.partners), part.images[partners])
+    shown = variants_of_row(Row(PIXELS), part, config)
     dataset = torch.utils.data.TensorDataset(part.images, part.labels)
     fitted = nfaug.fit(PIXELS, dataset, progress=False)
     assert fitted.pca is not None
@@ -293,13 +295,45 @@ def test_the_partner_of_the_picture_is_mixed_in() -> None:
     for name, end in {"beside": partners, "another": partners - 2}.items():
         towards = along(part.images[end]) - start
         ahead = []
-        for variants in torch.from_numpy(shown.variants):
+        for variants in shown:
             moved = along(variants) - start
             large = moved.abs() > 0.3  # rounding to levels moves all coefficients a little
             ahead.append((moved * towards > 0)[large].float().mean())
         moves[name] = float(torch.stack(ahead).mean())
     assert moves["beside"] > 0.97
     assert moves["another"] < 0.9
+
+
+def test_the_picture_shows_the_first_ten_classes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """NFA is called for these alone, once an image and its partner."""
+    labels = torch.arange(48) % 12
+    few = TensorImages(images_of(labels), labels, tuple("abcdefghijkl"))
+    config = replace(TINY, per_class=None)
+    called = []
+    variants = nfaug.NFAugment.variants
+
+    def counted(self: nfaug.NFAugment, images: torch.Tensor, *others: Any) -> Any:
+        called.append(len(images))
+        return variants(self, images, *others)
+
+    monkeypatch.setattr(nfaug.NFAugment, "variants", counted)
+    rows = [Row(), Row(PIXELS), Row(policy="randaugment"), Row(PIXELS, "randaugment")]
+    picture = variants_picture(read_images(few, config=config), rows, config)
+    assert called == [20]
+    width, height = Image.open(io.BytesIO(picture)).size
+    assert 10 * 96 < height < 11 * 96
+    assert width > 10 * 96, "an image, its partner, and four variants of NFA and RandAugment each"
+
+
+def test_a_classifier_takes_the_steps_of_a_comparison(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With settings at their defaults, and not one step."""
+    monkeypatch.setattr("nfaug.compare.classifier.default_steps", lambda _, count: count)
+    labels = torch.arange(7) % 2
+    pixels = images_of(labels)
+    losses: list[torch.Tensor] = []
+    classifier = Classifier(CompareConfig(device="cpu"), pixels.shape[1:], 2, seed=0)
+    classifier.train(lambda rows: (pixels[rows], labels[rows]), 7, losses.append)
+    assert len(losses) == 7
 
 
 @pytest.mark.parametrize(("network", "channels"), [("test_resnet", 1), ("test_vit", 3)])

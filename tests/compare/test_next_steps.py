@@ -59,18 +59,32 @@ def test_lines_to_paste(name: str) -> None:
         assert scope["labels"].shape == (8, 3)
 
 
-@pytest.mark.parametrize(("kind", "per_class"), [("own", 4), ("small", 4), ("own", 1)])
-def test_lines_to_paste_for_frozen_features(kind: str, per_class: int, here: Path) -> None:
+@pytest.mark.parametrize(
+    ("kind", "per_class", "network"),
+    [
+        ("own", 4, "test_resnet"),
+        ("small", 4, "test_resnet"),
+        ("own", 1, "test_resnet"),
+        ("own", 4, "test_vit"),
+        ("small", 4, "test_vit"),
+    ],
+)
+def test_lines_to_paste_for_frozen_features(
+    kind: str, per_class: int, network: str, tmp_path: Path
+) -> None:
     labels = torch.arange(24) % 3
-    dataset = TensorImages(images_of(labels), labels, ("a", "b", "c"))
-    config = CompareConfig(network="test_resnet", weights="w.safetensors", per_class=per_class)
+    pixels = images_of(labels, size=(64, 64))
+    dataset = TensorImages(pixels, labels, ("a", "b", "c"))
+    weights = str(tmp_path / "w.safetensors")
+    save_file(timm.create_model(network).state_dict(), weights)
+    config = CompareConfig(network=network, weights=weights, per_class=per_class)
     lines = paste(Row(frozen=kind), config, read_images(dataset, config=config))
     random = np.random.default_rng(0)
     scope = {"features": random.standard_normal((12, 8)), "labels": np.arange(12) % 3}
     assert ("GridSearchCV(" in "\n".join(lines)) == (per_class > 1)
     exec(compile("\n".join(lines), "pasted", "exec"), scope)
     batch = scope["transform"](Image.new("RGB", (40, 30)))[None]  # type: ignore[operator]
-    assert batch.shape[1:] == ((3, 160, 160) if kind == "own" else (3, 8, 8))
+    assert batch.shape[1:] == ((3, 160, 160) if kind == "own" else (3, 64, 64))
     assert scope["network"].eval()(batch).ndim == 2  # type: ignore[attr-defined]
     assert scope["model"].predict(scope["features"]).shape == (12,)  # type: ignore[attr-defined]
 

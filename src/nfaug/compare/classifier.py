@@ -83,15 +83,22 @@ def timm_model(config: CompareConfig, shape: Sequence[int], classes: int) -> Any
     name = config.network
     if not timm.is_model(name):
         raise ValueError(f"timm has no model {name!r}{did_you_mean(name, timm.list_models())}")
-    architecture = timm.models.get_pretrained_cfg(name)
     options: dict[str, Any] = {"num_classes": classes, "in_chans": shape[0]}
-    if architecture is not None and architecture.fixed_input_size:
+    if is_of_one_size(name):
         options["img_size"] = tuple(shape[1:])
     if config.weights is None:
         return timm.create_model(name, **options)
     weights = {"file": config.weights}
     with reading(f"{config.weights} as weights of {name}", longest=300):
         return timm.create_model(name, True, pretrained_cfg_overlay=weights, **options)
+
+
+def is_of_one_size(network: str) -> bool:
+    """Whether a timm model, such as a ViT, must be told the size of its images."""
+    import timm
+
+    architecture = timm.models.get_pretrained_cfg(network)
+    return architecture is not None and bool(architecture.fixed_input_size)
 
 
 def moments_of(model: Any, channels: int) -> Tensor:
@@ -172,7 +179,7 @@ class Classifier:
             after_step: Takes the loss of each step.
         """
         optimizer = self._optimizer()
-        steps = self.config.steps or 1
+        steps = self.config.steps or default_steps(self.config, count)
         peaks = [group["lr"] for group in optimizer.param_groups]
         schedule = OneCycleLR(optimizer, peaks, total_steps=steps)
         batch_size = FINE_TUNED_BATCH if self.pretrained else BATCH

@@ -44,19 +44,19 @@ class Gain(NamedTuple):
     number: int
 
     @property
-    def seeds(self) -> float:
+    def half_of_seeds(self) -> float:
         """Half-width of the 95% interval over seeds, Student's t times the standard error."""
         return self.half_at(0.025, images=False)
 
     @property
-    def images(self) -> float:
+    def half_of_images(self) -> float:
         """Half-width of the 95% interval over images, 1.96 standard errors."""
         return 1.96 * self.image_error
 
     @property
     def half(self) -> float:
         """Half-width of the 95% interval: the root of the sum of squares of both."""
-        return math.hypot(self.seeds, self.images)
+        return math.hypot(self.half_of_seeds, self.half_of_images)
 
     def half_at(self, tail: float, *, images: bool = True) -> float:
         """Half-width of the interval above which, and below which, a share `tail` lies."""

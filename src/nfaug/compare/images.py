@@ -278,7 +278,8 @@ def _decode(data: LabelledImages, frozen_side: int | None, progress: bool) -> Pa
     images = torch.empty((len(data), data.channels, *data.image_size), dtype=torch.uint8)
     larger = torch.empty(0, dtype=torch.uint8)
     if frozen_side is not None:
-        larger = torch.empty((len(data), data.channels, frozen_side, frozen_side)).byte()
+        shape = (len(data), data.channels, frozen_side, frozen_side)
+        larger = torch.empty(shape, dtype=torch.uint8)
     for index, sizes in enumerate(decoded):
         images[index] = sizes[0]
         if frozen_side is not None:

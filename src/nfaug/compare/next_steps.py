@@ -6,6 +6,7 @@ import shlex
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from .classifier import is_of_one_size
 from .config import CompareConfig
 from .frozen import CHOICES, folds_of
 from .images import Images
@@ -26,8 +27,11 @@ def paste(row: Row, config: CompareConfig, images: Images) -> list[str]:
         if folds == 1:
             model = [f"model = LogisticRegression(C={CHOICES[len(CHOICES) // 2]}, max_iter=300)"]
         size = []
+        channels = f"in_chans={images.shape[0]}"
         if row.frozen == "small":
             size = [f"settings |= {{'input_size': {images.shape}, 'crop_pct': 1.0}}"]
+            if is_of_one_size(config.network):
+                channels += f", img_size={images.shape[1:]}"
         overlay = f'pretrained_cfg_overlay={{"file": {str(config.weights)!r}}}'
         return [
             "import timm",
@@ -35,7 +39,7 @@ def paste(row: Row, config: CompareConfig, images: Images) -> list[str]:
             "from sklearn.model_selection import GridSearchCV",
             "",
             f'network = timm.create_model("{config.network}", pretrained=True, num_classes=0,',
-            f"                            in_chans={images.shape[0]}, {overlay})",
+            f"                            {channels}, {overlay})",
             "settings = timm.data.resolve_model_data_config(network)",
             *size,
             "transform = timm.data.create_transform(**settings)  # of a PIL image",

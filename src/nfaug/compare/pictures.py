@@ -4,19 +4,26 @@ from __future__ import annotations
 
 import io
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
+from torch import Tensor
+from torch.utils.data import TensorDataset
 
+from nfaug.augment.transform import NFAugment
 from nfaug.pictures.preview import picture_grid
+from nfaug.run.device import pick_device
 
+from .config import CompareConfig
 from .figures import Gain
-from .images import Part
+from .images import Images, Part
 from .rows import PIXELS, Row
-from .work import Shown, pairs_of
+from .transforms import transform_of
+from .work import fitted
 
 _CLASSES = 10
+_SHOWN = 4  # variants of an image
 _CELL = 96  # pixels up to which images are enlarged
 
 
@@ -49,29 +56,57 @@ def gains_picture(bars: Sequence[Bar], base: str) -> bytes:
     return picture.getvalue()
 
 
-def variants_picture(part: Part, shown: Mapping[Row, Shown], classes: Sequence[str]) -> bytes:
+def variants_picture(images: Images, rows: Sequence[Row], config: CompareConfig) -> bytes:
     """A PNG picture of what is compared: a line for each of the first classes.
 
     An image, for each policy alone some variants as they are trained on, and for each flow the
     partner of the image, which is mixed in, and some variants of both; without the safe
-    augmentations.
+    augmentations. The images are those of seed 0.
     """
-    firsts, _ = pairs_of(part.labels)
+    part = images.labelled(config.per_class, 0)
+    firsts, partners = pairs_of(part.labels)
     columns = [part.images[firsts]]
     titles = ["image"]
+    shown = [row for row in rows if row.added and row.policy != "mixup"]  # which mixes a batch
     simple = [row for row in shown if bool(row.flow) != bool(row.policy)]
     for row in simple or shown:
-        if not row.added or row.policy == "mixup":  # which mixes a whole batch
-            continue
-        partners, variants = shown[row]
-        if partners is not None:
-            columns.append(torch.from_numpy(partners))
+        if row.flow:
+            columns.append(part.images[partners])
             titles.append("partner")
-        columns += torch.from_numpy(variants)
+        columns += variants_of_row(row, part, config)
         titles.append("NFA" if row.flow == PIXELS and not row.policy else row.added)
-        titles += [""] * (len(variants) - 1)  # a title may be as wide as its variants
-    table = torch.stack(columns, 1)[:_CLASSES]
-    names = [classes[label] for label in part.labels[firsts[:_CLASSES]].tolist()]
+        titles += [""] * (_SHOWN - 1)  # a title may be as wide as its variants
+    names = [images.classes[label] for label in part.labels[firsts].tolist()]
     picture = io.BytesIO()
-    picture_grid(table, titles, names, cell=_CELL).save(picture, format="png")
+    picture_grid(torch.stack(columns, 1), titles, names, cell=_CELL).save(picture, format="png")
     return picture.getvalue()
+
+
+def pairs_of(labels: Tensor) -> tuple[Tensor, Tensor]:
+    """The row of the first image of each of the first classes, and that of its last image."""
+    firsts = []
+    lasts = []
+    for label in labels.unique().tolist()[:_CLASSES]:
+        rows = (labels == label).nonzero().flatten()
+        firsts.append(rows[0])
+        lasts.append(rows[-1])
+    return torch.stack(firsts), torch.stack(lasts)
+
+
+def variants_of_row(row: Row, part: Part, config: CompareConfig) -> list[Tensor]:
+    """What a row makes of the first image of each of the first classes, again and again."""
+    firsts, partners = pairs_of(part.labels)
+    variants = [part.images[firsts]] * _SHOWN
+    if row.flow:
+        few = TensorDataset(part.images, part.labels)
+        # With two images a class in the batch, each has the other as its partner.
+        nfa = NFAugment(fitted(row.flow, few, config, seed=0), p=1.0, partners="batch")
+        device = pick_device(config.device)
+        both = torch.cat([firsts, partners])
+        generators = [torch.Generator().manual_seed(number) for number in range(_SHOWN)]
+        made = nfa.variants(part.images[both].to(device), part.labels[both].to(device), generators)
+        variants = [batch[: len(firsts)].cpu() for batch in made]
+    policy = transform_of((), row.policy, part.images.shape[-2:])
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(0)
+        return [policy(batch) for batch in variants]

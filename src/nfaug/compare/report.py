@@ -144,7 +144,7 @@ class Comparison:
             text = f"{keep}: nothing gained accuracy over it."
         else:
             limit = "number of seeds (--seeds, --minutes)"
-            if finding.gain.images > finding.gain.seeds:
+            if finding.gain.half_of_images > finding.gain.half_of_seeds:
                 limit = "number of test images (--test-data)"
             text = (
                 f"{keep}: no gain is clear. The largest is that of "

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import io
 import json
-import shutil
 import sys
 import warnings
 from collections.abc import Iterable
@@ -43,7 +41,7 @@ from .plan import Plan, plan_of
 from .report import Comparison
 from .rows import PIXELS, Row, titles_of
 from .size import check_time
-from .work import Shown, Work
+from .work import Work
 from .workers import Submit, workers
 
 _CHUNK = 64  # test images whose features are a job
@@ -251,6 +249,7 @@ class _Run:
             KeyboardInterrupt: With what is kept, and how to go on.
         """
         try:
+            self._picture()
             kept = [name for name, _ in self.cells if not name.startswith("frozen")]
             self.kept_steps = len(kept) * (self.config.steps or 0)
             self.bar = progress_bar(
@@ -278,6 +277,12 @@ class _Run:
                 "same command goes on"
             ) from None
         return plan
+
+    def _picture(self) -> None:
+        """Draw what is compared, before anything is trained."""
+        file = self.folder / "variants.png"
+        if not file.exists() and any(not row.frozen for row in self.rows):
+            write_bytes(file, variants_picture(self.images, self.rows, self.config))
 
     def _steps(self, rows: list[Row], seeds: range | list[int]) -> int:
         trained = [row for row in rows if not row.frozen]
@@ -324,15 +329,13 @@ class _Run:
                 else:
                     future = submit(Work.trained, job, seed)
                 if future.done():  # in this process
-                    self._keep(job, seed, *future.result())
+                    self._keep(job, seed, future.result())
                 else:
                     running[future] = job, seed
         for future in as_completed(running):
-            self._keep(*running[future], *future.result())
+            self._keep(*running[future], future.result())
 
-    def _keep(self, rows: list[Row], seed: int, cells: list[Cell], shown: list[Shown]) -> None:
-        for row, images in zip(rows, shown, strict=False):
-            self._keep_shown(row, images)
+    def _keep(self, rows: list[Row], seed: int, cells: list[Cell]) -> None:
         names = [(row.name, seed) for row in rows]
         self.cells.add_all(dict(zip(names, cells, strict=True)))
         for row, cell in zip(rows, cells, strict=True):
@@ -374,36 +377,10 @@ class _Run:
         self._say(f"{line}.")
         return plan
 
-    def _keep_shown(self, row: Row, shown: Shown) -> None:
-        """Keep what the picture of variants shows of a row, the partners first."""
-        folder = self.folder / ".variants"
-        folder.mkdir(exist_ok=True)
-        arrays = [shown.variants]
-        if shown.partners is not None:
-            arrays.insert(0, shown.partners[None])
-        stored = io.BytesIO()
-        np.save(stored, np.concatenate(arrays))
-        write_bytes(folder / f"{self.rows.index(row)}.npy", stored.getvalue())
-
-    def _shown(self) -> dict[Row, Shown]:
-        found = {}
-        for number, row in enumerate(self.rows):
-            file = self.folder / ".variants" / f"{number}.npy"
-            if file.exists():
-                batches = np.load(file)
-                found[row] = Shown(batches[0], batches[1:]) if row.flow else Shown(None, batches)
-        return found
-
     def finish(self, plan: Plan) -> Comparison:
         """Write the report; the comparison is then finished."""
         comparison = Comparison(self.config, self.images, self.rows, self.cells, plan)
-        shown = self._shown()
-        if shown:
-            part = self.images.labelled(self.config.per_class, 0)
-            picture = variants_picture(part, shown, self.images.classes)
-            write_bytes(self.folder / "variants.png", picture)
         if len(comparison.rows) > 1:
             write_bytes(self.folder / "gains.png", comparison.plot())
         write_text(self.folder / "table.md", comparison.text())
-        shutil.rmtree(self.folder / ".variants", ignore_errors=True)
         return comparison

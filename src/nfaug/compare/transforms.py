@@ -83,10 +83,10 @@ def spec_augment(image: Tensor, share: float = 1 / 8) -> Tensor:
         torch.Size([1, 32, 32])
     """
     masked = image.clone()
-    grey = int(image.float().mean())
+    mean = float(image.float().mean())
     for side in (1, 1, 2, 2):
         length = image.shape[side]
         width = int(torch.randint(int(length * share) + 1, ()))
         start = int(torch.randint(length - width + 1, ()))
-        masked.narrow(side, start, width).fill_(grey)
+        masked.narrow(side, start, width).fill_(mean)
     return masked

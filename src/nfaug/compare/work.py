@@ -5,7 +5,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable, Sequence
 from time import monotonic
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
@@ -28,22 +28,6 @@ from .frozen import FrozenNetwork, classify, input_size
 from .images import Images, Part
 from .rows import Row
 from .transforms import transform_of
-
-SHOWN = 4  # variants of an image in the picture
-
-
-class Shown(NamedTuple):
-    """Images of the picture of variants, of the first image of each class of seed 0.
-
-    They are NumPy arrays: a process that returns tensors keeps their memory shared.
-
-    Attributes:
-        partners: (K, C, H, W), the images that are mixed in; None for a policy.
-        variants: (SHOWN, K, C, H, W).
-    """
-
-    partners: NDArray[np.uint8] | None
-    variants: NDArray[np.uint8]
 
 
 class Work:
@@ -76,41 +60,30 @@ class Work:
             self._networks[kind] = FrozenNetwork(self.config, channels, size)
         return self._networks[kind].features(part.large if kind == "own" else part.images)
 
-    def frozen(
-        self, kind: str, seed: int, test: NDArray[np.float32]
-    ) -> tuple[list[Cell], list[Shown]]:
+    def frozen(self, kind: str, seed: int, test: NDArray[np.float32]) -> list[Cell]:
         """Classify the features `test` by those of a seed's labelled images."""
         started = monotonic()
         part = self.images.labelled(self.config.per_class, seed)
         guesses = classify(self._features(kind, part), part.labels.numpy(), test, seed)
         right = guesses == self.images.test.labels.numpy()
-        return [Cell(right, monotonic() - started)], []
+        return [Cell(right, monotonic() - started)]
 
-    def trained(self, rows: Sequence[Row], seed: int) -> tuple[list[Cell], list[Shown]]:
+    def trained(self, rows: Sequence[Row], seed: int) -> list[Cell]:
         """Train a classifier for each of these rows, and test them.
 
-        Rows of the same flow share one fit and one bank. For seed 0 the images of the picture come
-        too.
+        Rows of the same flow share one bank.
         """
         part = self.images.labelled(self.config.per_class, seed)
         cells = []
-        shown = []
-        fitted: dict[str, tuple[Checkpoint, Tensor]] = {}
+        banks: dict[str, Tensor] = {}
         for row in rows:
             started = monotonic()
-            bank = None
-            if row.flow:
-                if row.flow not in fitted:
-                    few = TensorDataset(part.images, part.labels)
-                    checkpoint = _fit(row.flow, few, self.config, seed)
-                    made = _variants(NFAugment(checkpoint, p=1.0), few, self.config, seed)
-                    fitted[row.flow] = checkpoint, made
-                bank = fitted[row.flow][1]
-            right = self._train(row, seed, part, bank)
+            if row.flow and row.flow not in banks:
+                few = TensorDataset(part.images, part.labels)
+                banks[row.flow] = bank_of(row.flow, few, self.config, seed)
+            right = self._train(row, seed, part, banks.get(row.flow))
             cells.append(Cell(right, monotonic() - started))
-            if seed == 0:
-                shown.append(self._shown(row, part, fitted[row.flow][0] if row.flow else None))
-        return cells, shown
+        return cells
 
     def _train(self, row: Row, seed: int, part: Part, bank: Tensor | None) -> NDArray[np.bool_]:
         """Which test images are right."""
@@ -134,40 +107,6 @@ class Work:
             classifier.train(draw, len(part.labels), self.after_step)
         test = self.images.test
         return classifier.right(test.images, test.labels).numpy()
-
-    def _shown(self, row: Row, part: Part, checkpoint: Checkpoint | None) -> Shown:
-        """What the row makes of the first image of each class, without safe augmentations."""
-        firsts, partners = pairs_of(part.labels)
-        images = part.images[firsts]
-        if checkpoint is not None:
-            # With two images a class in the batch, each has the other as its partner.
-            nfa = NFAugment(checkpoint, p=1.0, partners="batch")
-            device = pick_device(self.config.device)
-            rows = torch.cat([firsts, partners])
-            batch = part.images[rows].to(device)
-            labels = part.labels[rows].to(device)
-            generators = [torch.Generator().manual_seed(number) for number in range(SHOWN)]
-            made = nfa.variants(batch, labels, generators)
-            variants = [batch[: len(firsts)].cpu() for batch in made]
-        else:
-            variants = [images] * SHOWN
-        policy = transform_of((), row.policy, self.images.shape[1:])
-        with torch.random.fork_rng(devices=[]):
-            torch.default_generator.manual_seed(0)
-            variants = [policy(batch) for batch in variants]
-        beside = part.images[partners].numpy() if row.flow else None
-        return Shown(beside, torch.stack(variants).numpy())
-
-
-def pairs_of(labels: Tensor) -> tuple[Tensor, Tensor]:
-    """The row of the first image of each class, and that of its last image."""
-    firsts = []
-    lasts = []
-    for label in labels.unique().tolist():
-        rows = (labels == label).nonzero().flatten()
-        firsts.append(rows[0])
-        lasts.append(rows[-1])
-    return torch.stack(firsts), torch.stack(lasts)
 
 
 def _mixup(classes: int) -> Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]:
@@ -194,34 +133,25 @@ def draw_batch(
     return transform(batch), labels[rows]
 
 
-def bank_of(
-    flow: str,
-    few: Any,
-    config: CompareConfig,
-    seed: int,
-    autoencoder: str | None = None,
-    **mixing: Any,
-) -> Tensor:
+def bank_of(flow: str, few: Any, config: CompareConfig, seed: int, **mixing: Any) -> Tensor:
     """Variants (N, V, C, H, W) of labelled images under a flow that is fitted to them."""
-    checkpoint = _fit(flow, few, config, seed, autoencoder)
-    return _variants(NFAugment(checkpoint, p=1.0, **mixing), few, config, seed)
+    nfa = NFAugment(fitted(flow, few, config, seed), p=1.0, **mixing)
+    return variants_of(nfa, few, config, seed)
 
 
-def _fit(
-    flow: str, few: Any, config: CompareConfig, seed: int, autoencoder: str | None = None
-) -> Checkpoint:
+def fitted(flow: str, few: Any, config: CompareConfig, seed: int) -> Checkpoint:
     """A flow that is fitted to labelled images where it is used, with all their axes, up to 64."""
-    base = load_base(flow, autoencoder).to(pick_device(config.device))
+    base = load_base(flow).to(pick_device(config.device))
     few = wrap_dataset(few)
     largest_class = int(torch.bincount(few.targets).max())
     rank = max(1, min(64, largest_class - 1))
     with warnings.catch_warnings():
         # The report says it, once.
         warnings.filterwarnings("ignore", ".* classes have one image")
-        return fit(base, few, rank=rank, progress=False, seed=seed, autoencoder=autoencoder)
+        return fit(base, few, rank=rank, progress=False, seed=seed)
 
 
-def _variants(nfa: NFAugment, few: Any, config: CompareConfig, seed: int) -> Tensor:
+def variants_of(nfa: NFAugment, few: Any, config: CompareConfig, seed: int) -> Tensor:
     """So many variants of each image as the settings say, (N, V, C, H, W)."""
     images, labels = to_tensors(wrap_dataset(few), progress=False)
     device = pick_device(config.device)

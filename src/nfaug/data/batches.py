@@ -197,7 +197,7 @@ def open_batches(
 def default_workers(processes: int = 1) -> int:
     """The worker processes for each of the processes of a machine (see `own_cores`): one a core.
 
-    None for a single core, on which they could only take turns.
+    0 on a single core, where they could only take turns: the process itself decodes.
     """
     cores = own_cores(processes)
     return cores if cores > 1 else 0

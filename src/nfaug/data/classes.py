@@ -207,7 +207,10 @@ def as_labels(values: Any, count: int) -> np.ndarray | None:
 
 
 def check_class_sizes(labels: Tensor, names: Sequence[str]) -> None:
-    """Check that every class has an image; warn of classes with one, which get no PCA axes."""
+    """Check that class names are UTF-8 and that every class has an image.
+
+    Warn of classes with one image, which get no PCA axes.
+    """
     unencodable = [name for name in names if name != name.encode("utf-8", "ignore").decode()]
     if unencodable:
         raise ValueError(

@@ -49,9 +49,10 @@ def open_dataset(
 
     Args:
         data: A folder with one folder of images for each class; a tar of one; WebDataset shards;
-            a .npz file; or a name: "torch/NAME" or "digits". The command `nfaug help data` lists
-            them. Folders, tars and shards may have splits. Parquet files and the Hub's data are
-            read in Python: pass `datasets.load_dataset(...)` to `wrap_dataset`.
+            a .npz file; or a name: "torch/NAME", "builtin:NAME" or "digits". The command
+            `nfaug help data` lists them. Folders, tars and shards may have splits. Parquet files
+            and the Hub's data are read in Python: pass `datasets.load_dataset(...)` to
+            `wrap_dataset`.
         split: "train", "validation", "test", a usual word for one of them, or a folder's name.
         data_dir: Where named datasets are kept.
         image_size: (height, width), or the side of a square, to resize and crop every image to; as
