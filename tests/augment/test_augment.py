@@ -17,7 +17,9 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import nfaug
+from nfaug.augment.engine import Engine
 from nfaug.augment.mixing import Batch
+from nfaug.augment.pixel_engine import PixelEngine
 from nfaug.augment.pixels import Normalization
 from nfaug.augment.transform import NFAugment
 from nfaug.checkpoint import checkpoint as reader
@@ -302,7 +304,8 @@ def test_pixels_in_parts_are_the_same(
     images[3] = 0  # out of range, in the middle of a part
     results = []
     for values in (1, 2**20):
-        monkeypatch.setattr("nfaug.augment.engine._IN_CACHE", values)
+        for module in ("engine", "pixel_engine"):
+            monkeypatch.setattr(f"nfaug.augment.{module}.IN_CACHE", values)
         nfa = NFAugment(fitted, p=0.8, mix=mix, generator=torch.Generator().manual_seed(0))
         results.append(torch.cat([nfa(images, labels)[0], 255 * nfa(images / 255, labels)[0]]))
         assert nfa.stats()["applied"] > 10
@@ -364,10 +367,11 @@ def test_mixed_pixels_are_mixed_latents(mix: Any, partners: Any, floating: bool)
     fitted = nfaug.fit("builtin:pixels", data, rank=7, progress=False)
     images, labels = batch_of(21, seed=3)
     given = images / 255 if floating else images
-    nfa = NFAugment(fitted, p=1.0, mix=mix, partners=partners, noise=0.05, gate=2.0)
+    assert isinstance(NFAugment(fitted).engine, PixelEngine)
     results = []
-    for in_pixels in (True, False):
-        nfa.engine._in_pixels = in_pixels
+    for kind in (PixelEngine, Engine):
+        engine = kind(fitted.flow, fitted.pca)
+        nfa = NFAugment(engine, p=1.0, mix=mix, partners=partners, noise=0.05, gate=2.0)
         nfa.generator = torch.Generator().manual_seed(0)
         results.append(nfa(given, labels)[0] * (255 if floating else 1))
     assert changed(results[0], given * (255 if floating else 1)).sum() > 10

@@ -23,7 +23,7 @@ from torch import Tensor, nn
 
 import nfaug
 from nfaug.augment.config import MixConfig
-from nfaug.augment.engine import Engine
+from nfaug.augment.engines import engine_of
 from nfaug.bank import make_bank
 from nfaug.checkpoint.checkpoint import Checkpoint
 from nfaug.classes.gaussians import ClassGaussians
@@ -275,7 +275,7 @@ def the_pictures_of_the_explorer(device: torch.device) -> Figures:
     found = fitted(device)
     results = []
     for images in (None, data()):
-        flow = OpenFlow(found, Engine.of(found), (8, 8), images)
+        flow = OpenFlow(found, engine_of(found), (8, 8), images)
         image = class_images(flow, 1, 1).to(device)
         made = compare(flow, image, 1, MixConfig(gate=None), n=2)
         assert made.changed == [True, True]

@@ -1,4 +1,4 @@
-"""Engine: the frozen flow and PCA of an NFAugment, and the arithmetic of one batch."""
+"""Engine: the frozen flow and PCA of an NFAugment, and the arithmetic of one batch of latents."""
 
 from __future__ import annotations
 
@@ -8,13 +8,12 @@ import math
 import pickle
 from collections.abc import Callable, Sequence
 from multiprocessing.context import get_spawning_popen
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
-from ..classes.pca import ClasswisePCA, rows_by_class
+from ..classes.pca import ClasswisePCA
 from ..data.preprocess import resize_levels, round_levels
 from ..flows.flow import Flow
 from ..run.device import is_read_at_once
@@ -31,8 +30,7 @@ from .regions import mix_by_region
 # less than about 10. A flow whose class Gaussians lie far apart has some of its own beyond the
 # limit: 4 of 100 of builtin:fashion-mnist, whose round trips are exact all the same.
 FAR = 32.0
-_IN_CACHE = 2**18  # values of pixels that the CPU computes with at a time: 1 MiB
-_LEAST = 8  # images of a class at a time, since their axes are read once
+IN_CACHE = 2**18  # values of pixels that the CPU computes with at a time: 1 MiB
 
 
 def not_fitted(name: str, argument: str) -> ValueError:
@@ -49,11 +47,7 @@ class Engine:
     A plain object, so that a module that holds it gets no parameters, buffers or sub-modules. It
     is immutable, and copies of that module share it. A pickle leaves out copies for other devices.
     Worker processes that are spawned share the axes, and each gets a flow of its own.
-
-    builtin:pixels is an affine map of grey levels u, v = (u + 1/2)/128 - 1, and mixing is affine.
-    So the pixels themselves are mixed there, along axes that are rescaled to them, and variants are
-    written class by class, without a tensor of all latents. Pixels are grey levels in uint8, or
-    intensities u / 255 of floating-point images of the fit's size.
+    `PixelEngine` does the same arithmetic in pixels.
     """
 
     def __init__(
@@ -78,34 +72,10 @@ class Engine:
         self.has_memory = pca.has_memory
         frozen = flow.freeze()
         self.device = frozen.device
-        self._part = max(1, _IN_CACHE // flow.config.dim)
-        self._in_pixels = frozen.shape_free
-        self._pixel_axes: dict[tuple[torch.device, bool], ClasswisePCA] = {}
         self._copies: dict[torch.device, tuple[Flow, ClasswisePCA]] = {
             self.device: (frozen, _on_device(pca, self.device))
         }
         self.graphs: CudaGraphs | None = None  # what `with_cuda_graphs` captured
-
-    @classmethod
-    def of(cls, checkpoint: Any) -> Engine:
-        """The engine of a checkpoint, of its name or path, or of itself."""
-        if isinstance(checkpoint, (str, Path)):
-            from ..checkpoint.checkpoint import load  # a flow in memory needs no reader
-
-            name = str(checkpoint)
-            checkpoint = load(checkpoint, gaussians=False)
-            if checkpoint.pca is None:
-                raise not_fitted(name, repr(name))
-        if isinstance(checkpoint, Engine):
-            return checkpoint
-        if not hasattr(checkpoint, "pca"):
-            wanted = "a Checkpoint, its name or its path"
-            raise TypeError(
-                f"checkpoint must be {wanted}; got {type(checkpoint).__name__}. Images are fitted "
-                'first: NFAugment(nfaug.fit("builtin:pixels", dataset))'
-            )
-        classes = checkpoint.config.classes or ()
-        return cls(checkpoint.flow, checkpoint.pca, classes, checkpoint.class_warning)
 
     def with_cuda_graphs(self) -> Engine:
         """An engine that shares the flow and the PCA, and replays CUDA graphs of the flow."""
@@ -124,14 +94,8 @@ class Engine:
         return self._copies[device]
 
     def _axes(self, z: Tensor) -> ClasswisePCA:
-        """The PCA of what is mixed: of latents, or of pixels u = 128 v + 127.5, or u / 255."""
-        if not self._in_pixels:
-            return self.on(z.device)[1]
-        key = z.device, z.is_floating_point()
-        if key not in self._pixel_axes:
-            unit = _white(z) / 255
-            self._pixel_axes[key] = self.on(z.device)[1].rescaled(128 * unit, 127.5 * unit)
-        return self._pixel_axes[key]
+        """The PCA of what is mixed."""
+        return self.on(z.device)[1]
 
     def encode(
         self,
@@ -152,43 +116,29 @@ class Engine:
                 the CPU then decodes the latents of these alone.
         """
         labels = batch.labels.index_select(0, index)
-        images = batch.images
-        place = None
-        if self._is_as_mixed(images, normalization):
-            low = images
-            place = index
-        elif self._is_replaced(images):
-            low = images.index_select(0, index).contiguous()
-            if images.dtype != torch.uint8:
-                low = normalization.unit(low)
-                if normalization.pair is not None:
-                    low = low.clamp_(0, 1)  # beyond it with random erasing
-        else:
-            low = self._levels(images, index, normalization)
-        z = low
-        if not self._in_pixels:
-            z = self._call("encode", self.on(low.device)[0].latents, low)
-        pca = self._axes(z)
-        a, energy = pca.locate(z, labels, place)
-        inside = torch.ones_like(labels, dtype=torch.bool)
-        near = inside
-        if gate is not None:
-            inside = pca.is_inside(a, energy, labels, gate)
-        base = low
-        if not self.codec.exact:
-            low = low / 255
-            base = low.clone()
-            rows = rows_where(inside if chosen is None else inside & chosen)
-            base[rows] = self._call("decode", self._decode_unit, z[rows])
-        elif not self._in_pixels:
-            near = z.flatten(1).amax(1).maximum(-z.flatten(1).amin(1)) <= FAR
         ok = batch.ok.index_select(0, index)
-        return Encoded(z, a, labels, ok, inside, near, low, base, place)
+        if self._is_replaced(batch.images):
+            low = batch.images.index_select(0, index).contiguous()
+        else:
+            low = self._levels(batch.images, index, normalization)
+        z = self._call("encode", self.on(low.device)[0].latents, low)
+        pca = self._axes(z)
+        a, energy = pca.locate(z, labels)
+        near = torch.ones_like(ok)
+        inside = near if gate is None else pca.is_inside(a, energy, labels, gate)
+        if self.codec.exact:
+            near = z.flatten(1).amax(1).maximum(-z.flatten(1).amin(1)) <= FAR
+            return Encoded(z, a, labels, ok, inside, near, low, base=low, place=None)
+        low = low / 255
+        base = low.clone()
+        rows = rows_where(inside if chosen is None else inside & chosen)
+        base[rows] = self._decode_unit(z[rows])
+        return Encoded(z, a, labels, ok, inside, near, low, base, place=None)
 
     def mix(
         self, encoded: Encoded, draws: Draws, gate: float | None
     ) -> tuple[Encoded, Mixture, Tensor]:
-        """Decide how latents are mixed with those of their partners, and mix those of a flow.
+        """Mix latents with those of their partners.
 
         Args:
             encoded: The latents, in the order of `draws.index`.
@@ -197,8 +147,7 @@ class Engine:
 
         Returns:
             The latents of the variants with what these are to be compared with, the mixture, and
-            the code of each image's `Outcome`, (n,). Pixels are as they were: `decode` mixes
-            them, and may change APPLIED to GATED. It may also change APPLIED to FELL_BACK.
+            the code of each image's `Outcome`, (n,). `decode` may change APPLIED to FELL_BACK.
         """
         pca = self._axes(encoded.z)
         b, paired = find_partners(encoded, draws, pca)
@@ -223,18 +172,7 @@ class Engine:
             changes = encoded.ok
             noise = torch.where((draws.chosen & changes)[:, None], draws.noise, 0.0)
         mixture = Mixture(b, delta, masks, noise, draws)
-        if self._in_pixels:
-            finite = mixture.is_finite(pca.scale)
-        else:
-            z = mixture.latents(encoded, pca)
-            if masks is not None and gate is not None:
-                inside = inside & pca.gate(z, encoded.labels, radius=gate)
-            if masks is not None and not self.codec.exact:
-                # The detail that it loses goes where the image goes.
-                low = encoded.low.clone()
-                encoded = encoded._replace(base=mix_by_region(encoded.base, low, masks))
-            encoded = encoded._replace(z=mixture.add_noise(z, pca.scale))
-            finite = all_finite(encoded.z)
+        encoded, inside, finite = self._mixed(encoded, mixture, inside, gate)
         outcome = torch.full_like(encoded.labels, Outcome.APPLIED.value)
         ladder = (  # the first that does not hold decides
             (encoded.ok, Outcome.NOT_FINITE),
@@ -248,6 +186,24 @@ class Engine:
             outcome.masked_fill_(~holds, otherwise.value)
         return encoded, mixture, outcome
 
+    def _mixed(
+        self, encoded: Encoded, mixture: Mixture, inside: Tensor, gate: float | None
+    ) -> tuple[Encoded, Tensor, Tensor]:
+        """The latents of the variants, which of them the gate lets through, and which are finite.
+
+        `inside` are those that it has let through so far.
+        """
+        pca = self._axes(encoded.z)
+        z = mixture.latents(encoded, pca)
+        if mixture.masks is not None and gate is not None:
+            inside = inside & pca.gate(z, encoded.labels, radius=gate)
+        if mixture.masks is not None and not self.codec.exact:
+            # The detail that it loses goes where the image goes.
+            low = encoded.low.clone()
+            encoded = encoded._replace(base=mix_by_region(encoded.base, low, mixture.masks))
+        encoded = encoded._replace(z=mixture.add_noise(z, pca.scale))
+        return encoded, inside, all_finite(encoded.z)
+
     def decode(
         self,
         mixed: Encoded,
@@ -260,16 +216,14 @@ class Engine:
     ) -> None:
         """Decode the variants that are applied, and write them over their images.
 
-        Images of the flow's size become decode(z') if they are of 8 bits, or in pixels. To all
-        others, and where the round trip is not exact, the change decode(z') - base is added
-        (`add_change`).
+        Images of the flow's size become decode(z') if they are of 8 bits. To all others, and where
+        the round trip is not exact, the change decode(z') - base is added (`add_change`).
 
         Args:
-            mixed: The latents of the variants, or pixels that are to be mixed.
-            mixture: How these are mixed.
-            outcome: (n,) codes, as `mix` returns them; GATED is written into it for pixels
-                mixed by region that the gate refuses, and FELL_BACK for variants that are not
-                finite.
+            mixed: The latents of the variants.
+            mixture: How they were mixed.
+            outcome: (n,) codes, as `mix` returns them; FELL_BACK is written into it for variants
+                that are not finite.
             images: (B, C, H, W) images of the batch.
             index: (n,) positions of the variants in it.
             normalization: Normalization of the images.
@@ -277,25 +231,15 @@ class Engine:
         """
         replaced = self._is_replaced(images)
         is_8_bit = images.dtype == torch.uint8
-        # Pixels that are mixed are finite: `mix` has asked. Normalization in half precision may
-        # overflow.
-        may_fail = not self._in_pixels or normalization.pair is not None
+        may_fail = self._may_fail(normalization)
         for rows in self._parts(rows_where(outcome == Outcome.APPLIED), mixed.labels):
             places = index.index_select(0, rows)
             codes = outcome.index_select(0, rows)
-            if self._in_pixels:
-                new = self._mixed_pixels(mixed, mixture, rows, codes, gate)
+            if replaced:
+                new = self._images(mixed, mixture, rows, codes, gate)
             else:
-                new = self._call("decode", self._decode_unit, mixed.z.index_select(0, rows))
-                if replaced:
-                    new.mul_(255)
-            if not replaced:  # so that `base` and `low` are those of n images
                 old = normalization.unit(images.index_select(0, places))
-                base = mixed.base.index_select(0, rows)
-                if self._in_pixels:
-                    change = new.sub_(base).div_(255)
-                else:
-                    change = new.sub_(as_unit(base))
+                change = self._changes(mixed, mixture, rows, codes, gate)
                 new = add_change(old, change, mixed.low.index_select(0, rows))
                 if is_8_bit:
                     new.mul_(255)
@@ -309,27 +253,31 @@ class Engine:
             _write(images, places, codes == Outcome.APPLIED, new)
             outcome.index_copy_(0, rows, codes)
 
-    def _mixed_pixels(
+    def _images(
         self, mixed: Encoded, mixture: Mixture, rows: Tensor, codes: Tensor, gate: float | None
     ) -> Tensor:
-        """Pixels of variants, from black to white; GATED is written into the codes (m,)."""
-        pca = self._axes(mixed.z)
-        pixels = mixture.latents(mixed, pca, rows)
-        if mixture.masks is not None and gate is not None:
-            inside = pca.gate(pixels, mixed.labels.index_select(0, rows), radius=gate)
-            codes.masked_fill_((codes == Outcome.APPLIED) & ~inside, Outcome.GATED.value)
-        return mixture.add_noise(pixels, pca.scale, rows).clamp_(0, _white(mixed.z))
+        """The variants at these rows, (m, C, H, W), in grey levels."""
+        return self._decode_unit(mixed.z.index_select(0, rows)).mul_(255)
+
+    def _changes(
+        self, mixed: Encoded, mixture: Mixture, rows: Tensor, codes: Tensor, gate: float | None
+    ) -> Tensor:
+        """What the variants at these rows add to their images, (m, C, h, w), in [-1, 1]."""
+        new = self._decode_unit(mixed.z.index_select(0, rows))
+        return new.sub_(as_unit(mixed.base.index_select(0, rows)))
+
+    def _may_fail(self, normalization: Normalization) -> bool:
+        """Whether a variant of finite latents may have values that are not finite."""
+        return True
 
     def _parts(self, rows: Tensor, labels: Tensor) -> list[Tensor]:
-        """Positions of images that are decoded together: of pixels on a CPU, those of a class."""
-        if not (self._in_pixels and is_read_at_once(rows.device)):
-            return [rows]
-        if len(rows) <= self._part:
-            return [rows] if len(rows) else []
-        size = max(_LEAST, self._part)
-        return [part for of_class in rows_by_class(labels, rows) for part in of_class.split(size)]
+        """The rows of variants that are decoded together."""
+        return [rows]
 
     def _decode_unit(self, z: Tensor) -> Tensor:
+        return self._call("decode", self._decode_plainly, z)
+
+    def _decode_plainly(self, z: Tensor) -> Tensor:
         return self.on(z.device)[0].decode(z, quantize=False)
 
     def _call(self, name: str, function: Callable[[Tensor], Tensor], given: Tensor) -> Tensor:
@@ -340,13 +288,7 @@ class Engine:
     def _is_replaced(self, images: Tensor) -> bool:
         """Whether variants are the decoded latents alone, without a change that is added."""
         fits = tuple(images.shape[-2:]) == self.codec.image_size
-        return fits and self.codec.exact and (self._in_pixels or images.dtype == torch.uint8)
-
-    def _is_as_mixed(self, images: Tensor, normalization: Normalization) -> bool:
-        """Whether the pixels that are mixed are those of the images as they came."""
-        kept = images.dtype == torch.float32 and normalization.pair is None
-        as_they_are = images.is_contiguous() and (kept or images.dtype == torch.uint8)
-        return as_they_are and self._in_pixels and self._is_replaced(images)
+        return fits and self.codec.exact and images.dtype == torch.uint8
 
     def _levels(self, images: Tensor, index: Tensor, normalization: Normalization) -> Tensor:
         """Grey levels of images (n,) resized to the flow's size, uint8 if its round trip is exact.
@@ -357,7 +299,7 @@ class Engine:
         size = self.codec.image_size
         together = len(index)
         if is_read_at_once(index.device):
-            together = _IN_CACHE // math.prod(images.shape[1:])
+            together = IN_CACHE // math.prod(images.shape[1:])
         levels = []
         for places in index.split(max(1, together)):
             part = images.index_select(0, places)
@@ -377,11 +319,7 @@ class Engine:
 
     def __getstate__(self) -> dict[str, Any]:
         home = self._copies[self.device]
-        state: dict[str, Any] = {
-            **self.__dict__,
-            "_copies": {self.device: home},
-            "_pixel_axes": {},
-        }
+        state: dict[str, Any] = {**self.__dict__, "_copies": {self.device: home}}
         if self.device.type == "cpu" and get_spawning_popen() is not None:
             # As bytes: each tensor would be a file descriptor, of which a forkserver passes 253.
             flow, pca = home
@@ -402,11 +340,6 @@ class _InBytes(NamedTuple):
 
     flow_and_codec: bytes
     pca: ClasswisePCA
-
-
-def _white(pixels: Tensor) -> int:
-    """The value of white: of intensities 1, of grey levels 255."""
-    return 1 if pixels.is_floating_point() else 255
 
 
 def _write(images: Tensor, places: Tensor, kept: Tensor, new: Tensor) -> None:

@@ -18,7 +18,8 @@ from ..run.device import is_read_at_once, to_device
 from .config import MixConfig, MixSettings, one_config
 from .counters import Counters, Outcome, SharedValue
 from .draws import Draws, draw
-from .engine import Engine, not_fitted
+from .engine import not_fitted
+from .engines import engine_of
 from .mixing import Batch, Encoded
 from .pixels import Normalization, are_finite, check_images, check_range, extremes
 from .samples import (
@@ -127,7 +128,7 @@ class NFAugment(nn.Module):
     ) -> None:
         super().__init__()
         config = one_config(config, settings)
-        self.engine = Engine.of(checkpoint)
+        self.engine = engine_of(checkpoint)
         if cuda_graphs:
             self.engine = self.engine.with_cuda_graphs()
         self.classes, self.num_classes = self.engine.classes, self.engine.num_classes

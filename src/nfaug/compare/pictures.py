@@ -106,7 +106,8 @@ def variants_of_row(row: Row, part: Part, config: CompareConfig) -> list[Tensor]
         generators = [torch.Generator().manual_seed(number) for number in range(_SHOWN)]
         made = nfa.variants(part.images[both].to(device), part.labels[both].to(device), generators)
         variants = [batch[: len(firsts)].cpu() for batch in made]
-    policy = transform_of((), row.policy, part.images.shape[-2:])
+    height, width = part.images.shape[-2:]
+    policy = transform_of((), row.policy, (height, width))
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(0)
         return [policy(batch) for batch in variants]

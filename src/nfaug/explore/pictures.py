@@ -13,6 +13,7 @@ from torch import Tensor
 
 from ..augment.config import MixConfig
 from ..augment.engine import Engine
+from ..augment.engines import engine_of
 from ..augment.transform import NFAugment
 from ..checkpoint.checkpoint import Checkpoint
 from ..data.choose import choose_of_class
@@ -71,9 +72,9 @@ def open_flow(
                 "with --data, or fit it first (nfaug fit --gaussians data)"
             )
         size = base.flow.codec.image_size if image_size is None else as_size(image_size)
-        return OpenFlow(base, Engine.of(base), size)
+        return OpenFlow(base, engine_of(base), size)
     base, dataset = open_fitted(base, data, image_size=image_size, autoencoder=autoencoder)
-    return OpenFlow(base, Engine.of(base), dataset.image_size, dataset)
+    return OpenFlow(base, engine_of(base), dataset.image_size, dataset)
 
 
 def read_picture(file: str | Path, flow: OpenFlow) -> Tensor:

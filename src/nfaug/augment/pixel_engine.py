@@ -1,0 +1,134 @@
+"""PixelEngine: the arithmetic of one batch whose pixels themselves are mixed."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..classes.pca import ClasswisePCA, rows_by_class
+from ..flows.flow import Flow
+from ..run.device import is_read_at_once
+from .counters import Outcome
+from .engine import IN_CACHE, Engine
+from .mixing import Batch, Encoded, Mixture
+from .pixels import Normalization
+
+_LEAST = 8  # images of a class at a time, since their axes are read once
+
+
+class PixelEngine(Engine):
+    """An engine for builtin:pixels, which mixes pixels in the place of their latents.
+
+    The flow is an affine map of grey levels u, v = (u + 1/2)/128 - 1, and mixing is affine. So the
+    pixels are mixed, along axes that are rescaled to them, and variants are written class by class,
+    without a tensor of all latents: `mix` decides how, and `decode` mixes, and may change APPLIED
+    to GATED. Pixels are grey levels in uint8, or intensities u / 255 of floating-point images of
+    the fit's size. They are not rounded there, and their round trip is exact.
+    """
+
+    def __init__(
+        self,
+        flow: Flow,
+        pca: ClasswisePCA | None,
+        classes: Sequence[str] = (),
+        class_warning: str = "",
+    ) -> None:
+        super().__init__(flow, pca, classes, class_warning)
+        self._part = max(1, IN_CACHE // flow.config.dim)
+        self._rescaled: dict[tuple[torch.device, bool], ClasswisePCA] = {}
+
+    def _axes(self, z: Tensor) -> ClasswisePCA:
+        """The PCA of pixels u = 128 v + 127.5, or u / 255."""
+        key = z.device, z.is_floating_point()
+        if key not in self._rescaled:
+            unit = _white(z) / 255
+            self._rescaled[key] = self.on(z.device)[1].rescaled(128 * unit, 127.5 * unit)
+        return self._rescaled[key]
+
+    def encode(
+        self,
+        batch: Batch,
+        index: Tensor,
+        normalization: Normalization,
+        gate: float | None,
+        chosen: Tensor | None = None,
+    ) -> Encoded:
+        """The pixels of images, once for one or more calls of `mix`; the arguments are `Engine`'s.
+
+        Images that are as they are mixed are not copied: the result has the batch and positions.
+        """
+        labels = batch.labels.index_select(0, index)
+        ok = batch.ok.index_select(0, index)
+        images = batch.images
+        place = None
+        if not self._is_replaced(images):
+            pixels = self._levels(images, index, normalization)
+        elif _is_as_mixed(images, normalization):
+            pixels = images
+            place = index
+        else:
+            pixels = images.index_select(0, index).contiguous()
+            if images.dtype != torch.uint8:
+                pixels = normalization.unit(pixels)
+                if normalization.pair is not None:
+                    pixels = pixels.clamp_(0, 1)  # beyond it with random erasing
+        pca = self._axes(pixels)
+        a, energy = pca.locate(pixels, labels, place)
+        near = torch.ones_like(ok)
+        inside = near if gate is None else pca.is_inside(a, energy, labels, gate)
+        return Encoded(pixels, a, labels, ok, inside, near, low=pixels, base=pixels, place=place)
+
+    def _mixed(
+        self, encoded: Encoded, mixture: Mixture, inside: Tensor, gate: float | None
+    ) -> tuple[Encoded, Tensor, Tensor]:
+        return encoded, inside, mixture.is_finite(self._axes(encoded.z).scale)
+
+    def _images(
+        self, mixed: Encoded, mixture: Mixture, rows: Tensor, codes: Tensor, gate: float | None
+    ) -> Tensor:
+        """Pixels of variants, from black to white; GATED is written into the codes (m,)."""
+        pca = self._axes(mixed.z)
+        pixels = mixture.latents(mixed, pca, rows)
+        if mixture.masks is not None and gate is not None:
+            inside = pca.gate(pixels, mixed.labels.index_select(0, rows), radius=gate)
+            codes.masked_fill_((codes == Outcome.APPLIED) & ~inside, Outcome.GATED.value)
+        return mixture.add_noise(pixels, pca.scale, rows).clamp_(0, _white(mixed.z))
+
+    def _changes(
+        self, mixed: Encoded, mixture: Mixture, rows: Tensor, codes: Tensor, gate: float | None
+    ) -> Tensor:
+        new = self._images(mixed, mixture, rows, codes, gate)
+        return new.sub_(mixed.base.index_select(0, rows)).div_(255)
+
+    def _may_fail(self, normalization: Normalization) -> bool:
+        """Pixels that are mixed are finite, `mix` has asked; half precision may overflow later."""
+        return normalization.pair is not None
+
+    def _parts(self, rows: Tensor, labels: Tensor) -> list[Tensor]:
+        """On a CPU the rows of a class, so many that their pixels are in its cache."""
+        if not is_read_at_once(rows.device):
+            return [rows]
+        if len(rows) <= self._part:
+            return [rows] if len(rows) else []
+        size = max(_LEAST, self._part)
+        return [part for of_class in rows_by_class(labels, rows) for part in of_class.split(size)]
+
+    def _is_replaced(self, images: Tensor) -> bool:
+        return tuple(images.shape[-2:]) == self.codec.image_size
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**super().__getstate__(), "_rescaled": {}}
+
+
+def _is_as_mixed(images: Tensor, normalization: Normalization) -> bool:
+    """Whether images of the fit's size hold the pixels that are mixed, as they came."""
+    kept = images.dtype == torch.float32 and normalization.pair is None
+    return images.is_contiguous() and (kept or images.dtype == torch.uint8)
+
+
+def _white(pixels: Tensor) -> int:
+    """The value of white: of intensities 1, of grey levels 255."""
+    return 1 if pixels.is_floating_point() else 255
