@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import io
 import pickle
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, nullcontext
@@ -434,6 +435,21 @@ def test_copies() -> None:
     assert torch.equal(again(images, labels)[0], nfa(images, labels)[0]), "the generator goes along"
     assert torch.equal(copy.deepcopy(nfa)(images, labels)[0], nfa(images, labels)[0])
     assert repr(again) == repr(nfa)
+
+
+def test_torch_saves_a_model_with_a_flow() -> None:
+    """As Lightning does, with every checkpoint of a training."""
+    images, labels = batch_of(8, size=(32, 32))
+    nfa = NFAugment("builtin:rgb32", p=1.0, gate=None)
+    nfa.check_classes(nfa.classes)
+    stored = io.BytesIO()
+    torch.save(nn.Sequential(nfa), stored)
+    stored.seek(0)
+    (again,) = torch.load(stored, weights_only=False)
+    draws = nfa.draw(labels)
+    made, _ = nfa.replay(images, labels, draws)
+    assert changed(made, images).any()
+    assert torch.equal(again.replay(images, labels, draws)[0], made)
 
 
 def test_results_are_ordinary_tensors() -> None:

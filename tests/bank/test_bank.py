@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 import torch
 from bank_tools import Pictures, contents, make, save_pictures
-from nfa_tools import Counted, checkpoint, tiny_flow
+from nfa_tools import Counted, checkpoint, images_of, tiny_flow
 from torch.utils.data import Subset, TensorDataset, get_worker_info
 from torchvision.datasets import ImageFolder
 from torchvision.transforms.functional import pil_to_tensor
@@ -103,6 +103,14 @@ def test_a_bank_of_files_does_not_continue_over_other_files(tmp_path: Path) -> N
     (tmp_path / "images" / "cat" / "7.png").write_bytes(Path(data.samples[3][0]).read_bytes())
     with pytest.raises(ValueError, match="data_sha256"):
         make(tmp_path / "b", data)
+
+
+def test_a_bank_without_a_variant_is_refused(tmp_path: Path) -> None:
+    """Training from it would be without augmentation."""
+    labels = torch.arange(24) % 3
+    far = TensorDataset(255 - images_of(labels) // 8, labels)
+    with pytest.raises(ValueError, match="fitted to other images"):
+        make_bank(checkpoint(), far, tmp_path / "b", variants=2, gate=0.01, progress=False)
 
 
 def test_what_is_refused(bank: Bank, tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ import torch
 from bank_tools import Pictures, make, save_pictures
 from nfa_tools import NAMES, checkpoint
 from PIL import Image
-from torch.utils.data import DataLoader, Subset, TensorDataset
+from torch.utils.data import DataLoader, Dataset, Subset, TensorDataset
 from torchvision.datasets import DatasetFolder, ImageFolder
 
 from nfaug.bank import Bank, BankDataset, make_bank
@@ -212,6 +212,38 @@ def test_transforms(bank: Bank, folder: Path, of_files: Bank) -> None:
     hidden = [(torch.rand(3, 8, 8), label) for label in source.targets]
     with pytest.raises(ValueError, match=r"dataset\.transform = None"):
         BankDataset(hidden, bank)
+
+
+class Opened(Dataset[tuple[Any, int]]):
+    """Files that a class of one's own opens and transforms, without asking for a transform."""
+
+    def __init__(self, folder: Path, transform: Any) -> None:
+        self.files = sorted(folder.glob("*/*.png"))
+        self.classes = sorted({file.parent.name for file in self.files})
+        self.targets = [self.classes.index(file.parent.name) for file in self.files]
+        self.transform = transform
+
+    def __len__(self) -> int:
+        return len(self.files)
+
+    def __getitem__(self, index: int) -> tuple[Any, int]:
+        return self.transform(Image.open(self.files[index]).convert("RGB")), self.targets[index]
+
+
+@pytest.mark.parametrize("kind", [ImageFolder, Opened])
+def test_the_transform_of_a_dataset_is_applied_once(
+    kind: Any, folder: Path, tmp_path: Path
+) -> None:
+    """To variants as to images, after the bank."""
+    dark = kind(folder, transform=lambda image: image.point(lambda level: level // 2))
+    fitted = fit("builtin:pixels", ImageFolder(str(folder)), progress=False)
+    made = make_bank(fitted, dark, tmp_path / "b", variants=3, gate=None, progress=False)
+    means = []
+    for p in (0.0, 1.0):
+        data = BankDataset(dark, made, p=p)
+        means.append(np.mean([np.array(data[index][0]).mean() for index in range(30)]))
+    assert means[0] == pytest.approx(np.mean([np.array(image).mean() for image, _ in dark]))
+    assert means[1] == pytest.approx(means[0], rel=0.05)
 
 
 def to_tensor(image: Any) -> torch.Tensor:

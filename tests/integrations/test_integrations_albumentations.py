@@ -24,6 +24,7 @@ from torch.utils.data import DataLoader, Dataset
 import nfaug
 from nfaug.augment.config import MixConfig
 from nfaug.checkpoint.checkpoint import Checkpoint, CheckpointConfig
+from nfaug.run.seeds import SharedGenerator
 
 A = needs("albumentations")
 NFATransform = nfaug.integrations.albumentations.NFATransform
@@ -57,7 +58,7 @@ def test_equals_the_batch_transform_with_its_draws(flow_dir: str) -> None:
     seed = transform.get_applied_params()["seed"]
     batch = torch.from_numpy(image).permute(2, 0, 1)[None]
     labels = torch.tensor([1])
-    draws = transform.nfa.draw(labels, generator=torch.Generator().manual_seed(seed))
+    draws = transform.nfa.draw(labels, generator=SharedGenerator().manual_seed(seed))
     expected, _ = transform.nfa.replay(batch, labels, draws)
     assert (out["image"] == expected[0].permute(1, 2, 0).numpy()).all()
     assert (out["image"] != image).any()
@@ -132,6 +133,30 @@ def test_replay(flow_dir: str) -> None:
         assert (again["image"] == made["image"]).all()
         changed += int((made["image"] != picture()).any())
     assert changed > 0
+
+
+class Recorded(Dataset[tuple[np.ndarray, Any]]):
+    def __init__(self, pipeline: A.ReplayCompose) -> None:
+        self.pipeline = pipeline
+
+    def __len__(self) -> int:
+        return 8
+
+    def __getitem__(self, index: int) -> tuple[np.ndarray, Any]:
+        made = self.pipeline(image=picture(), label=1)
+        return made["image"], made["replay"]
+
+
+@pytest.mark.filterwarnings("ignore:.*ReplayMode:UserWarning")
+def test_a_record_of_a_worker_is_replayed_elsewhere(flow_dir: str) -> None:
+    pipeline = A.ReplayCompose([NFATransform(flow_dir, config=OPEN, p=1.0)])
+    loader: Any = DataLoader(Recorded(pipeline), batch_size=None, num_workers=2)
+    seeds = set()
+    for made, record in loader:
+        again = A.ReplayCompose.replay(record, image=picture(), label=1)
+        assert (again["image"] == np.asarray(made)).all()
+        seeds.add(record["transforms"][0]["params"]["seed"])
+    assert len(seeds) == 8, "workers differ"
 
 
 def test_a_second_image_has_the_same_draws(flow_dir: str) -> None:

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import timm.data
 import torch
+from accelerate.data_loader import prepare_data_loader
 from nfa_tools import CLASSES, batch_of, checkpoint
 from timm.data import (
     FastCollateMixup,
@@ -23,6 +24,7 @@ from torch.utils.data import DataLoader, TensorDataset
 from nfaug.augment.transform import NFAugment
 from nfaug.integrations.timm import NFALoader, run_script
 from nfaug.integrations.timm.script import format_stats
+from nfaug.integrations.torchvision import NFACollate
 
 # timm's reader leaves the files that it opened to the garbage collector.
 pytestmark = [
@@ -180,7 +182,29 @@ def test_a_given_mixup() -> None:
     loader.mixup_enabled = False
     assert not mixup.mixup_enabled
     own = NFALoader(plain, make_nfa(), mixup=lambda x, y: (x * 0, y))
+    assert own.mixup_enabled
     assert not next(iter(own))[0].any()
+    own.mixup_enabled = False
+    assert not own.mixup_enabled
+    assert next(iter(own))[0].any(), "a function is switched off too"
+    without = NFALoader(plain, make_nfa())
+    without.mixup_enabled = False  # as timm's script does
+    assert not without.mixup_enabled
+
+
+def test_arguments_of_another_kind() -> None:
+    images, labels = batch_of(8)
+    plain = DataLoader(TensorDataset(images, labels), batch_size=4)
+    for make in (lambda: NFALoader(plain, "my-nfa"), lambda: NFACollate("my-nfa")):  # type: ignore[arg-type]
+        with pytest.raises(TypeError, match=r"'my-nfa'.*from_pretrained"):
+            make()
+    with pytest.raises(ValueError, match="off_epoch"):
+        NFALoader(plain, make_nfa(), off_epoch=-1)
+    items = [{"image": image, "label": label} for image, label in zip(images, labels, strict=True)]
+    named: Any = DataLoader(items, batch_size=4)  # type: ignore[arg-type]
+    assert sorted(next(iter(NFALoader(named, make_nfa())))) == ["image", "label"]
+    with pytest.raises(ValueError, match="dictionary of image, label"):
+        next(iter(NFALoader(named, make_nfa(), mixup=Mixup(num_classes=CLASSES))))
 
 
 def test_epochs_and_the_off_epoch() -> None:
@@ -202,6 +226,24 @@ def test_epochs_and_the_off_epoch() -> None:
     list(loader)
     assert nfa.stats()["seen"] == 24
     assert told == [5, 1], "the sampler is told too"
+
+
+def test_the_order_of_a_prepared_loader_follows_its_epochs() -> None:
+    images, labels = batch_of(24)
+    data = TensorDataset(images, labels)
+
+    def order(wrap: Any, epoch: int) -> list[int]:
+        plain: Any = DataLoader(data, batch_size=24, shuffle=True)
+        loader = wrap(prepare_data_loader(plain, use_seedable_sampler=True, data_seed=0))
+        loader.set_epoch(epoch)
+        found, _ = next(iter(loader))
+        return [int((images == image).flatten(1).all(1).nonzero()[0]) for image in found]
+
+    first, fifth = (order(lambda loader: loader, epoch) for epoch in (0, 5))
+    assert first != fifth
+    still = make_nfa(strength=0.0)
+    assert order(lambda loader: NFALoader(loader, still), 0) == first
+    assert order(lambda loader: NFALoader(loader, still), 5) == fifth, "as after a resume"
 
 
 def test_what_cannot_be_served_is_refused(folder: Path) -> None:
@@ -305,6 +347,8 @@ def test_scripts_that_will_not_do(folder: Path, tmp_path: Path) -> None:
     idle.write_text("import sys\nsys.exit(0)\n")
     with pytest.raises(ValueError, match="create_loader"):
         run_script(idle, [], nfa)
+    with pytest.raises(SystemExit):  # of help, which is no failure to use NFA
+        run_script(idle, ["--help"], nfa)
     idle.write_text("import sys\nsys.exit(3)\n")
     with pytest.raises(SystemExit):
         run_script(idle, [], nfa)

@@ -133,6 +133,8 @@ class NFAugment(nn.Module):
             self.engine = self.engine.with_cuda_graphs()
         self.classes, self.num_classes = self.engine.classes, self.engine.num_classes
         self.config = config
+        if generator is not None and not isinstance(generator, torch.Generator):
+            raise ValueError(f"generator must be a torch.Generator; got {generator!r:.80}")
         if generator is not None and generator.device.type != "cpu":
             raise ValueError(f"generator must be on the CPU; got one on {generator.device}")
         if labels_getter is not None and not callable(labels_getter):
@@ -505,3 +507,12 @@ class NFAugment(nn.Module):
             f"{self.config}, num_classes={self.num_classes}, rank={self.engine.rank}, "
             f"image_size={self.engine.codec.image_size}, enabled={self.enabled}"
         )
+
+
+def check_nfa(nfa: Any) -> NFAugment:
+    """The augmentation that an adapter was given; TypeError if it is none, but a name."""
+    if not isinstance(nfa, NFAugment):
+        raise TypeError(
+            f"nfa must be an NFAugment; got {nfa!r:.80}. NFAugment.from_pretrained(name) loads one"
+        )
+    return nfa

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -11,7 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 from PIL import Image
-from torch.utils.data import Dataset, Subset
+from torch.utils.data import Dataset
 
 from ..augment.counters import SharedValue
 from ..augment.pixels import to_pil
@@ -23,7 +22,7 @@ from ..data.torch_datasets import as_label, check_label, part
 from ..io.numbers import check_number
 from ..io.text import printable
 from .reader import Bank
-from .source import UntransformedReader, to_uint8
+from .source import UntransformedReader, split_transform, to_uint8
 
 _COMPARED = 32  # images whose hashes are compared
 _PROBED = 3  # items whose labels are compared with those that the dataset stores
@@ -82,7 +81,7 @@ class BankDataset(Dataset[tuple[Any, int]]):
         transform: Callable[[Any], Any] | None = None,
     ) -> None:
         self.bank: Bank = bank if isinstance(bank, Bank) else Bank(bank)
-        plain, dataset_transform = _split_transform(dataset)
+        plain, dataset_transform = split_transform(dataset)
         if dataset_transform is not None and transform is not None:
             raise ValueError("the dataset has a transform: pass transform= to one of the two")
         self.dataset: Any = plain
@@ -158,23 +157,6 @@ class BankDataset(Dataset[tuple[Any, int]]):
         if name.startswith("__") or "dataset" not in self.__dict__:
             raise AttributeError(name)
         return getattr(self.dataset, name)
-
-
-def _split_transform(dataset: Any) -> tuple[Any, Callable[[Any], Any] | None]:
-    """A dataset without its transform, and the transform; also that of a Subset's dataset."""
-    if type(dataset) is Subset:  # a subclass may change items
-        inner, transform = _split_transform(dataset.dataset)
-        if transform is None:
-            return dataset, None
-        return Subset(inner, dataset.indices), transform
-    transform = getattr(dataset, "transform", None)
-    if transform is None:
-        return dataset, None
-    plain = copy.copy(dataset)
-    plain.transform = None
-    if hasattr(plain, "transforms"):  # torchvision's pair of image and target transform
-        plain.transforms = None
-    return plain, transform
 
 
 def match(dataset: Any, bank: Bank) -> tuple[np.ndarray, np.ndarray]:

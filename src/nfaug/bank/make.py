@@ -32,7 +32,7 @@ from .format import MANIFEST, Manifest, array_files, array_sha256, differences, 
 from .reader import Bank
 from .residual import quantize
 from .shards import check_shards, shard_folder, shard_rows
-from .source import HashedImages, open_source
+from .source import HashedImages, open_source, split_transform
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
@@ -68,8 +68,9 @@ def make_bank(
     Args:
         checkpoint: A checkpoint that is fitted to the classes of the data, its name or its
             folder.
-        data: Dataset of (image, label) with untransformed images, PIL or uint8 (C, H, W). They
-            must have one size, except for a residual bank.
+        data: Dataset of (image, label), PIL images or uint8 tensors (C, H, W). They must have one
+            size, except for a residual bank. Its `transform`, if it has one, is left out:
+            `BankDataset` applies it to the variants.
         out: Folder of the bank.
         variants: Number of variants per image.
         residual: Whether to store the change of each image at the flow's size, for images that are
@@ -90,6 +91,7 @@ def make_bank(
 
     Raises:
         ValueError: Classes or their order differ, images differ in size, a number is out of range,
+            no image has a variant,
             `out` holds a bank with other settings or of other images, or its manifest is not that
             of a bank.
         FileExistsError: `out` holds something other than a bank, or other shards.
@@ -117,6 +119,7 @@ def make_bank(
         if isinstance(checkpoint, (str, Path)):
             checkpoint = load(checkpoint, gaussians=False)
         nfa = NFAugment(checkpoint, config=replace(config, p=1.0))  # every image is augmented
+        data, _ = split_transform(data)
         nfa.check_classes(data, required=False)
         codec = checkpoint.flow.codec
         if not len(cast(Sized, data)):
@@ -152,7 +155,13 @@ def make_bank(
         if manifest.done < manifest.images:
             loader = LoaderBatches(HashedImages(images), images.targets, workers)
             _fill(folder, manifest, nfa, loader, progress)
-    return Bank(folder)
+    bank = Bank(folder)
+    if shard is None and not bank.applied.any():
+        raise ValueError(
+            f"every variant in {folder} is its image: the checkpoint was fitted to other images, "
+            "or they have another size; fit it to these (nfaug fit)"
+        )
+    return bank
 
 
 def _flow_sha256(checkpoint: Checkpoint) -> str:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import copy
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
 from PIL import Image
 from torch import Tensor
-from torch.utils.data import Dataset
+from torch.utils.data import Dataset, Subset
 
 from ..data.decode import ImageDecodeError, decode_image, upright
 from ..data.images import LabelledImages
@@ -61,6 +63,27 @@ class HashedImages(Dataset[tuple[Tensor, Tensor]]):
     def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
         image, digest = self.images.hashed(index)
         return image, torch.tensor(list(digest), dtype=torch.uint8)
+
+
+def split_transform(dataset: Any) -> tuple[Any, Callable[[Any], Any] | None]:
+    """A dataset without its transform, and the transform; also that of a Subset's dataset."""
+    if type(dataset) is Subset:  # a subclass may change items
+        inner, transform = split_transform(dataset.dataset)
+        if transform is None:
+            return dataset, None
+        return Subset(inner, dataset.indices), transform
+    transform = getattr(dataset, "transform", None)
+    if transform is None:
+        return dataset, None
+    plain = copy.copy(dataset)
+    plain.transform = _as_it_is  # a dataset may call it without asking whether there is one
+    if hasattr(plain, "transforms"):  # torchvision's pair of image and target transform
+        plain.transforms = None
+    return plain, transform
+
+
+def _as_it_is(image: Any) -> Any:
+    return image
 
 
 def open_source(

@@ -289,19 +289,21 @@ class FoldedConv(nn.Module):
 
     def __init__(self, weight: Tensor, bias: Tensor) -> None:
         super().__init__()
-        self.layout: torch.memory_format = _folded_layout(weight.device)
-        self.register_buffer("weight", weight.detach().clone(memory_format=self.layout))
+        layout = _folded_layout(weight.device)
+        self.channels_last: bool = layout == torch.channels_last  # torch.save takes no layout
+        self.register_buffer("weight", weight.detach().clone(memory_format=layout))
         self.register_buffer("bias", bias.detach().clone())
 
     def forward(self, x: Tensor) -> Tensor:
         layout = _folded_layout(x.device)
-        if layout != self.layout:  # it came from another device
+        channels_last = layout == torch.channels_last
+        if channels_last != self.channels_last:  # it came from another device
             # Strides of a 1x1 kernel pass for both orders, and torch goes by them: `contiguous`
             # would leave them.
             self.weight = self.weight.clone(memory_format=layout)
-            self.layout = layout
+            self.channels_last = channels_last
         size = self.weight.shape[-1]
-        if size == 1 and layout == torch.channels_last and not is_read_at_once(x.device):
+        if size == 1 and channels_last and not is_read_at_once(x.device):
             # A GPU adds a bias to a convolution by a launch of its own, to a product within it.
             pixels = F.linear(x.permute(0, 2, 3, 1), self.weight.flatten(1), self.bias)
             return pixels.permute(0, 3, 1, 2)

@@ -19,6 +19,7 @@ import torch
 from ..augment.config import one_config
 from ..augment.transform import NFAugment
 from ..io.extras import optional_imports
+from ..run.seeds import SharedGenerator, own_seed
 
 with optional_imports():
     import albumentations
@@ -185,7 +186,9 @@ class NFATransform(albumentations.ImageOnlyTransform):
     ) -> dict[str, Any]:
         """The index of the class, and the seed of partner, weights and noise."""
         label = self._index_of(data[self.label_key])
-        return {"label": label, "seed": int(self.random_generator.integers(2**32))}
+        drawn = torch.Generator().manual_seed(int(self.random_generator.integers(2**32)))
+        # With the rank and the worker in it, so that a replay elsewhere has the same draws.
+        return {"label": label, "seed": own_seed(drawn)}
 
     def _index_of(self, given: Any) -> int:
         """The index of a class, from its index or its name."""
@@ -205,7 +208,7 @@ class NFATransform(albumentations.ImageOnlyTransform):
     def apply(self, img: np.ndarray, label: int, seed: int, **params: Any) -> np.ndarray:
         """The image moved towards the partner."""
         labels = torch.tensor([label])
-        draws = self.nfa.draw(labels, generator=torch.Generator().manual_seed(seed))
+        draws = self.nfa.draw(labels, generator=SharedGenerator().manual_seed(seed))
         pixels = img[..., None] if img.ndim == 2 else img
         images = torch.from_numpy(np.array(pixels)).permute(2, 0, 1)[None]
         variants, _ = self.nfa.replay(images, labels, draws)

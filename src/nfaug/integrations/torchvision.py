@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch.utils.data import default_collate
 
-from ..augment.transform import NFAugment
+from ..augment.transform import NFAugment, check_nfa
 
 __all__ = ["NFACollate"]
 
@@ -41,7 +41,7 @@ class NFACollate:
     def __init__(
         self, nfa: NFAugment, collate_fn: Callable[[list[Any]], Any] = default_collate
     ) -> None:
-        self.nfa = nfa
+        self.nfa = check_nfa(nfa)
         self.collate_fn = collate_fn
         nfa.engine.on(torch.device("cpu"))
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import sys
 from collections.abc import Iterator
 from typing import Any
 
@@ -15,9 +14,10 @@ from timm.data.scheduled_sampler import ScheduledTransformDataset
 from torch.utils.data import BatchSampler, DataLoader, RandomSampler
 
 from ...augment.pixels import Normalization
-from ...augment.transform import NFAugment
+from ...augment.transform import NFAugment, check_nfa
 from ...data.classes import item_sources
 from ...data.torch_datasets import normalization_of
+from ...io.numbers import check_whole
 
 
 class NFALoader:
@@ -37,8 +37,9 @@ class NFALoader:
 
     Raises:
         ValueError: Class names, mean or std differ, or NFA cannot augment the loader's batches
-            (AugMix splits, mixup mode "half"). In iteration: each of several processes of
-            accelerate would read all images.
+            (AugMix splits, mixup mode "half"). In iteration: each of several processes would read
+            all images, or mixup meets a dictionary.
+        TypeError: `nfa` is no `NFAugment`.
 
     Example:
         >>> import torch
@@ -60,6 +61,7 @@ class NFALoader:
         *,
         off_epoch: int | None = None,
     ) -> None:
+        check_nfa(nfa)
         if isinstance(loader, NFALoader):
             raise ValueError("the loader is already an NFALoader; images would be augmented twice")
         dataset = getattr(loader, "dataset", None)
@@ -77,7 +79,8 @@ class NFALoader:
         self.nfa = nfa
         self.mixup: Any = loader_mixup if mixup is None else mixup
         self.device = device
-        self.off_epoch = off_epoch
+        self.off_epoch = None if off_epoch is None else check_whole("off_epoch", off_epoch, 0)
+        self._mixes = True
         self._epoch: int | None = None
         self._passes = 0
 
@@ -91,7 +94,11 @@ class NFALoader:
                 batch = self._moved(batch)
             if active:
                 batch = self.nfa(batch)
-            if self.mixup is not None:
+            if self.mixup is not None and self._mixes:
+                if isinstance(batch, dict):
+                    raise ValueError(
+                        f"mixup= takes (images, labels); got a dictionary of {', '.join(batch)}"
+                    )
                 images, labels, *rest = batch
                 batch = (*self.mixup(images, labels), *rest)
             yield batch
@@ -122,6 +129,9 @@ class NFALoader:
             epoch: The epoch, from 0.
         """
         self._epoch = epoch
+        if hasattr(self.loader, "set_epoch"):  # accelerate's, which sets its sampler's in a pass
+            self.loader.set_epoch(epoch)
+            return
         for name in ("batch_sampler", "sampler"):
             sampler: Any = getattr(self.loader, name, None)
             if hasattr(sampler, "set_epoch"):
@@ -141,30 +151,34 @@ class NFALoader:
     @property
     def mixup_enabled(self) -> bool:
         """Whether mixup and cutmix are on. timm's --mixup-off-epoch clears it."""
-        return bool(getattr(self.mixup, "mixup_enabled", False))
+        return self.mixup is not None and bool(getattr(self.mixup, "mixup_enabled", self._mixes))
 
     @mixup_enabled.setter
     def mixup_enabled(self, value: bool) -> None:
-        self.mixup.mixup_enabled = value
+        if isinstance(self.mixup, Mixup):  # which smooths labels when it is off
+            self.mixup.mixup_enabled = value
+        else:
+            self._mixes = value
 
 
 def _check_shared(loader: Any) -> None:
-    """Raise ValueError if each process of accelerate would read all images.
+    """Raise ValueError if each process of a distributed run would read all images.
 
-    `Accelerator.prepare` does not know `NFALoader`, and returns one unchanged.
+    Libraries share out a `DataLoader`, such as `Accelerator.prepare` and Lightning's trainer do.
+    They do not know `NFALoader`, and leave one as it is.
     """
-    state: Any = sys.modules.get("accelerate.state")  # None if the script does not use accelerate
-    if state is None or not state.is_initialized():
+    if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
         return
-    count = state.PartialState().num_processes
+    count = torch.distributed.get_world_size()
     inner = getattr(loader, "loader", loader)
     if count == 1 or type(inner) is not DataLoader:  # prepared loaders are of other classes
         return
     torch_sampler = type(inner.sampler).__module__ == RandomSampler.__module__
     if torch_sampler and type(inner.batch_sampler) is BatchSampler:
         raise ValueError(
-            f"each of {count} processes would read all images, since accelerate does not share out "
-            "an NFALoader: wrap the prepared loader, NFALoader(accelerator.prepare(loader), nfa)"
+            f"each of {count} processes would read all images: give the loader torch's "
+            "DistributedSampler, or wrap a loader that is shared out already, such as "
+            "NFALoader(accelerator.prepare(loader), nfa)"
         )
 
 

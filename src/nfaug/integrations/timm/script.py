@@ -88,7 +88,7 @@ def run_script(
         ):
             runpy.run_path(str(path), run_name="__main__")
     except SystemExit as end:
-        if end.code not in (None, 0):
+        if end.code not in (None, 0) or {"-h", "--help"} & set(argv):
             raise
     if not loaders:
         raise ValueError(
