@@ -441,6 +441,28 @@ def test_samples_that_are_a_blur_are_explained(tmp_path: Path, nfaug_command: An
         ran = nfaug_command("sample", "--checkpoint", name, "--out", out)
         assert ran.code == 0, ran.err
         assert ("nfaug preview" in ran.err) == blurred
+    flow.config.metrics["nf_acc"] = None  # as figures that are not finite are stored
+    flow.save(tmp_path / "none")
+    ran = nfaug_command("sample", "--checkpoint", tmp_path / "none", "--out", tmp_path / "n.png")
+    assert ran.code == 0, ran.err
+
+
+def test_preview_reads_images_with_the_channels_of_the_fit(
+    tmp_path: Path, nfaug_command: Any
+) -> None:
+    """Gray images that were fitted as RGB, and color ones that were fitted as gray."""
+    data = write_images(tmp_path, 16, color=4)
+    for file in sorted((data / "color").glob("*/*.png")):
+        gray = data / "gray" / file.relative_to(data / "color")
+        gray.parent.mkdir(parents=True, exist_ok=True)
+        Image.open(file).convert("L").save(gray)
+    for kind, channels in (("gray", 3), ("color", 1)):
+        flow = tmp_path / f"{kind}-{channels}"
+        words = ["--checkpoint", "builtin:pixels", "--data", data / kind, "--out", flow]
+        assert nfaug_command("fit", *words, "--channels", channels).code == 0
+        words = ["--checkpoint", flow, "--data", data / kind, "--out", tmp_path / f"{kind}.png"]
+        ran = nfaug_command("preview", *words)
+        assert ran.code == 0, ran.err
 
 
 def test_preview_and_sample(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -160,3 +161,9 @@ def test_split_per_class() -> None:
     assert (len(everything), len(nothing)) == (40, 0)
     assert nothing.classes == dataset.classes
     assert to_tensors(nothing)[0].shape == (0, 1, 2, 2)
+
+
+@pytest.mark.parametrize("given", ["my-images", Path("my-images")])
+def test_a_path_is_no_dataset(given: Any) -> None:
+    with pytest.raises(ValueError, match=r"nfaug\.open_dataset\('my-images'\)"):
+        wrap_dataset(given)

@@ -74,6 +74,19 @@ def test_pushing_again_makes_no_commit(hub: FakeHub, made: Path) -> None:
         assert len(hub.repos[f"{REPO}-{memory}"].commits) == 2
 
 
+def test_a_card_that_stays_is_named(hub: FakeHub, made: Path) -> None:
+    """Its classes and figures may be those of the flow before."""
+    checkpoint = nfaug.load(made)
+    push_to_hub(checkpoint, REPO)
+    first = hub.files(REPO)["README.md"]
+    checkpoint.config.training["epochs"] = 4
+    with pytest.warns(UserWarning, match="keeps its README.md, with the classes and figures"):
+        push_to_hub(checkpoint, REPO)
+    assert hub.files(REPO)["README.md"] == first
+    push_to_hub(checkpoint, REPO, overwrite_card=True)
+    assert hub.files(REPO)["README.md"] != first
+
+
 def test_push_without_memory(pushed: FakeHub, made: Path) -> None:
     """Also where the repository has a card already: its privacy statement stays true."""
     pca = nfaug.load(made).pca
@@ -107,7 +120,7 @@ def test_what_is_no_longer_there_goes(pushed: FakeHub, mine: Path) -> None:
     pushed.add(REPO, {"notes.txt": b"mine", "pca.safetensors": b"old"})
     flow = parts().flow
     Checkpoint(flow, CheckpointConfig(flow.config)).save(mine, overwrite=True)
-    push_to_hub(mine, REPO)
+    push_to_hub(mine, REPO, overwrite_card=True)
     assert sorted(pushed.files(REPO)) == [
         *(".gitattributes", "README.md", "config.json", "model.safetensors", "notes.txt")
     ]
@@ -134,7 +147,7 @@ def test_revisions(pushed: FakeHub, mine: Path) -> None:
     first = nfaug.load(REPO).config
     found = nfaug.load(mine)
     found.config.training["epochs"] = 4
-    push_to_hub(found, REPO, revision="dev")
+    push_to_hub(found, REPO, revision="dev", overwrite_card=True)
     assert nfaug.load(REPO).config == nfaug.load(REPO, revision="v1").config == first
     assert nfaug.load(REPO, revision="dev").config == found.config
     commit = pushed.repos[REPO].names["dev"]
@@ -146,7 +159,7 @@ def test_revisions(pushed: FakeHub, mine: Path) -> None:
 def test_a_revision_in_the_name(pushed: FakeHub, mine: Path, tmp_path: Path) -> None:
     found = nfaug.load(mine)
     found.config.training["epochs"] = 4
-    push_to_hub(found, REPO, revision="dev")
+    push_to_hub(found, REPO, revision="dev", overwrite_card=True)
     assert nfaug.load(f"{REPO}@dev").config == found.config
     assert nfaug.load(f"{REPO}@dev", revision="dev").config == found.config
     pulled = pull(f"{REPO}@dev", out=tmp_path / "dev")
@@ -162,7 +175,7 @@ def test_other_ways_to_write_a_repository(pushed: FakeHub, mine: Path, tmp_path:
     page = f"https://huggingface.co/{REPO}"
     found = nfaug.load(mine)
     found.config.training["epochs"] = 4
-    push_to_hub(found, REPO, revision="dev")
+    push_to_hub(found, REPO, revision="dev", overwrite_card=True)
     first = nfaug.load(REPO).config
     for name in (f"hf_hub:{REPO}", f"hf-hub:{REPO}", page, f"{page}/", f"hf.co/{REPO}?x=1#use"):
         assert nfaug.load(name).config == first

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+from nfa_tools import write_images
 
 import nfaug
 from nfaug.cli import main
@@ -29,6 +30,22 @@ def test_image_size(tmp_path: Path, tiny_folder: Path, capsys: pytest.CaptureFix
     assert yaml.safe_load((out / "train.yaml").read_text())["dataset"]["image_size"] == [16, 12]
     assert main(["train", "--resume", str(out), "--epochs", "2", "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["steps"] == 6
+
+
+def test_images_are_read_as_a_flow_that_is_trained_further_takes_them(
+    tmp_path: Path, tiny_folder: Path, tiny_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Color images of another size, by a flow of gray ones of 8 x 8; a resumed run has the same."""
+    file, out = tmp_path / "settings.yaml", tmp_path / "run"
+    file.write_text(SETTINGS)
+    data = str(write_images(tmp_path, 20, photos=8) / "photos")
+    words = ["train", "--data", data, "--out", str(out), "-c", str(file)]
+    assert main([*words, "--checkpoint", str(tiny_path)]) == 0, capsys.readouterr().err
+    config = nfaug.load(out).flow.config
+    assert (config.channels, config.image_size) == (1, (8, 8))
+    assert main(["train", "--resume", str(out), "--epochs", "2"]) == 0, capsys.readouterr().err
+    assert main([*words[:3], "--out", str(tmp_path / "a"), "--checkpoint", "builtin:pixels"]) == 2
+    assert "no parameters" in capsys.readouterr().err
 
 
 def test_an_unfinished_and_a_finished_run_say_so(

@@ -11,6 +11,7 @@ import torch
 from nfa_tools import NAMES, TensorImages, images_of
 from torch import Tensor
 from torch.utils.data import TensorDataset
+from torchvision.transforms.functional import to_pil_image
 
 import nfaug
 from nfaug.checkpoint.checkpoint import Checkpoint
@@ -216,9 +217,16 @@ def test_explicit_held_out_images(tiny_config: TrainConfig, tiny_images: TensorI
     outside = TensorDataset(images_of(wrong, channels=1), wrong)
     others = TensorImages(tiny_images.images, tiny_images.targets, ["cat", "cow", "eel"])
     large = TensorDataset(images_of(few, channels=1, size=(9, 9)), few)
+    pil: Any = to_pil_image
+    unwrapped: Any = [(pil(image), int(label)) for image, label in others]  # with names of its own
+
+    class Named(list[Any]):
+        classes = others.classes
+
     for held, message in (
         (outside, r"0\.\.2"),
         (others, "cow"),
+        (Named(unwrapped), "cow"),
         (large, "1, 8, 8"),
     ):
         with pytest.raises(ValueError, match=message):

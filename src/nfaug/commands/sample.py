@@ -48,8 +48,8 @@ def run(arguments: Namespace) -> dict[str, Any]:
     checkpoint = load_on(arguments, where.device)
     if checkpoint.gaussians is None:
         raise ValueError(without_gaussians(arguments.checkpoint))
-    nf_acc = checkpoint.config.metrics.get("nf_acc", 1.0)
-    if nf_acc < _BLURRED:
+    nf_acc = checkpoint.config.metrics.get("nf_acc")
+    if isinstance(nf_acc, float) and nf_acc < _BLURRED:
         warnings.warn(
             "these samples show the colours of a class and no objects: the flow is small, and its "
             f"Gaussians tell few classes apart (NF-Acc {nf_acc:.0%}). "

@@ -135,6 +135,7 @@ def run(arguments: Namespace) -> dict[str, Any] | None:
                     start = load(
                         arguments.checkpoint, autoencoder=config.autoencoder, gaussians=False
                     )
+                config = _shaped(config, start.flow)
         dataset = open_dataset(
             arguments.data,
             split=arguments.split,
@@ -173,6 +174,16 @@ def run(arguments: Namespace) -> dict[str, Any] | None:
         **checkpoint.config.training,
         "held_out": checkpoint.config.metrics,
     }
+
+
+def _shaped(config: TrainConfig, start: Any) -> TrainConfig:
+    """The settings with the size and the channels of a flow that is trained further."""
+    if not list(start.parameters()):  # which is an error of its own
+        return config
+    data = config.dataset
+    size = data.image_size or start.codec.image_size
+    channels = data.channels or start.codec.channels
+    return replace(config, dataset=replace(data, image_size=size, channels=channels))
 
 
 def _config(arguments: Namespace) -> TrainConfig:

@@ -66,8 +66,8 @@ def wrap_dataset(
         A dataset: item i is a uint8 tensor (C, H, W) and a label, an int in [0, K).
 
     Raises:
-        ValueError: If items are of another form, labels are not 0..K-1, this is a loader, or only
-            one of `mean` and `std` is given.
+        ValueError: If items are of another form, labels are not 0..K-1, this is a loader or a path,
+            or only one of `mean` and `std` is given.
 
     Example:
         >>> from nfaug import wrap_dataset
@@ -84,6 +84,10 @@ def wrap_dataset(
         raise ValueError(
             f"pass a dataset, not a {type(dataset).__name__}: loader.dataset, or for the images "
             "that a sampler draws torch.utils.data.Subset(loader.dataset, indices)"
+        )
+    if isinstance(dataset, str | os.PathLike):
+        raise ValueError(
+            f"pass a dataset, not a path or a name: nfaug.open_dataset({os.fspath(dataset)!r})"
         )
     indexed = hasattr(dataset, "__len__") and hasattr(dataset, "__getitem__")
     if isinstance(dataset, IterableDataset | Mapping) or not indexed:

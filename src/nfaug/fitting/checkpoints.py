@@ -299,6 +299,8 @@ def open_fitted(
     more than 160 pixels. Arguments and errors are those of `open_images` and `fit`.
     """
     any_size = base.flow.shape_free
+    if base.pca is not None:  # which is of images with these channels
+        reading.setdefault("channels", base.flow.codec.channels)
     images = open_images(base.flow, data, image_size=image_size if any_size else None, **reading)
     if image_size is None:
         height, width = (

@@ -110,12 +110,10 @@ def push_to_hub(
             folder = download(repo_id, [CARD], HubOptions(revision=revision, token=token))
             remote_card = (folder / CARD).read_bytes().decode("utf-8", errors="replace")
             kept_card = set_privacy(remote_card, generated_card)
-            card = (staged / CARD).read_bytes().decode()
-            written_by_caller = license or data or card != generated_card
-            if kept_card != card and written_by_caller:
+            if kept_card != (staged / CARD).read_bytes().decode():
                 warnings.warn(
-                    f"{repo_id} keeps its {CARD}: overwrite_card=True (--overwrite-card) "
-                    "replaces it",
+                    f"{repo_id} keeps its {CARD}, with the classes and figures in it: "
+                    "overwrite_card=True (--overwrite-card) replaces it",
                     stacklevel=2,
                 )
             (staged / CARD).write_bytes(kept_card.encode())

@@ -10,7 +10,7 @@ from typing import Any
 
 from torch.utils.data import Dataset
 
-from nfaug.checkpoint.checkpoint import Checkpoint
+from nfaug.checkpoint.checkpoint import Checkpoint, load
 from nfaug.data.images import LabelledImages
 from nfaug.data.torch_datasets import wrap_dataset
 from nfaug.fitting.classes import fit_classes
@@ -33,7 +33,7 @@ def train(
     out: str | Path | None = None,
     *,
     config: TrainConfig | None = None,
-    checkpoint: Checkpoint | None = None,
+    checkpoint: Checkpoint | str | Path | None = None,
     test_data: Dataset[Any] | None = None,
     resume: bool = False,
     progress: bool = True,
@@ -58,8 +58,8 @@ def train(
         out: Where the log, snapshots, pictures and trackers' files go; all processes must see it.
             SIGINT and SIGTERM then save the state first. Without it nothing is written.
         config: The settings.
-        checkpoint: Start from the flow of this checkpoint instead of a new one. It fixes the flow's
-            shape; the class Gaussians are solved again.
+        checkpoint: Start from the flow of this checkpoint, or of its name or folder, instead of a
+            new one. It fixes the flow's shape; the class Gaussians are solved again.
         test_data: Images to evaluate on; by default a share of each class is held out.
         resume: Resume from the newest snapshot in `out`, if there is one. On a CPU the result is
             bit for bit that of an uninterrupted run, unless `max_minutes` is set, which makes the
@@ -89,6 +89,8 @@ def train(
     """
     config = config or TrainConfig()
     path = None if out is None else Path(out).expanduser()
+    if isinstance(checkpoint, str | Path):
+        checkpoint = load(checkpoint, autoencoder=config.autoencoder, gaussians=False)
     with Run.open(path, config, resume=resume) as run:
         return train_run(
             run, data, config, checkpoint=checkpoint, test_data=test_data, progress=progress
@@ -152,13 +154,13 @@ def train_run(
 def _config_of(checkpoint: Checkpoint, config: TrainConfig, images: LabelledImages) -> TrainConfig:
     """The settings of a run that starts from another flow, which fixes shape and noise."""
     codec = checkpoint.flow.codec
-    image, _ = images[0]
-    check_levels(image[None], codec.channels, codec.image_size)
     backbone: Any = checkpoint.flow.config.backbone
     if not list(checkpoint.flow.parameters()):
         raise ValueError(
             "the flow of checkpoint (--checkpoint) has no parameters to train: leave it out"
         )
+    image, _ = images[0]
+    check_levels(image[None], codec.channels, codec.image_size)
     if config.autoencoder is not None and codec.record is None:
         raise ValueError(
             "the flow of checkpoint works on pixels: leave out autoencoder, or start from a flow "

@@ -12,6 +12,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from ...io.errors import reading
 from ..classes import numbered
 from ..decode import IMAGE_ENDINGS
 from ..readers import FileReader, Reader, Request, read_part
@@ -170,7 +171,8 @@ def _class_names(folder: Path, targets: Tensor) -> list[str]:
     """The lines of `classnames.txt` in the folder of the shards or one up, or else numbers."""
     for file in (folder / NAMES_FILE, folder.parent / NAMES_FILE):
         if file.is_file():
-            return file.read_text("utf-8").splitlines()
+            with reading(file):
+                return file.read_text("utf-8-sig").splitlines()  # Windows begins it with a mark
     return numbered(targets)
 
 
