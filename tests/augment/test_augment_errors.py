@@ -136,6 +136,12 @@ def test_a_bundled_flow_warns_once_unless_its_classes_are_compared(tmp_path: Pat
         NFAugment.from_pretrained(fitted.save(tmp_path / "flow"))(images, labels)
 
 
+@pytest.mark.parametrize("given", [0, "cpu"])
+def test_a_generator_of_another_kind(given: Any) -> None:
+    with pytest.raises(ValueError, match=r"torch\.Generator; got"):
+        NFAugment(checkpoint(), generator=given)
+
+
 def test_labels_by_name() -> None:
     images, labels = batch_of(6)
     nfa = NFAugment(checkpoint(), p=1.0)

@@ -10,10 +10,11 @@ import numpy as np
 import pytest
 import torch
 from bank_tools import Pictures, make, save_pictures
-from nfa_tools import NAMES, checkpoint
+from nfa_tools import NAMES, checkpoint, write_images
 from PIL import Image
 from torch.utils.data import DataLoader, Dataset, Subset, TensorDataset
 from torchvision.datasets import DatasetFolder, ImageFolder
+from torchvision.transforms import v2
 
 from nfaug.bank import Bank, BankDataset, make_bank
 from nfaug.data.open import open_dataset
@@ -210,7 +211,7 @@ def test_transforms(bank: Bank, folder: Path, of_files: Bank) -> None:
         items = BankDataset(given, of_files)
         assert all(items[index][0].shape == (8, 8, 3) for index in range(30))
     hidden = [(torch.rand(3, 8, 8), label) for label in source.targets]
-    with pytest.raises(ValueError, match=r"dataset\.transform = None"):
+    with pytest.raises(ValueError, match="Take the steps"):
         BankDataset(hidden, bank)
 
 
@@ -244,6 +245,47 @@ def test_the_transform_of_a_dataset_is_applied_once(
         means.append(np.mean([np.array(data[index][0]).mean() for index in range(30)]))
     assert means[0] == pytest.approx(np.mean([np.array(image).mean() for image, _ in dark]))
     assert means[1] == pytest.approx(means[0], rel=0.05)
+
+
+class Wrapped(Dataset[tuple[Any, int]]):
+    """A dataset around another one, whose attributes are its own."""
+
+    def __init__(self, dataset: Any) -> None:
+        self.dataset = dataset
+
+    def __len__(self) -> int:
+        return len(self.dataset)
+
+    def __getitem__(self, index: int) -> tuple[Any, int]:
+        return self.dataset[index]
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.dataset, name)
+
+
+def test_a_transform_inside_a_wrapper_is_part_of_its_items(folder: Path, tmp_path: Path) -> None:
+    inside = ImageFolder(str(folder), transform=lambda image: image.point(lambda level: level // 2))
+    dark = Wrapped(inside)
+    fitted = fit("builtin:pixels", dark, progress=False)
+    made = make_bank(fitted, dark, tmp_path / "b", variants=3, gate=None, progress=False)
+    data = BankDataset(dark, made, p=0.0)
+    assert (np.array(data[3][0]) == np.array(dark[3][0])).all(), "once"
+
+
+def test_a_transform_that_resizes(tmp_path: Path) -> None:
+    """Files of two sizes: the bank resizes them, and the transform its variants."""
+    folder = write_images(tmp_path, 12, data=4) / "data"
+    for file in sorted(folder.glob("*/1.png")):
+        Image.open(file).resize((10, 14)).save(file)
+    data = ImageFolder(str(folder), transform=v2.Resize((8, 8)))
+    fitted = fit("builtin:pixels", folder, image_size=8, progress=False)
+    with pytest.raises(ValueError, match="image_size=64"):
+        make_bank(fitted, data, tmp_path / "a", variants=2, progress=False)
+    with pytest.raises(ValueError, match="leave out image_size"):
+        make_bank(fitted, data, tmp_path / "a", image_size=8, residual=True, progress=False)
+    made = make_bank(fitted, data, tmp_path / "b", variants=2, image_size=8, progress=False)
+    items = BankDataset(data, made, p=0.5)
+    assert {items[index % 12][0].size for index in range(60)} == {(8, 8)}
 
 
 def to_tensor(image: Any) -> torch.Tensor:

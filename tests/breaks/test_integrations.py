@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -20,9 +21,8 @@ def test_a_loader_that_accelerate_does_not_share_out(monkeypatch: pytest.MonkeyP
     nfa = NFAugment(checkpoint())
     assert len(list(NFALoader(loader, nfa))) == 6
     two = prepare_data_loader(loader, num_processes=2, process_index=0)
-    monkeypatch.setattr("torch.distributed.is_initialized", lambda: True)
-    monkeypatch.setattr("torch.distributed.get_world_size", lambda: 2)
-    monkeypatch.setattr("torch.distributed.get_rank", lambda: 0)
+    monkeypatch.setattr("accelerate.state.is_initialized", lambda: True)
+    monkeypatch.setattr("accelerate.state.PartialState", lambda: SimpleNamespace(num_processes=2))
     with pytest.raises(ValueError, match="prepare"):
         next(iter(NFALoader(loader, nfa)))
     assert len(list(NFALoader(two, nfa))) == 3, "half of the batches"

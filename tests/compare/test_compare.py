@@ -122,12 +122,14 @@ def test_the_same_call_goes_on_after_a_kill(
     with pytest.raises(KeyboardInterrupt, match=f"{when - 1} classifiers .* same command"):
         compare(images, config=TINY, out=out, progress=False)
     assert not (out / "table.md").exists(), "there is one look, at the end"
+    drawn = (out / "variants.png").stat().st_mtime_ns
     resumed = compare(images, config=TINY, out=out, progress=False)
     assert len(trained) == 16  # one was interrupted
     assert resumed.rows == whole[0].rows
     for row in resumed.rows:
         assert resumed.accuracy(row) == whole[0].accuracy(row)
     assert (out / "variants.png").read_bytes() == (whole[1] / "variants.png").read_bytes()
+    assert (out / "variants.png").stat().st_mtime_ns == drawn
 
 
 def test_other_settings_or_images_need_another_folder(

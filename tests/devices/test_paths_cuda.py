@@ -23,7 +23,7 @@ from torch import Tensor, nn
 
 import nfaug
 from nfaug.augment.config import MixConfig
-from nfaug.augment.engines import engine_of
+from nfaug.augment.open_engine import engine_of
 from nfaug.bank import make_bank
 from nfaug.checkpoint.checkpoint import Checkpoint
 from nfaug.classes.gaussians import ClassGaussians

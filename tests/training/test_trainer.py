@@ -3,6 +3,7 @@ from __future__ import annotations
 import csv
 import dataclasses
 import math
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -231,6 +232,23 @@ def test_explicit_held_out_images(tiny_config: TrainConfig, tiny_images: TensorI
     ):
         with pytest.raises(ValueError, match=message):
             train(tiny_images, config=config, test_data=held, progress=False)
+    nameless = TensorDataset(tiny_images.images, tiny_images.targets)
+    named = Named((to_pil_image(image), int(label)) for image, label in val)
+    assert train(nameless, config=config, test_data=named, progress=False).history[0]["images"] == 3
+
+
+def test_a_start_by_its_folder(
+    tiny_config: TrainConfig, tiny_images: TensorImages, tiny_path: Path, tmp_path: Path
+) -> None:
+    """A run that goes on needs it no more."""
+    start, out = tmp_path / "start", tmp_path / "run"
+    shutil.copytree(tiny_path, start)
+    config = changed(tiny_config, epochs=1, trackers=(), pictures_every=0)
+    train(tiny_images, out, config=config, checkpoint=start, progress=False)
+    shutil.rmtree(start)
+    longer = changed(config, epochs=2)
+    found = train(tiny_images, out, config=longer, checkpoint=start, resume=True, progress=False)
+    assert found.checkpoint.config.training["epochs"] == 2
 
 
 def test_the_log(tiny_config: TrainConfig, tiny_images: TensorImages, tmp_path: Path) -> None:

@@ -124,8 +124,8 @@ class Engine:
         z = self._call("encode", self.on(low.device)[0].latents, low)
         pca = self._axes(z)
         a, energy = pca.locate(z, labels)
-        near = torch.ones_like(ok)
-        inside = near if gate is None else pca.is_inside(a, energy, labels, gate)
+        everywhere = torch.ones_like(ok)
+        inside = everywhere if gate is None else pca.is_inside(a, energy, labels, gate)
         if self.codec.exact:
             near = z.flatten(1).amax(1).maximum(-z.flatten(1).amin(1)) <= FAR
             return Encoded(z, a, labels, ok, inside, near, low, base=low, place=None)
@@ -133,7 +133,7 @@ class Engine:
         base = low.clone()
         rows = rows_where(inside if chosen is None else inside & chosen)
         base[rows] = self._decode_unit(z[rows])
-        return Encoded(z, a, labels, ok, inside, near, low, base, place=None)
+        return Encoded(z, a, labels, ok, inside, everywhere, low, base, place=None)
 
     def mix(
         self, encoded: Encoded, draws: Draws, gate: float | None

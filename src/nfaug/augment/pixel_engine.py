@@ -77,9 +77,9 @@ class PixelEngine(Engine):
                     pixels = pixels.clamp_(0, 1)  # beyond it with random erasing
         pca = self._axes(pixels)
         a, energy = pca.locate(pixels, labels, place)
-        near = torch.ones_like(ok)
-        inside = near if gate is None else pca.is_inside(a, energy, labels, gate)
-        return Encoded(pixels, a, labels, ok, inside, near, low=pixels, base=pixels, place=place)
+        everywhere = torch.ones_like(ok)
+        inside = everywhere if gate is None else pca.is_inside(a, energy, labels, gate)
+        return Encoded(pixels, a, labels, ok, inside, everywhere, pixels, pixels, place)
 
     def _mixed(
         self, encoded: Encoded, mixture: Mixture, inside: Tensor, gate: float | None

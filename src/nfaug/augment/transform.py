@@ -19,8 +19,8 @@ from .config import MixConfig, MixSettings, one_config
 from .counters import Counters, Outcome, SharedValue
 from .draws import Draws, draw
 from .engine import not_fitted
-from .engines import engine_of
 from .mixing import Batch, Encoded
+from .open_engine import engine_of
 from .pixels import Normalization, are_finite, check_images, check_range, extremes
 from .samples import (
     GivenLabels,
@@ -510,9 +510,10 @@ class NFAugment(nn.Module):
 
 
 def check_nfa(nfa: Any) -> NFAugment:
-    """The augmentation that an adapter was given; TypeError if it is none, but a name."""
+    """The augmentation that an adapter was given; TypeError if it is anything else."""
     if not isinstance(nfa, NFAugment):
         raise TypeError(
-            f"nfa must be an NFAugment; got {nfa!r:.80}. NFAugment.from_pretrained(name) loads one"
+            f"nfa must be an NFAugment; got {type(nfa).__name__}. NFAugment.from_pretrained(name) "
+            "loads one"
         )
     return nfa

@@ -24,7 +24,7 @@ from ..data.classes import dataset_classes
 from ..data.images import HASHED, LabelledImages, spread
 from ..io.atomic import replace_directory
 from ..io.lock import lock_output
-from ..io.numbers import check_seed, check_whole
+from ..io.numbers import as_size, check_seed, check_whole
 from ..io.progress import progress_bar
 from ..io.tensors import tensors_sha256
 from ..run.seeds import SharedGenerator, seed_of
@@ -46,6 +46,7 @@ def make_bank(
     out: str | Path,
     *,
     variants: int = 20,
+    image_size: int | tuple[int, int] | None = None,
     residual: bool = False,
     shard: tuple[int, int] | None = None,
     seed: int = 0,
@@ -69,10 +70,11 @@ def make_bank(
         checkpoint: A checkpoint that is fitted to the classes of the data, its name or its
             folder.
         data: Dataset of (image, label), PIL images or uint8 tensors (C, H, W). They must have one
-            size, except for a residual bank. Its `transform`, if it has one, is left out:
-            `BankDataset` applies it to the variants.
+            size, but for `image_size` or a residual bank. Its `transform`, if it has one, is left
+            out: `BankDataset` applies it to the variants.
         out: Folder of the bank.
         variants: Number of variants per image.
+        image_size: (height, width), or the side of a square, to resize and crop every image to.
         residual: Whether to store the change of each image at the flow's size, for images that are
             larger than the flow's: 3 kB for a flow of 32 pixels, whatever the size of the images
             (see `nfaug.bank.residual`).
@@ -91,9 +93,8 @@ def make_bank(
 
     Raises:
         ValueError: Classes or their order differ, images differ in size, a number is out of range,
-            no image has a variant,
-            `out` holds a bank with other settings or of other images, or its manifest is not that
-            of a bank.
+            no image has a variant, `out` holds a bank with other settings or of other images, or
+            its manifest is not that of a bank.
         FileExistsError: `out` holds something other than a bank, or other shards.
         OSError: Another process writes to `out`, or the disk is full.
 
@@ -109,6 +110,9 @@ def make_bank(
         2
     """
     config = one_config(config, settings)
+    if residual and image_size is not None:
+        raise ValueError("a residual bank has the size of the flow: leave out image_size")
+    size = None if image_size is None else as_size(image_size)
     variants = check_whole("variants", variants)
     batch_size = check_whole("batch_size", batch_size)
     seed = check_seed(seed)
@@ -125,7 +129,7 @@ def make_bank(
         if not len(cast(Sized, data)):
             raise ValueError("the dataset must not be empty; got one of 0 images")
         images = open_source(
-            data, codec.channels, codec.image_size if residual else None, progress=progress
+            data, codec.channels, codec.image_size if residual else size, progress=progress
         )
         planned = Manifest(
             images=len(images),
@@ -158,8 +162,8 @@ def make_bank(
     bank = Bank(folder)
     if shard is None and not bank.applied.any():
         raise ValueError(
-            f"every variant in {folder} is its image: the checkpoint was fitted to other images, "
-            "or they have another size; fit it to these (nfaug fit)"
+            f"no image in {folder} has a variant: the checkpoint was fitted to other images (nfaug "
+            "fit fits it to these), or each is the only one of its class, or strength is 0"
         )
     return bank
 

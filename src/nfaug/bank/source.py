@@ -66,13 +66,16 @@ class HashedImages(Dataset[tuple[Tensor, Tensor]]):
 
 
 def split_transform(dataset: Any) -> tuple[Any, Callable[[Any], Any] | None]:
-    """A dataset without its transform, and the transform; also that of a Subset's dataset."""
+    """A dataset without its transform, and the transform; also that of a Subset's dataset.
+
+    That of a dataset inside a wrapper stays: it is part of the wrapper's items.
+    """
     if type(dataset) is Subset:  # a subclass may change items
         inner, transform = split_transform(dataset.dataset)
         if transform is None:
             return dataset, None
         return Subset(inner, dataset.indices), transform
-    transform = getattr(dataset, "transform", None)
+    transform = getattr(dataset, "__dict__", {}).get("transform")
     if transform is None:
         return dataset, None
     plain = copy.copy(dataset)
@@ -82,8 +85,9 @@ def split_transform(dataset: Any) -> tuple[Any, Callable[[Any], Any] | None]:
     return plain, transform
 
 
-def _as_it_is(image: Any) -> Any:
-    return image
+def _as_it_is(*given: Any, **named: Any) -> Any:
+    """The image that a dataset passes to its transform; by name for albumentations."""
+    return named or given[0]
 
 
 def open_source(
@@ -133,6 +137,6 @@ def _check_untransformed(image: Any) -> None:
     kind = image.dtype if isinstance(image, Tensor) else type(image).__name__
     raise ValueError(
         "images of a bank must be untransformed PIL images or uint8 tensors (C, H, W); got "
-        f"{kind}. Write dataset.transform = None, and pass the transform to "
-        "BankDataset(dataset, bank, transform=transform)"
+        f"{kind}. Take the steps that change them out of the dataset, and pass them to "
+        "BankDataset(dataset, bank, transform=steps)"
     )

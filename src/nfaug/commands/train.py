@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from jsonargparse import ActionConfigFile, ArgumentParser, Namespace
 
@@ -16,6 +16,9 @@ from ..io.text import public_name
 from ..training.config import TrainConfig, config_of, recipe_path, recipes
 from .common import add_channels, add_image_size, loading, place, saving
 from .parser import new_parser
+
+if TYPE_CHECKING:
+    from ..flows.flow import Flow
 
 # What --help shows.
 _USUAL = (
@@ -176,7 +179,7 @@ def run(arguments: Namespace) -> dict[str, Any] | None:
     }
 
 
-def _shaped(config: TrainConfig, start: Any) -> TrainConfig:
+def _shaped(config: TrainConfig, start: Flow) -> TrainConfig:
     """The settings with the size and the channels of a flow that is trained further."""
     if not list(start.parameters()):  # which is an error of its own
         return config

@@ -64,6 +64,7 @@ def variants_picture(images: Images, rows: Sequence[Row], config: CompareConfig)
     augmentations. The images are those of seed 0.
     """
     part = images.labelled(config.per_class, 0)
+    part = part.rows((part.labels < _CLASSES).nonzero().flatten())
     firsts, partners = pairs_of(part.labels)
     columns = [part.images[firsts]]
     titles = ["image"]
@@ -83,10 +84,10 @@ def variants_picture(images: Images, rows: Sequence[Row], config: CompareConfig)
 
 
 def pairs_of(labels: Tensor) -> tuple[Tensor, Tensor]:
-    """The row of the first image of each of the first classes, and that of its last image."""
+    """The row of the first image of each class, and that of its last image."""
     firsts = []
     lasts = []
-    for label in labels.unique().tolist()[:_CLASSES]:
+    for label in labels.unique().tolist():
         rows = (labels == label).nonzero().flatten()
         firsts.append(rows[0])
         lasts.append(rows[-1])
@@ -94,7 +95,7 @@ def pairs_of(labels: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def variants_of_row(row: Row, part: Part, config: CompareConfig) -> list[Tensor]:
-    """What a row makes of the first image of each of the first classes, again and again."""
+    """What a row makes of the first image of each class, again and again."""
     firsts, partners = pairs_of(part.labels)
     variants = [part.images[firsts]] * _SHOWN
     if row.flow:

@@ -20,8 +20,8 @@ _LONGEST = 4
 _TIE = 2**-10  # of a grey level; see `round_levels`
 # What errors about images that differ in size propose.
 RESIZE = (
-    "pass --image-size, or in Python nfaug.wrap_dataset(data, image_size=64), to resize and crop "
-    "every image"
+    "pass --image-size, or in Python image_size=64 (nfaug.wrap_dataset and make_bank take it), to "
+    "resize and crop every image"
 )
 _GRAY_MODES = ("1", "L", "LA", "La")
 

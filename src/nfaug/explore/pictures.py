@@ -13,7 +13,7 @@ from torch import Tensor
 
 from ..augment.config import MixConfig
 from ..augment.engine import Engine
-from ..augment.engines import engine_of
+from ..augment.open_engine import engine_of
 from ..augment.transform import NFAugment
 from ..checkpoint.checkpoint import Checkpoint
 from ..data.choose import choose_of_class

@@ -299,16 +299,19 @@ def open_fitted(
     more than 160 pixels. Arguments and errors are those of `open_images` and `fit`.
     """
     any_size = base.flow.shape_free
-    if base.pca is not None:  # which is of images with these channels
-        reading.setdefault("channels", base.flow.codec.channels)
-    images = open_images(base.flow, data, image_size=image_size if any_size else None, **reading)
+    size = image_size if any_size else None
+    images = open_images(base.flow, data, image_size=size, **reading)
+    is_fitted = base.pca is not None and tuple(images.classes) == base.config.classes
+    if is_fitted and images.channels != base.flow.codec.channels:
+        reading["channels"] = base.flow.codec.channels
+        images = open_images(base.flow, data, image_size=size, **reading)
     if image_size is None:
         height, width = (
             images.image_size if any_size else common_size(images, _DRAWN, progress=True)
         )
         scale = min(1.0, _DRAWN / max(height, width))
         image_size = (round(height * scale), round(width * scale))
-    if base.pca is None or tuple(images.classes) != base.config.classes:
+    if not is_fitted:
         config = FitConfig(per_class=_PER_CLASS)
         fitted = fit_images(base, images, config, autoencoder=autoencoder)
         assert fitted is not None

@@ -70,8 +70,8 @@ def push_to_hub(
             could nearly be rebuilt. A class of fewer than 8 images is then an error, since the mean
             of a class, which is always pushed, shows them. Earlier pushes stay in the history.
         commit_message: Summary line of the commit.
-        overwrite_card: Replace the README.md of the repository. Otherwise it is kept, and only its
-            privacy statement is brought up to date.
+        overwrite_card: Replace the README.md of the repository. Otherwise it is kept, only its
+            privacy statement is brought up to date, and a warning says so if it differs.
         license: The Hub's identifier of the license for a generated card, such as "mit".
         data: What the training images are and their terms of use, for a generated card. If the
             folder has a card, `license` and `data` have no effect, and a warning says so.

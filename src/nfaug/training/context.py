@@ -17,7 +17,7 @@ from nfaug.checkpoint.checkpoint import Checkpoint, CheckpointConfig
 from nfaug.classes.gaussians import ClassGaussians
 from nfaug.data.batches import Batches, MemoryBatches, open_batches
 from nfaug.data.choose import choose_of_class
-from nfaug.data.classes import check_class_sizes, check_same_classes, dataset_classes
+from nfaug.data.classes import check_class_sizes, check_same_classes, dataset_classes, numbered
 from nfaug.data.images import LabelledImages, to_tensors
 from nfaug.data.torch_datasets import wrap_dataset
 from nfaug.flows.config import FlowConfig
@@ -272,7 +272,9 @@ def open_context(
     read = functools.partial(_read, config=config, ranks=ranks, codec=codec, shown=shown)
     test: Batches | None = None
     if test_data is not None:
-        names = dataset_classes(test_data) or images.classes
+        names = dataset_classes(test_data)
+        if names is None or images.classes == numbered(images.targets):  # there are none to compare
+            names = images.classes
         held = wrap_dataset(test_data, classes=names, progress=shown)
         _check_test(held, images)
         test = read(held, mirrored=False)

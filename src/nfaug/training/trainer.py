@@ -89,9 +89,11 @@ def train(
     """
     config = config or TrainConfig()
     path = None if out is None else Path(out).expanduser()
-    if isinstance(checkpoint, str | Path):
-        checkpoint = load(checkpoint, autoencoder=config.autoencoder, gaussians=False)
     with Run.open(path, config, resume=resume) as run:
+        if isinstance(checkpoint, str | Path) and run.resumes:  # it has a copy
+            checkpoint = run.snapshots.initial(config.autoencoder)
+        elif isinstance(checkpoint, str | Path):
+            checkpoint = load(checkpoint, autoencoder=config.autoencoder, gaussians=False)
         return train_run(
             run, data, config, checkpoint=checkpoint, test_data=test_data, progress=progress
         )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import sys
 from collections.abc import Iterator
 from typing import Any
 
@@ -37,8 +38,8 @@ class NFALoader:
 
     Raises:
         ValueError: Class names, mean or std differ, or NFA cannot augment the loader's batches
-            (AugMix splits, mixup mode "half"). In iteration: each of several processes would read
-            all images, or mixup meets a dictionary.
+            (AugMix splits, mixup mode "half"). In iteration: each of several processes of
+            accelerate would read all images, or mixup meets a dictionary.
         TypeError: `nfa` is no `NFAugment`.
 
     Example:
@@ -155,30 +156,29 @@ class NFALoader:
 
     @mixup_enabled.setter
     def mixup_enabled(self, value: bool) -> None:
-        if isinstance(self.mixup, Mixup):  # which smooths labels when it is off
+        if hasattr(self.mixup, "mixup_enabled"):  # timm's smooths labels when it is off
             self.mixup.mixup_enabled = value
         else:
             self._mixes = value
 
 
 def _check_shared(loader: Any) -> None:
-    """Raise ValueError if each process of a distributed run would read all images.
+    """Raise ValueError if each process of accelerate would read all images.
 
-    Libraries share out a `DataLoader`, such as `Accelerator.prepare` and Lightning's trainer do.
-    They do not know `NFALoader`, and leave one as it is.
+    `Accelerator.prepare` does not know `NFALoader`, and returns one unchanged.
     """
-    if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
+    state: Any = sys.modules.get("accelerate.state")  # None if the script does not use accelerate
+    if state is None or not state.is_initialized():
         return
-    count = torch.distributed.get_world_size()
+    count = state.PartialState().num_processes
     inner = getattr(loader, "loader", loader)
     if count == 1 or type(inner) is not DataLoader:  # prepared loaders are of other classes
         return
     torch_sampler = type(inner.sampler).__module__ == RandomSampler.__module__
     if torch_sampler and type(inner.batch_sampler) is BatchSampler:
         raise ValueError(
-            f"each of {count} processes would read all images: give the loader torch's "
-            "DistributedSampler, or wrap a loader that is shared out already, such as "
-            "NFALoader(accelerator.prepare(loader), nfa)"
+            f"each of {count} processes would read all images, since accelerate does not share out "
+            "an NFALoader: wrap the prepared loader, NFALoader(accelerator.prepare(loader), nfa)"
         )
 
 
