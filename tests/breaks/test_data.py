@@ -628,7 +628,9 @@ def test_names_of_parts_that_are_joined() -> None:
 def test_names_through_the_wrappers_that_keep_labels(tmp_path: Path) -> None:
     """Break 88: a bank's data set, and timm's of several sizes, still have names to compare."""
     data = Pairs([0, 1, 2] * 3, classes=["cat", "dog", "eel"])
-    made = make_bank(nfaug.fit("builtin:pixels", data, progress=False), data, tmp_path / "bank")
+    made = make_bank(
+        nfaug.fit("builtin:pixels", data, progress=False), data, tmp_path / "bank", noise=0.1
+    )
     assert dataset_classes(BankDataset(Subset(data, range(9)), made)) == ["cat", "dog", "eel"]
     other = Pairs([0, 1, 2], classes=["cat", "eel", "dog"])
     sizes: Any = ScheduledTransformDataset(other, [torch.nn.Identity()])
