@@ -23,7 +23,7 @@ start and after epoch 1; late, the flow is trained under the data's Gaussians fi
 point is solved after epoch 10; each until it converges, or for one iteration. NF-Acc after each
 quarter of the training shows how fast they learn; after half of 20 epochs, a late fixed point has
 just been solved. `kernel` has pi of Eq. 9 and of Eq. 10 at an
-equal weight. With Table 3 at the length where its CNN-Acc has the paper's order:
+equal weight. With Table 3 at four times the length:
 
     python lab/paper_tables.py --name fashion-mnist-800 \\
         --data runs/fashion-mnist-train.npz --test-data runs/fashion-mnist-test.npz --padded 32 \\
