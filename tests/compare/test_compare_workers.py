@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import multiprocessing
+import signal
+from concurrent.futures import Future, ProcessPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import pytest
 import timm
@@ -70,13 +73,41 @@ def test_an_error_of_a_process_is_its_own(tmp_path: Path) -> None:
     folder = tmp_path / "images"
 
     def compute() -> None:
-        with workers(data, config, 2, folder, id) as submit:
+        with workers(data, config, 2, folder, id) as run:
             with pytest.raises(FileNotFoundError, match="no-such-flow"):
-                submit(Work.trained, [Row("./no-such-flow")], 0).result()
+                list(run({"a flow": (Work.trained, [Row("./no-such-flow")], 0)}))
             for child in multiprocessing.active_children():
                 child.kill()
-            submit(Work.trained, [Row()], 0).result()
+            list(run({"the next": (Work.trained, [Row()], 0)}))
 
     with pytest.raises(ChildProcessError, match="--processes"):
         compute()
     assert not folder.exists()
+
+
+def test_an_interruption_waits_for_the_pool(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Inside `submit` it left a lock of the pool closed, and the comparison never ended."""
+    data = read_images(textures(16, 8), config=(config := CompareConfig(per_class=4)))
+    submitted: list[Future[Any]] = []
+    plain = ProcessPoolExecutor.submit
+
+    def submit(pool: ProcessPoolExecutor, *words: Any) -> Future[Any]:
+        signal.raise_signal(signal.SIGINT)
+        submitted.append(plain(pool, *words))
+        return submitted[-1]
+
+    def compute() -> None:
+        with workers(data, config, 2, tmp_path / "images", id) as run:
+            list(run({seed: (Work.trained, [Row()], seed) for seed in range(100)}))
+
+    monkeypatch.setattr(ProcessPoolExecutor, "submit", submit)
+    handler = signal.signal(signal.SIGINT, signal.default_int_handler)  # a test's may ignore it
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            compute()
+    finally:
+        signal.signal(signal.SIGINT, handler)
+    assert len(submitted) == 2 + 4  # two that start the processes, two for each
+    assert not (tmp_path / "images").exists()

@@ -86,7 +86,10 @@ def address(tiny_path: Path, hostile: Path) -> Iterator[str]:
     assert found, told
     yield found[0]
     served.send_signal(signal.SIGINT)
-    printed, errors = served.communicate(timeout=60)
+    try:
+        printed, errors = served.communicate(timeout=60)
+    finally:
+        served.kill()  # or it would run on beside other tests
     assert served.returncode == 0, errors
     assert json.loads(printed)["address"].startswith(found[0])
 

@@ -5,8 +5,7 @@ from __future__ import annotations
 import json
 import sys
 import warnings
-from collections.abc import Iterable
-from concurrent.futures import as_completed
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from time import monotonic
@@ -42,7 +41,7 @@ from .report import Comparison
 from .rows import PIXELS, Row, titles_of
 from .size import check_time
 from .work import Work
-from .workers import Submit, workers
+from .workers import Run, workers
 
 _CHUNK = 64  # test images whose features are a job
 
@@ -261,16 +260,16 @@ class _Run:
             )
             with self.bar, workers(
                 self.images, self.config, self.processes, self.folder / ".images", self._report
-            ) as submit:  # fmt: skip
+            ) as run:  # fmt: skip
                 names = ", ".join(self.titles.values())
                 self._say(f"{len(self.images.names)} test images. Rows: {names}")
-                self._test_features(submit)
-                self._compute(submit, self.rows, [0])
+                self._test_features(run)
+                self._compute(run, self.rows, [0])
                 plan = self._plan()
                 rows = [row for row in self.rows if row.name in plan.rows]
                 self.bar.total += self._steps(rows, range(1, plan.seeds))
                 self.bar.set_description(f"{plan.seeds} seeds")
-                self._compute(submit, rows, range(1, plan.seeds))
+                self._compute(run, rows, range(1, plan.seeds))
         except KeyboardInterrupt:
             raise KeyboardInterrupt(
                 f"interrupted: {len(self.cells)} classifiers are kept in {self.folder}, and the "
@@ -296,14 +295,17 @@ class _Run:
         if self.progress:
             self.bar.write(printable(line), file=sys.stderr)
 
-    def _test_features(self, submit: Submit) -> None:
+    def _test_features(self, run: Run) -> None:
         """Features of the test images, at each size."""
         count = len(self.images.names)
         for kind in {row.frozen for row in self.rows if row.frozen}:
             starts = range(0, count, _CHUNK)
-            jobs = [(kind, start, min(start + _CHUNK, count)) for start in starts]
-            parts = [submit(Work.test_features, *job) for job in jobs]
-            self.features[kind] = np.concatenate([part.result() for part in parts])
+            jobs = {
+                start: (Work.test_features, kind, start, min(start + _CHUNK, count))
+                for start in starts
+            }
+            parts = dict(run(jobs))
+            self.features[kind] = np.concatenate([parts[start] for start in starts])
 
     def _jobs(self, rows: list[Row], seed: int) -> list[list[Row]]:
         """The missing rows of a seed that one process computes together: those of a flow, one fit.
@@ -319,23 +321,19 @@ class _Run:
             ordered.sort(key=lambda job: not job[0].flow)
         return ordered
 
-    def _compute(self, submit: Submit, rows: list[Row], seeds: Iterable[int]) -> None:
-        running = {}
+    def _compute(self, run: Run, rows: list[Row], seeds: Iterable[int]) -> None:
+        jobs: dict[tuple[tuple[Row, ...], int], tuple[Any, ...]] = {}
         for seed in seeds:
             for job in self._jobs(rows, seed):
                 kind = job[0].frozen
                 if kind:
-                    future = submit(Work.frozen, kind, seed, self.features[kind])
+                    jobs[tuple(job), seed] = Work.frozen, kind, seed, self.features[kind]
                 else:
-                    future = submit(Work.trained, job, seed)
-                if future.done():  # in this process
-                    self._keep(job, seed, future.result())
-                else:
-                    running[future] = job, seed
-        for future in as_completed(running):
-            self._keep(*running[future], future.result())
+                    jobs[tuple(job), seed] = Work.trained, job, seed
+        for (job_rows, seed), cells in run(jobs):
+            self._keep(job_rows, seed, cells)
 
-    def _keep(self, rows: list[Row], seed: int, cells: list[Cell]) -> None:
+    def _keep(self, rows: Sequence[Row], seed: int, cells: list[Cell]) -> None:
         names = [(row.name, seed) for row in rows]
         self.cells.add_all(dict(zip(names, cells, strict=True)))
         for row, cell in zip(rows, cells, strict=True):

@@ -8,11 +8,13 @@ import os
 import shutil
 import signal
 import threading
-from collections.abc import Callable, Iterator
-from concurrent.futures import Future, ProcessPoolExecutor
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
-from multiprocessing.connection import wait
+from itertools import islice
+from multiprocessing.connection import wait as wait_for_process
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
 import numpy as np
@@ -32,7 +34,8 @@ _ENVIRONMENT = {
 }
 _WATCHED = 0.5  # seconds between two looks at the steps that the processes have taken
 
-Submit = Callable[..., Future[Any]]  # submit(Work.method, *arguments)
+Jobs = Mapping[Any, tuple[Any, ...]]  # what each is for: (Work.method, *arguments)
+Run = Callable[[Jobs], Iterator[tuple[Any, Any]]]
 _work: Work  # of a process of the pool
 
 
@@ -43,10 +46,10 @@ def workers(
     count: int,
     folder: Path,
     report: Callable[[int], object],
-) -> Iterator[Submit]:
-    """Yield a function that runs a method of `Work` with arguments, and returns a future.
+) -> Iterator[Run]:
+    """Yield a function that runs jobs, and yields what each is for with its result, as they end.
 
-    With one process, methods run in this one, at once. More processes read the images from
+    With one process, jobs run in this one, in their order. More processes read the images from
     `folder`, which is removed at the end; what a killed comparison left there is replaced.
 
     Args:
@@ -81,7 +84,7 @@ def workers(
                 for started in [pool.submit(int) for _ in range(count)]:  # a job starts a process
                     started.result()
             try:
-                yield lambda method, *arguments: pool.submit(_run, method.__name__, arguments)
+                yield lambda jobs: _in_pool(pool, count, jobs)
             finally:  # also after Ctrl-C: what runs ends with its next step
                 stop.set()
                 pool.shutdown(cancel_futures=True)
@@ -93,9 +96,7 @@ def workers(
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def _in_this_process(
-    images: Images, config: CompareConfig, report: Callable[[int], object]
-) -> Submit:
+def _in_this_process(images: Images, config: CompareConfig, report: Callable[[int], object]) -> Run:
     steps = 0
 
     def after_step(_: Any) -> None:
@@ -105,12 +106,50 @@ def _in_this_process(
 
     work = Work(images, config, after_step)
 
-    def submit(method: Callable[..., Any], *arguments: Any) -> Future[Any]:
-        future: Future[Any] = Future()
-        future.set_result(method(work, *arguments))
-        return future
+    def run(jobs: Jobs) -> Iterator[tuple[Any, Any]]:
+        for purpose, (method, *arguments) in jobs.items():
+            yield purpose, method(work, *arguments)
 
-    return submit
+    return run
+
+
+def _in_pool(pool: ProcessPoolExecutor, count: int, jobs: Jobs) -> Iterator[tuple[Any, Any]]:
+    """Run jobs in the pool's processes; two are there for each, so that none waits."""
+    coming = iter(jobs.items())
+    running: dict[Future[Any], Any] = {}
+    while True:
+        with _interrupted_at_the_end():
+            for purpose, (method, *arguments) in islice(coming, 2 * count - len(running)):
+                running[pool.submit(_run, method.__name__, arguments)] = purpose
+            ended = wait(running, _WATCHED, FIRST_COMPLETED).done
+        if not running:
+            return
+        for future in ended:
+            yield running.pop(future), future.result()
+
+
+@contextlib.contextmanager
+def _interrupted_at_the_end() -> Iterator[None]:
+    """Let Ctrl-C have its effect after this block.
+
+    The pool's threads share locks with this one. An exception while this thread holds one leaves it
+    locked, and the pool never ends.
+    """
+    if threading.current_thread() is not threading.main_thread():  # which signals are for
+        yield
+        return
+    signals = []
+
+    def note(number: int, frame: FrameType | None) -> None:
+        signals.append(number)
+
+    handler = signal.signal(signal.SIGINT, note)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, handler)
+    if signals:
+        signal.raise_signal(signal.SIGINT)
 
 
 @contextlib.contextmanager
@@ -167,9 +206,9 @@ def _end_with_parent() -> None:
     """End this process when the one that started it has ended, however it did."""
     parent = multiprocessing.parent_process()
     assert parent is not None
-    wait([parent.sentinel])
+    wait_for_process([parent.sentinel])
     os._exit(1)
 
 
-def _run(method: str, arguments: tuple[Any, ...]) -> Any:
+def _run(method: str, arguments: list[Any]) -> Any:
     return getattr(_work, method)(*arguments)
