@@ -34,7 +34,6 @@ import nfaug
 from nfaug.compare.cells import Cells
 from nfaug.compare.classifier import BATCH, Classifier, default_steps
 from nfaug.compare.config import CompareConfig
-from nfaug.compare.figures import Cell
 from nfaug.compare.transforms import transform_of
 from nfaug.compare.work import bank_of, draw_batch
 from nfaug.data.images import LabelledImages, split_per_class, to_tensors
@@ -240,24 +239,29 @@ def size_of_noise(flow: Path) -> float:
     return math.sqrt(float(moved) / pca.mean.shape[1])
 
 
-def cell_of(
+def variants_of(
+    row: str, flow: Path, few: LabelledImages, config: CompareConfig, seed: int
+) -> Tensor | None:
+    """The variants of the labelled images that a row has, which are the same for each network."""
+    if row == FLOW:
+        return bank_of(str(flow), few, config, seed)
+    if row == PIXELS:
+        return bank_of("builtin:pixels", few, config, seed)
+    if row == NOISE:
+        noise = size_of_noise(flow)
+        return bank_of(str(flow), few, config, seed, strength=0.0, noise=noise)
+    return None
+
+
+def right_of(
     config: CompareConfig,
     row: str,
-    flow: Path,
+    bank: Tensor | None,
     few: LabelledImages,
     test: tuple[Tensor, Tensor],
     seed: int,
-) -> Cell:
+) -> Tensor:
     """Which test images a fine-tuned network gets right."""
-    started = time.monotonic()
-    bank = None
-    if row == FLOW:
-        bank = bank_of(str(flow), few, config, seed)
-    if row == PIXELS:
-        bank = bank_of("builtin:pixels", few, config, seed)
-    if row == NOISE:
-        noise = size_of_noise(flow)
-        bank = bank_of(str(flow), few, config, seed, strength=0.0, noise=noise)
     torch.manual_seed(seed)
     policy = "randaugment" if row == "RandAugment" else ""
     transform = transform_of(SAFE, policy, (SIDE, SIDE))
@@ -272,7 +276,7 @@ def cell_of(
 
     classifier = Classifier(config, images.shape[1:], len(few.classes), seed)
     classifier.train(draw, len(labels))
-    return Cell(classifier.right(*test).numpy(), time.monotonic() - started)
+    return classifier.right(*test)
 
 
 def cells_of(args: argparse.Namespace, config: CompareConfig) -> Cells:
@@ -326,14 +330,21 @@ def main(words: Sequence[str] | None = None) -> None:
         for labels in args.labels:
             few, _ = split_per_class(pool, labels, seed)
             flow = flow_of(args, few, seed)
-            for network in args.networks:
-                cells = found[network, labels]
-                for row in ROWS:
-                    if (row, seed) in cells:
-                        continue
-                    cell = cell_of(configs[network, labels], row, flow, few, test, seed)
-                    cells.add(row, seed, cell.right, cell.seconds)
-                    print(f"{network}, {labels}, {row}, {seed}: {cell.accuracy:.1f}%", flush=True)
+            for row in ROWS:
+                missing = [name for name in args.networks if (row, seed) not in found[name, labels]]
+                if not missing:
+                    continue
+                started = time.monotonic()
+                bank = variants_of(row, flow, few, configs[missing[0], labels], seed)
+                shared = (time.monotonic() - started) / len(missing)  # seconds
+                for network in missing:
+                    started = time.monotonic()
+                    right = right_of(configs[network, labels], row, bank, few, test, seed).numpy()
+                    seconds = shared + time.monotonic() - started
+                    found[network, labels].add(row, seed, right, seconds)
+                    print(
+                        f"{network}, {labels}, {row}, {seed}: {100 * right.mean():.1f}%", flush=True
+                    )
             keep(args.results, found)
     for (network, labels), cells in found.items():
         title = f"{NETWORKS[network]}, {labels} labels a class"

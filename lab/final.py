@@ -3,7 +3,7 @@
     python lab/final.py --data DATA --weights tf_efficientnet_lite0.safetensors
 
 The protocol is lab/results/final/README.md, which was committed before the run. --data is a folder
-of tars; those of the test parts lie in its folder `final`.
+of tars that `python lab/data.py NAME --out DATA` makes.
 """
 
 from dataclasses import replace
@@ -15,12 +15,12 @@ from nfaug.compare.cells import Cells
 
 TESTS = {
     "cifar10": "cifar10-png-unseen.tar",
-    "cells": "final/blood128-test.tar",
-    "clothes": "final/clothing128-test.tar",
-    "signs": "final/sign64-test.tar",
-    "letters": "final/letters64-test.tar",
-    "steel": "final/steel128-test.tar",
-    "groceries": "final/grocery128-test.tar",
+    "cells": "blood128-test.tar",
+    "clothes": "clothing128-test.tar",
+    "signs": "sign64-test.tar",
+    "letters": "letters64-test.tar",
+    "steel": "steel128-test.tar",
+    "groceries": "grocery128-test.tar",
 }
 FIRST_SEED = 100  # of those that no choice has drawn labelled images with
 SEEDS = 8

@@ -9,9 +9,11 @@ import tarfile
 from pathlib import Path
 
 import pytest
+import timm
 import torch
 from forked import run_python
 from PIL import Image
+from safetensors.torch import save_file
 
 import nfaug
 from nfaug.data.images import to_tensors
@@ -27,13 +29,12 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("data")
     clothes = nfaug.open_dataset("builtin:clothes")
     images, labels = to_tensors(clothes, progress=False)
-    (folder / "final").mkdir()
     for name in (
         "blood128-train",
         "blood128-validation",
         "cifar10-train",
         "cifar10-test",
-        "final/blood128-test",
+        "blood128-test",
     ):
         with tarfile.open(folder / f"{name}.tar", "w") as archive:
             for number, (image, label) in enumerate(zip(images, labels.tolist(), strict=True)):
@@ -84,6 +85,16 @@ def test_length(data: Path, tmp_path: Path) -> None:
         ("nothing more", "0"),
         ("NFA in pixels", "0"),
     }
+
+
+def test_finetuning(data: Path, tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    weights = tmp_path / "weights.safetensors"
+    save_file(timm.create_model("test_resnet").state_dict(), weights)
+    words = [*options(data, tmp_path), "--weights", weights, "--network", "test_resnet"]
+    run("finetuning.py", *words, "--image-size", SIDE, "--steps", 1)
+    found = {row for row, _ in rows_of(tmp_path / "results/cells.csv")}
+    assert found >= {"lr 3e-4", "lr 6e-4", "lr 6e-4, a random head"}
 
 
 def test_bundled(data: Path, tmp_path: Path) -> None:

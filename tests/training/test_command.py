@@ -48,6 +48,21 @@ def test_images_are_read_as_a_flow_that_is_trained_further_takes_them(
     assert "no parameters" in capsys.readouterr().err
 
 
+def test_self_attention_is_trained(
+    tmp_path: Path, tiny_folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Its last layer starts at zero, and the training moves it."""
+    file, out = tmp_path / "settings.yaml", tmp_path / "run"
+    file.write_text(SETTINGS)
+    words = ["train", "--data", str(tiny_folder), "--out", str(out), "-c", str(file)]
+    assert main([*words, "--flow.attention-heads", "2"]) == 0, capsys.readouterr().err
+    checkpoint = nfaug.load(out)
+    assert checkpoint.flow.config.backbone.attention_heads == 2
+    last = [w for k, w in checkpoint.flow.state_dict().items() if k.endswith("proj_out.weight")]
+    assert len(last) == 2
+    assert all(weight.any() for weight in last)
+
+
 def test_an_unfinished_and_a_finished_run_say_so(
     tmp_path: Path, tiny_folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
