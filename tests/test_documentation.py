@@ -296,4 +296,6 @@ def test_no_two_pages_write_the_same_checkpoint() -> None:
                 if name is not None:
                     assert name[1] not in written, f"{line} in {page}, and {written[name[1]]}"
                     written[name[1]] = page
+        for name in re.findall(r'\.save\("([\w-]+)"\)', path.read_text("utf-8")):
+            assert written.setdefault(name, page) == page, f"{name} in {page}, and {written[name]}"
     assert len(written) > 15

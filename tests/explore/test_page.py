@@ -51,7 +51,7 @@ for name, rest in {"choose_flow": settings[1:], "show_variants": ("cat", *settin
         try:
             found[name](source, *rest)
         except gr.Error as error:
-            assert "there is no flow" in str(error), error
+            assert "there is no checkpoint" in str(error), error
         else:
             raise AssertionError(source)
     refused.append(name)

@@ -55,7 +55,7 @@ def _download_once(repo_id: str, options: HubOptions, whole: bool) -> Path:
     """The folder of a checkpoint whose files have the hashes that its `config.json` lists."""
     folder = download(repo_id, [CONFIG], options)
     if not (folder / CONFIG).is_file():
-        raise HubError(f"{repo_id} has no {CONFIG}, so it is not an nfaug flow")
+        raise HubError(f"{repo_id} has no {CONFIG}, so it is not an nfaug checkpoint")
     files = read_manifest(folder)["files"]
     if not whole:
         return folder

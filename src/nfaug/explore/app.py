@@ -110,7 +110,7 @@ def build_app(
 
     def flow_of(name: str) -> OpenFlow:
         if name not in sources:
-            raise ValueError(f"there is no flow {name!r} here; there are {', '.join(sources)}")
+            raise ValueError(f"there is no checkpoint {name!r} here; there are {', '.join(sources)}")
         return opened(sources[name])
 
     names = list(sources)
@@ -232,7 +232,7 @@ def show_variants(
     flow = flow_of(name)
     names = flow.engine.classes
     if label not in names:
-        raise ValueError(f"the flow has no class {label!r}; it has {', '.join(names[:20])}")
+        raise ValueError(f"the checkpoint has no class {label!r}; it has {', '.join(names[:20])}")
     index = names.index(label)
     whole_seed = int(seed or 0) % 2**31  # the field may be empty
     settings = MixConfig(
