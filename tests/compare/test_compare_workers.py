@@ -85,16 +85,21 @@ def test_an_error_of_a_process_is_its_own(tmp_path: Path) -> None:
     assert not folder.exists()
 
 
+@pytest.mark.parametrize(("interrupted", "submitted_jobs"), [("the start", 0), ("a job", 4)])
 def test_an_interruption_waits_for_the_pool(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    interrupted: str, submitted_jobs: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Inside `submit` it left a lock of the pool closed, and the comparison never ended."""
+    """Inside `submit` it left a lock of the pool closed, and the comparison never ended.
+
+    While processes started it was lost.
+    """
     data = read_images(textures(16, 8), config=(config := CompareConfig(per_class=4)))
     submitted: list[Future[Any]] = []
     plain = ProcessPoolExecutor.submit
 
     def submit(pool: ProcessPoolExecutor, *words: Any) -> Future[Any]:
-        signal.raise_signal(signal.SIGINT)
+        if (words[0] is int) == (interrupted == "the start"):
+            signal.raise_signal(signal.SIGINT)
         submitted.append(plain(pool, *words))
         return submitted[-1]
 
@@ -109,5 +114,5 @@ def test_an_interruption_waits_for_the_pool(
             compute()
     finally:
         signal.signal(signal.SIGINT, handler)
-    assert len(submitted) == 2 + 4  # two that start the processes, two for each
+    assert len(submitted) == 2 + submitted_jobs  # two start the processes
     assert not (tmp_path / "images").exists()

@@ -60,20 +60,22 @@ def test_lines_to_paste(name: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("kind", "per_class", "network"),
+    ("kind", "per_class", "network", "channels"),
     [
-        ("own", 4, "test_resnet"),
-        ("small", 4, "test_resnet"),
-        ("own", 1, "test_resnet"),
-        ("own", 4, "test_vit"),
-        ("small", 4, "test_vit"),
+        ("own", 4, "test_resnet", 3),
+        ("small", 4, "test_resnet", 3),
+        ("own", 1, "test_resnet", 3),
+        ("own", 4, "test_resnet", 1),
+        ("small", 4, "test_resnet", 1),
+        ("own", 4, "test_vit", 3),
+        ("small", 4, "test_vit", 3),
     ],
 )
 def test_lines_to_paste_for_frozen_features(
-    kind: str, per_class: int, network: str, tmp_path: Path
+    kind: str, per_class: int, network: str, channels: int, tmp_path: Path
 ) -> None:
     labels = torch.arange(24) % 3
-    pixels = images_of(labels, size=(64, 64))
+    pixels = images_of(labels, size=(64, 64))[:, :channels]
     dataset = TensorImages(pixels, labels, ("a", "b", "c"))
     weights = str(tmp_path / "w.safetensors")
     save_file(timm.create_model(network).state_dict(), weights)
@@ -83,10 +85,16 @@ def test_lines_to_paste_for_frozen_features(
     scope = {"features": random.standard_normal((12, 8)), "labels": np.arange(12) % 3}
     assert ("GridSearchCV(" in "\n".join(lines)) == (per_class > 1)
     exec(compile("\n".join(lines), "pasted", "exec"), scope)
-    batch = scope["transform"](Image.new("RGB", (40, 30)))[None]  # type: ignore[operator]
-    assert batch.shape[1:] == ((3, 160, 160) if kind == "own" else (3, 64, 64))
+    image = Image.new("RGB" if channels == 3 else "L", (40, 30))
+    batch = scope["transform"](image)[None]  # type: ignore[operator]
+    side = 160 if kind == "own" else 64
+    assert batch.shape[1:] == (channels, side, side)
     assert scope["network"].eval()(batch).ndim == 2  # type: ignore[attr-defined]
-    assert scope["model"].predict(scope["features"]).shape == (12,)  # type: ignore[attr-defined]
+    assert scope["scale"] == scope["features"].std()  # type: ignore[attr-defined]
+    scope["new_features"] = scope["features"]
+    (others,) = [line for line in lines if line.startswith("# model.predict")]
+    guesses = eval(others.removeprefix("# ").removesuffix(" classifies others"), scope)
+    assert guesses.shape == (12,)
 
 
 @pytest.mark.parametrize("pretrained", [False, True])
@@ -132,7 +140,10 @@ for name in ("--data-dir", "--model", "--aa", "--pretrained-path", "--train-spli
     parser.add_argument(name)
 for name in ("--num-classes", "--img-size", "--in-chans"):
     parser.add_argument(name, type=int)
-parser.add_argument("--mixup", type=float)
+for name in ("--mixup", "--hflip", "--vflip", "--color-jitter"):
+    parser.add_argument(name, type=float)
+for name in ("--scale", "--ratio"):
+    parser.add_argument(name, type=float, nargs=2)
 parser.add_argument("--pretrained", action="store_true")
 args = parser.parse_args()
 train = create_dataset("", root=args.data_dir, split=args.train_split, is_training=True)
@@ -141,8 +152,9 @@ print("training", len(train), "validation", len(validation))
 size = (args.in_chans or 3, args.img_size, args.img_size)
 loader = create_loader(
     train, size, 4, is_training=True, auto_augment=args.aa, num_workers=0,
-    device=torch.device("cpu"), scale=(1, 1), ratio=(1, 1), hflip=0, color_jitter=0.0
-)  # images as they were fitted: NFA must not leave all of them unchanged
+    device=torch.device("cpu"), scale=args.scale, ratio=args.ratio, hflip=args.hflip,
+    vflip=args.vflip, color_jitter=args.color_jitter
+)
 for images, labels in loader:
     print(images.shape, labels.max() < args.num_classes)
 """
@@ -177,6 +189,23 @@ def test_commands_for_timm(
     said = capsys.readouterr().out
     assert "training 24 validation 12" in said
     assert "torch.Size([4, 3, 32, 32])" in said
+
+
+@pytest.mark.parametrize(
+    ("augment", "options"),
+    [
+        ("", "--hflip 0 --vflip 0 --color-jitter 0 --scale 1 1"),
+        ("flip,crop", "--hflip 0.5 --vflip 0 --color-jitter 0 --scale 0.77 1"),
+        ("rotate,colour", "--hflip 0.5 --vflip 0.5 --color-jitter 0.3 --scale 1 1"),
+        ("spectrogram", "--hflip 0 --vflip 0 --color-jitter 0 --scale 0.77 1"),
+    ],
+)
+def test_timm_has_what_keeps_the_class_and_no_more(augment: str, options: str) -> None:
+    """Its defaults flip digits, and crop to 8% of an image."""
+    config = CompareConfig(augment=augment)
+    splits = ("data", "train", "val")
+    (command,) = timm_commands(ROWS["none"], config, "data", splits, (3, 8, 8), 3)
+    assert f" {options} --ratio 1 1" in command
 
 
 def test_rows_that_timm_cannot_train() -> None:

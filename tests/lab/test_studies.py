@@ -147,3 +147,6 @@ def test_backbones(data: Path, tmp_path: Path) -> None:
         "nothing more", "RandAugment", "MixUp", "NFA with the flow", "NFA in pixels",
         "noise on latents",
     }  # fmt: skip
+    flows = (tmp_path / "results/flows.csv").read_text().splitlines()
+    assert flows[0].startswith("labels,seed,nf_acc")
+    assert flows[1].startswith("4,0,")

@@ -6,7 +6,7 @@ from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 
-from nfaug.io.numbers import check_number
+from nfaug.io.numbers import check_number, check_whole
 from nfaug.io.text import did_you_mean
 
 from .rows import PIXELS, ROWS, Row, rows_of, usual_rows
@@ -78,15 +78,11 @@ class CompareConfig:
     device: str = "auto"
 
     def __post_init__(self) -> None:
+        if not isinstance(self.checkpoint, tuple):  # the letters of a name are no names
+            raise TypeError(f"checkpoint must be a tuple of names; got {self.checkpoint!r}")
         _check_words("augment", self.augment, SAFE)
         _check_words("rows", self.rows, ROWS)
-        # Larger numbers cannot be meant, and would end in an error in the middle, or never.
-        most = {"per_class": 1e6, "test_images": 1e5, "minutes": 1e6, "seeds": 1e4}
-        most |= {"steps": 1e6, "lr": 10, "p": 1, "variants": 1000}
-        for name, limit in most.items():
-            value = getattr(self, name)
-            if value is not None:
-                check_number(name, value, 0, limit, open_low=True)
+        self._check_numbers()
         if self.weights is not None:
             if self.network == "small-cnn" or not str(self.weights).endswith(".safetensors"):
                 raise ValueError(
@@ -104,6 +100,18 @@ class CompareConfig:
                 "a flipped or recoloured spectrogram is another sound; got "
                 f"augment={self.augment!r}"
             )
+
+    def _check_numbers(self) -> None:
+        # Larger numbers cannot be meant, and would end in an error in the middle, or never.
+        counts = {"per_class": 10**6, "test_images": 10**5, "seeds": 10**4, "steps": 10**6}
+        for name, most in {**counts, "variants": 1000}.items():
+            value = getattr(self, name)
+            if value is not None:
+                check_whole(name, value, 1, most)
+        for name, limit in {"minutes": 1e6, "lr": 10, "p": 1}.items():
+            value = getattr(self, name)
+            if value is not None:
+                check_number(name, value, 0, limit, open_low=True)
 
     @property
     def pretrained(self) -> bool:

@@ -19,34 +19,7 @@ def paste(row: Row, config: CompareConfig, images: Images) -> list[str]:
     `dataset` stands for labelled images, and `batch` and `labels` for a batch of them.
     """
     if row.frozen:
-        folds = folds_of(images.labelled(config.per_class, 0).labels.numpy())
-        model = [
-            f"choices = {{'C': {list(CHOICES)}}}",
-            f"model = GridSearchCV(LogisticRegression(max_iter=300), choices, cv={folds})",
-        ]
-        if folds == 1:
-            model = [f"model = LogisticRegression(C={CHOICES[len(CHOICES) // 2]}, max_iter=300)"]
-        size = []
-        channels = f"in_chans={images.shape[0]}"
-        if row.frozen == "small":
-            size = [f"settings |= {{'input_size': {images.shape}, 'crop_pct': 1.0}}"]
-            if is_of_one_size(config.network):
-                channels += f", img_size={images.shape[1:]}"
-        overlay = f'pretrained_cfg_overlay={{"file": {str(config.weights)!r}}}'
-        return [
-            "import timm",
-            "from sklearn.linear_model import LogisticRegression",
-            "from sklearn.model_selection import GridSearchCV",
-            "",
-            f'network = timm.create_model("{config.network}", pretrained=True, num_classes=0,',
-            f"                            {channels}, {overlay})",
-            "settings = timm.data.resolve_model_data_config(network)",
-            *size,
-            "transform = timm.data.create_transform(**settings)  # of a PIL image",
-            "# features: network.eval()(batch) of your labelled images, as a NumPy array",
-            *model,
-            "model.fit(features / features.std(), labels)",
-        ]
+        return _frozen_lines(row, config, images)
     imports = []
     lines = []
     if row.flow:
@@ -67,6 +40,42 @@ def paste(row: Row, config: CompareConfig, images: Images) -> list[str]:
     if not lines:
         return []
     return [*imports, "", *lines]
+
+
+def _frozen_lines(row: Row, config: CompareConfig, images: Images) -> list[str]:
+    folds = folds_of(images.labelled(config.per_class, 0).labels.numpy())
+    model = [
+        f"choices = {{'C': {list(CHOICES)}}}",
+        f"model = GridSearchCV(LogisticRegression(max_iter=300), choices, cv={folds})",
+    ]
+    if folds == 1:
+        model = [f"model = LogisticRegression(C={CHOICES[len(CHOICES) // 2]}, max_iter=300)"]
+    size = []
+    channels = f"in_chans={images.shape[0]}"
+    if images.shape[0] == 1:  # timm averages the first layer, and not these
+        size.append("settings |= {name: (sum(settings[name]) / 3,) for name in ('mean', 'std')}")
+    if row.frozen == "small":
+        size.append(f"settings |= {{'input_size': {images.shape}, 'crop_pct': 1.0}}")
+        if is_of_one_size(config.network):
+            channels += f", img_size={images.shape[1:]}"
+    overlay = f'pretrained_cfg_overlay={{"file": {str(config.weights)!r}}}'
+    return [
+        "import timm",
+        "from sklearn.linear_model import LogisticRegression",
+        "from sklearn.model_selection import GridSearchCV",
+        "",
+        f'network = timm.create_model("{config.network}", pretrained=True, num_classes=0,',
+        f"                            {channels}, {overlay})",
+        "settings = timm.data.resolve_model_data_config(network)",
+        *size,
+        "transform = timm.data.create_transform(**settings)  # of a PIL image"
+        + (" of mode L" if images.shape[0] == 1 else ""),
+        "# features: network.eval()(batch) of your labelled images, as a NumPy array",
+        *model,
+        "scale = features.std()",
+        "model.fit(features / scale, labels)",
+        "# model.predict(new_features / scale) classifies others",
+    ]
 
 
 def example_command(
@@ -114,9 +123,11 @@ def timm_commands(
     shape: Sequence[int],
     classes: int,
 ) -> list[str]:
-    """The commands that train with timm's train.py as a row did; none if it cannot.
+    """The commands that train with a row in timm's train.py, which has its own schedule.
 
-    timm's RandAugment comes before NFA, which then meets images unlike those of its fit.
+    None if it cannot: timm's RandAugment comes before NFA, which then meets images unlike those of
+    its fit. What keeps the class stays as it was compared, in place of timm's flips, changes of
+    colour and crops of down to 8% of an image.
 
     Args:
         row: The row.
@@ -133,6 +144,7 @@ def timm_commands(
     folder, train, validation = splits
     words = ["--data-dir", folder, "--train-split", train, "--val-split", validation]
     words += ["--model", network, "--num-classes", str(classes), "--img-size", str(min(shape[1:]))]
+    words += _label_preserving(config.safe)
     if shape[0] == 1:
         words += ["--in-chans", "1"]
     if config.weights is not None:
@@ -145,3 +157,12 @@ def timm_commands(
         f"nfaug fit {shlex.join(fit)}",
         f"nfaug timm train.py --checkpoint my-nfa --p {config.p:g} -- {shlex.join(words)}",
     ]
+
+
+def _label_preserving(safe: Sequence[str]) -> list[str]:
+    """timm's options for words of `CompareConfig.augment`; it has no rotations by 90 degrees."""
+    flips = "0.5" if "flip" in safe or "rotate" in safe else "0"
+    words = ["--hflip", flips, "--vflip", "0.5" if "rotate" in safe else "0"]
+    words += ["--color-jitter", "0.3" if "colour" in safe else "0"]
+    shifts = "crop" in safe or "spectrogram" in safe
+    return [*words, "--scale", "0.77" if shifts else "1", "1", "--ratio", "1", "1"]

@@ -48,7 +48,7 @@ def gains_picture(bars: Sequence[Bar], base: str) -> bytes:
         axes.errorbar(bar.gain.mean, height, xerr=half, fmt="o", color=colour, capsize=3)
     axes.axvline(0, color="black", linewidth=0.8)
     titles = [f"{bar.title}, {bar.seconds:.0f} s" for bar in bars]
-    axes.set_yticks(range(len(bars)), titles)
+    axes.set_yticks(range(len(bars)), titles, parse_math=False)  # a path may have a $
     figure.supxlabel(f"points of accuracy over {base}", fontsize="medium")  # wider than the axes
     axes.set_ylim(max(1, len(bars)) - 0.5, -0.5)  # the first row is at the top
     picture = io.BytesIO()

@@ -259,6 +259,9 @@ class Comparison:
             notes.append(
                 "Every seed has the same labelled images: the intervals hold no variation of them."
             )
+        flows = [row.flow for row in self.rows if row.flow]
+        if len(flows) > len(set(flows)):
+            notes.append("Rows of one flow share its fit and variants: the first has their time.")
         if any(row.added for row in self.rows):
             settings = "settings are defaults, chosen with other images"
             notes.append(f"Nothing was tuned: {settings}; p = {config.p:g}.")
@@ -268,14 +271,20 @@ class Comparison:
                 f"Left out, for want of time: {names}. All rows need --minutes {self._plan.needed} "
                 "and another --out."
             )
-        for row in self.rows:
-            lost = collapsed(self._cells[row], len(self._images.classes))
-            for seed, accuracy in lost.items():
-                notes.append(f"{self.title(row)} collapsed in seed {seed}: {accuracy:.1f}%.")
+        notes += self._collapsed()
         doubted = self._doubted()
         if doubted:
             notes.append(doubted)
         return [*notes, *self._images.notes]
+
+    def _collapsed(self) -> list[str]:
+        """Trainings that ended near chance."""
+        found = []
+        for row in self.rows:
+            lost = collapsed(self._cells[row], len(self._images.classes))
+            for seed, accuracy in lost.items():
+                found.append(f"{self.title(row)} collapsed in seed {seed}: {accuracy:.1f}%.")
+        return found
 
     def _doubted(self) -> str:
         """The images that nothing gets right, whose labels may be wrong."""

@@ -12,6 +12,7 @@ from time import monotonic
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from nfaug.checkpoint.manifest import read_manifest
@@ -27,6 +28,7 @@ from nfaug.io.progress import progress_bar
 from nfaug.io.strict_json import read_json
 from nfaug.io.tensors import file_sha256, read_tensors
 from nfaug.io.text import printable
+from nfaug.io.version import __version__
 from nfaug.run.device import pick_device
 
 from .cells import Cells
@@ -41,7 +43,7 @@ from .report import Comparison
 from .rows import PIXELS, Row, titles_of
 from .size import check_time
 from .work import Work
-from .workers import Run, workers
+from .workers import RunJobs, workers
 
 _CHUNK = 64  # test images whose features are a job
 
@@ -202,6 +204,7 @@ def _record(config: CompareConfig, images: Images) -> dict[str, Any]:
     """What the results depend on; a comparison goes on only while it is the same."""
     record = asdict(config)
     del record["minutes"]
+    record["versions"] = {"nfaug": __version__, "torch": torch.__version__}
     record["device"] = pick_device(config.device).type  # figures of a GPU are not those of a CPU
     record["rows"] = [row.name for row in config.table()]
     record["lr"] = config.learning_rate
@@ -260,16 +263,16 @@ class _Run:
             )
             with self.bar, workers(
                 self.images, self.config, self.processes, self.folder / ".images", self._report
-            ) as run:  # fmt: skip
+            ) as run_jobs:  # fmt: skip
                 names = ", ".join(self.titles.values())
                 self._say(f"{len(self.images.names)} test images. Rows: {names}")
-                self._test_features(run)
-                self._compute(run, self.rows, [0])
+                self._test_features(run_jobs)
+                self._compute(run_jobs, self.rows, [0])
                 plan = self._plan()
                 rows = [row for row in self.rows if row.name in plan.rows]
                 self.bar.total += self._steps(rows, range(1, plan.seeds))
                 self.bar.set_description(f"{plan.seeds} seeds")
-                self._compute(run, rows, range(1, plan.seeds))
+                self._compute(run_jobs, rows, range(1, plan.seeds))
         except KeyboardInterrupt:
             raise KeyboardInterrupt(
                 f"interrupted: {len(self.cells)} classifiers are kept in {self.folder}, and the "
@@ -295,7 +298,7 @@ class _Run:
         if self.progress:
             self.bar.write(printable(line), file=sys.stderr)
 
-    def _test_features(self, run: Run) -> None:
+    def _test_features(self, run_jobs: RunJobs) -> None:
         """Features of the test images, at each size."""
         count = len(self.images.names)
         for kind in {row.frozen for row in self.rows if row.frozen}:
@@ -304,7 +307,7 @@ class _Run:
                 start: (Work.test_features, kind, start, min(start + _CHUNK, count))
                 for start in starts
             }
-            parts = dict(run(jobs))
+            parts = dict(run_jobs(jobs))
             self.features[kind] = np.concatenate([parts[start] for start in starts])
 
     def _jobs(self, rows: list[Row], seed: int) -> list[list[Row]]:
@@ -321,7 +324,7 @@ class _Run:
             ordered.sort(key=lambda job: not job[0].flow)
         return ordered
 
-    def _compute(self, run: Run, rows: list[Row], seeds: Iterable[int]) -> None:
+    def _compute(self, run_jobs: RunJobs, rows: list[Row], seeds: Iterable[int]) -> None:
         jobs: dict[tuple[tuple[Row, ...], int], tuple[Any, ...]] = {}
         for seed in seeds:
             for job in self._jobs(rows, seed):
@@ -330,7 +333,7 @@ class _Run:
                     jobs[tuple(job), seed] = Work.frozen, kind, seed, self.features[kind]
                 else:
                     jobs[tuple(job), seed] = Work.trained, job, seed
-        for (job_rows, seed), cells in run(jobs):
+        for (job_rows, seed), cells in run_jobs(jobs):
             self._keep(job_rows, seed, cells)
 
     def _keep(self, rows: Sequence[Row], seed: int, cells: list[Cell]) -> None:

@@ -7,6 +7,7 @@ import multiprocessing
 import os
 import shutil
 import signal
+import sys
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
@@ -33,10 +34,12 @@ _ENVIRONMENT = {
     "MALLOC_TRIM_THRESHOLD_": str(2**31 - 1),
 }
 _WATCHED = 0.5  # seconds between two looks at the steps that the processes have taken
+_HELD_BACK = 0.5  # seconds that Ctrl-C may wait
 
 Jobs = Mapping[Any, tuple[Any, ...]]  # what each is for: (Work.method, *arguments)
-Run = Callable[[Jobs], Iterator[tuple[Any, Any]]]
+RunJobs = Callable[[Jobs], Iterator[tuple[Any, Any]]]
 _work: Work  # of a process of the pool
+_stop: Any  # a shared number: not 0 after Ctrl-C
 
 
 @contextlib.contextmanager
@@ -46,7 +49,7 @@ def workers(
     count: int,
     folder: Path,
     report: Callable[[int], object],
-) -> Iterator[Run]:
+) -> Iterator[RunJobs]:
     """Yield a function that runs jobs, and yields what each is for with its result, as they end.
 
     With one process, jobs run in this one, in their order. More processes read the images from
@@ -68,35 +71,42 @@ def workers(
         return
     spawned = multiprocessing.get_context("spawn")
     steps = spawned.Value("q", 0)
-    stop = spawned.Event()
+    stop = spawned.Value("b", 0, lock=False)  # a process that is killed would keep the lock
+    ended = threading.Event()
 
     def watch() -> None:
-        while not stop.wait(_WATCHED):
+        while not ended.wait(_WATCHED):
             report(steps.value)
 
     try:
         _write(images, folder)
         few = [images.classes, images.names, images.notes]
         pool = ProcessPoolExecutor(count, spawned, _start, (folder, few, config, steps, stop))
-        threading.Thread(target=watch, daemon=True).start()
         with pool:
-            with _surroundings():
-                for started in [pool.submit(int) for _ in range(count)]:  # a job starts a process
-                    started.result()
             try:
+                with _held_back() as interruptions, _surroundings():
+                    # A job starts a process.
+                    for started in [pool.submit(int) for _ in range(count)]:
+                        started.result()
+                _heed(interruptions)
+                threading.Thread(target=watch, daemon=True).start()
                 yield lambda jobs: _in_pool(pool, count, jobs)
             finally:  # also after Ctrl-C: what runs ends with its next step
-                stop.set()
+                ended.set()
+                stop.value = 1
                 pool.shutdown(cancel_futures=True)
     except BrokenProcessPool:
         raise ChildProcessError(
-            "a process of the comparison ended; if memory is short, try --processes 1"
+            "a process of the comparison ended; if memory is short, try --processes 1. A script "
+            'must call compare under if __name__ == "__main__", since each process imports it'
         ) from None
     finally:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def _in_this_process(images: Images, config: CompareConfig, report: Callable[[int], object]) -> Run:
+def _in_this_process(
+    images: Images, config: CompareConfig, report: Callable[[int], object]
+) -> RunJobs:
     steps = 0
 
     def after_step(_: Any) -> None:
@@ -118,37 +128,42 @@ def _in_pool(pool: ProcessPoolExecutor, count: int, jobs: Jobs) -> Iterator[tupl
     coming = iter(jobs.items())
     running: dict[Future[Any], Any] = {}
     while True:
-        with _interrupted_at_the_end():
+        with _held_back() as interruptions:
             for purpose, (method, *arguments) in islice(coming, 2 * count - len(running)):
                 running[pool.submit(_run, method.__name__, arguments)] = purpose
-            ended = wait(running, _WATCHED, FIRST_COMPLETED).done
-        if not running:
-            return
+            ended = wait(running, _HELD_BACK, FIRST_COMPLETED).done
         for future in ended:
             yield running.pop(future), future.result()
+        _heed(interruptions)
+        if not ended and not running:
+            return
 
 
 @contextlib.contextmanager
-def _interrupted_at_the_end() -> Iterator[None]:
-    """Let Ctrl-C have its effect after this block.
+def _held_back() -> Iterator[list[int]]:
+    """Hold Ctrl-C back during a block, and yield a list that has it, for `_heed` afterwards.
 
     The pool's threads share locks with this one. An exception while this thread holds one leaves it
     locked, and the pool never ends.
     """
+    signals: list[int] = []
     if threading.current_thread() is not threading.main_thread():  # which signals are for
-        yield
+        yield signals
         return
-    signals = []
 
     def note(number: int, frame: FrameType | None) -> None:
         signals.append(number)
 
     handler = signal.signal(signal.SIGINT, note)
     try:
-        yield
+        yield signals
     finally:
         signal.signal(signal.SIGINT, handler)
-    if signals:
+
+
+def _heed(interruptions: list[int]) -> None:
+    """Let Ctrl-C that was held back have its effect."""
+    if interruptions:
         signal.raise_signal(signal.SIGINT)
 
 
@@ -156,16 +171,16 @@ def _interrupted_at_the_end() -> Iterator[None]:
 def _surroundings() -> Iterator[None]:
     """Set what new processes inherit: the environment, and that Ctrl-C is not for them."""
     before = dict(os.environ)
-    main = threading.current_thread() is threading.main_thread()
-    handler = signal.signal(signal.SIGINT, signal.SIG_IGN) if main else None
     os.environ.update(_ENVIRONMENT | before | {"OMP_NUM_THREADS": "1"})
+    if sys.platform != "win32":
+        blocked = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
         yield
     finally:
         os.environ.clear()
         os.environ.update(before)
-        if main:
-            signal.signal(signal.SIGINT, handler)
+        if sys.platform != "win32":
+            signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
 
 
 def _write(images: Images, folder: Path) -> None:
@@ -186,14 +201,14 @@ def _read(folder: Path, name: str) -> Part:
 
 def _start(folder: Path, few: Any, config: CompareConfig, steps: Any, stop: Any) -> None:
     """Prepare a process of the pool."""
-    global _work
+    global _work, _stop
+    _stop = stop
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the process that waits
     threading.Thread(target=_end_with_parent, daemon=True).start()
     torch.set_num_threads(1)
 
     def after_step(_: Any) -> None:
-        if stop.is_set():
-            raise InterruptedError("the comparison was interrupted")
+        _check_running()
         with steps.get_lock():
             steps.value += 1
 
@@ -210,5 +225,11 @@ def _end_with_parent() -> None:
     os._exit(1)
 
 
+def _check_running() -> None:
+    if _stop.value:
+        raise InterruptedError("the comparison was interrupted")
+
+
 def _run(method: str, arguments: list[Any]) -> Any:
+    _check_running()
     return getattr(_work, method)(*arguments)

@@ -110,7 +110,9 @@ def build_app(
 
     def flow_of(name: str) -> OpenFlow:
         if name not in sources:
-            raise ValueError(f"there is no checkpoint {name!r} here; there are {', '.join(sources)}")
+            raise ValueError(
+                f"there is no checkpoint {name!r} here; there are {', '.join(sources)}"
+            )
         return opened(sources[name])
 
     names = list(sources)
