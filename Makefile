@@ -2,7 +2,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help venv lint format typecheck imports pytest quick test lab docs demo soak gpu bundle dist-check clean
+.PHONY: help venv lint format typecheck imports pytest quick test lab docs demo soak as-written gpu bundle dist-check clean
 
 PYTHON ?= python3
 VENV := .venv
@@ -82,6 +82,10 @@ demo: $(if $(wildcard $(STAMP)),$(STAMP),$(VENV)/train-installed)  ## Does NFA h
 
 soak: $(ALL)  ## Run the long checks: fuzzing, kills, full-size commands, some benchmarks
 	NFAUG_ALL=1 $(NO_CARD) $(ONE_THREAD) $(BIN)/python -m pytest -m soak --timeout 7200 $(PYTEST_ARGS)
+
+as-written: $(ALL)  ## Run every block of the documentation without shortening it: hours. NFAUG_TRAIN_PY is timm's train.py
+	NFAUG_AS_WRITTEN=1 NFAUG_ALL=1 $(NO_CARD) $(ONE_THREAD) $(BIN)/python -m pytest -s --timeout 20000 tests/test_documentation.py \
+	  -k examples_run $(PYTEST_ARGS)
 
 # With GPU_PYTHON=python3 there is no .venv, whose packages come from the network. A test that fails
 # does not keep the figures from being measured.
