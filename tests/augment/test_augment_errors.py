@@ -10,7 +10,16 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from nfa_tools import CLASSES, NAMES, TensorImages, batch_of, checkpoint, images_of, tiny_flow
+from nfa_tools import (
+    CLASSES,
+    NAMES,
+    Config,
+    TensorImages,
+    batch_of,
+    checkpoint,
+    images_of,
+    tiny_flow,
+)
 
 import nfaug
 from nfaug.augment.samples import parse_labels
@@ -107,6 +116,10 @@ def test_class_names_are_compared_in_order() -> None:
     nfa = NFAugment(checkpoint())
     nfa.check_classes({"cat": 0, "eel": 2, "dog": 1})
     nfa.check_classes(object(), required=False)
+    nameless = dataclasses.replace(checkpoint(), config=Config(("0", "1", "2")))
+    NFAugment(nameless).check_classes(NAMES, required=False)  # a fit of labels without names
+    with pytest.raises(ValueError, match="'cat'"):
+        NFAugment(nameless).check_classes(NAMES)
     for classes, message in (({"cat": 0, "eel": 1, "dog": 2}, "'eel'"), (["fox"], "'fox'")):
         with pytest.raises(ValueError, match=message):
             nfa.check_classes(classes)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections import UserDict, defaultdict, namedtuple
-from types import SimpleNamespace
+from types import MappingProxyType, SimpleNamespace
 from typing import Any
 
 import pytest
@@ -100,6 +100,14 @@ def test_metadata_is_no_mask(nfa: NFAugment) -> None:
     assert (new["pixel_values"] != images).any()
     assert list(map(id, new.pop("token_masks"))) == list(map(id, sample.pop("token_masks")))
     assert all(new[name] is sample[name] for name in sample if name != "pixel_values")
+
+
+def test_a_mapping_that_cannot_be_changed_is_refused(nfa: NFAugment) -> None:
+    """It came back as it was, and its images were counted as applied."""
+    images, labels = batch_of(6)
+    with pytest.raises(ValueError, match="image"):
+        nfa(MappingProxyType({"image": images, "label": labels}))
+    assert nfa.stats()["seen"] == 0
 
 
 def test_unsupported_samples_raise(nfa: NFAugment) -> None:

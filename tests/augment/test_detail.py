@@ -5,14 +5,22 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from nfa_tools import CLASSES, checkpoint, images_of
+from nfa_tools import CLASSES, TensorImages, checkpoint, images_of
 from torch import Tensor
 
+import nfaug
+from nfaug.augment.box import centre_box
 from nfaug.augment.detail import add_change, lost_share
 from nfaug.augment.pixels import resize
 from nfaug.augment.transform import NFAugment
 from nfaug.data.preprocess import resize_levels
 from nfaug.run.seeds import SharedGenerator
+
+
+def pixels_of(images: Tensor) -> nfaug.Checkpoint:
+    """builtin:pixels, fitted to images of the tests' classes."""
+    data = TensorImages(images, torch.arange(len(images)) % CLASSES)
+    return nfaug.fit("builtin:pixels", data, rank=2, progress=False)
 
 
 def letters() -> tuple[Tensor, Tensor]:
@@ -92,13 +100,36 @@ def test_nfa_adds_what_it_changes_at_the_flows_size(size: tuple[int, int]) -> No
     fine = 20 * torch.rand(12, 3, *size, generator=torch.Generator().manual_seed(0))
     images = (resize_levels(images_of(labels), size) * 0.9 + fine).to(torch.uint8)
     nfa = NFAugment(checkpoint(), p=1.0, gate=None)
-    low = resize_levels(images, (8, 8))
+    box = left, top, right, bottom = centre_box(size, (8, 8))
+    low = resize_levels(images[..., top:bottom, left:right], (8, 8))
 
     def made_of(given: Tensor) -> Tensor:
         generator = SharedGenerator().manual_seed(1)
         return next(nfa.variants(given / 255, labels, [generator]))
 
     change = made_of(low) - low / 255
-    expected = add_change(images / 255, change, low / 255)
+    expected = add_change(images / 255, change, low / 255, box)
     assert torch.allclose(made_of(images), expected, atol=1e-3)
     assert bool((change != 0).flatten(1).any(1).all())
+
+
+@pytest.mark.parametrize("kind", ["flow", "pixels"])
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.float32])
+def test_a_long_image_changes_in_the_centre_that_a_fit_sees(kind: str, dtype: torch.dtype) -> None:
+    """It was squeezed whole to the flow's size, unlike the images of the fit."""
+    labels = torch.arange(12) % CLASSES
+    squares = images_of(labels, size=(24, 24))
+    border = torch.full((12, 3, 24, 12), 120, dtype=torch.uint8)
+    long = torch.cat((border, squares, border), 3)
+    if dtype.is_floating_point:
+        squares, long = squares / 255, long / 255
+    fitted = checkpoint() if kind == "flow" else pixels_of(images_of(labels))
+    nfa = NFAugment(fitted, p=1.0, gate=None)
+    (expected,) = nfa.variants(squares, labels, [torch.Generator().manual_seed(0)])
+    (found,) = nfa.variants(long, labels, [torch.Generator().manual_seed(0)])
+    assert not torch.equal(expected, squares)
+    torch.testing.assert_close(found[..., 12:36], expected)
+    assert torch.equal(found[..., :9], long[..., :9])
+    assert torch.equal(found[..., 39:], long[..., 39:])
+    edges = found[..., 10:12].float() - long[..., 10:12].float()
+    assert edges.any(), "the change fades, and has no edge"

@@ -196,6 +196,24 @@ def test_all_items_have_the_channels_of_the_bank(tmp_path: Path) -> None:
     assert {data[index % 30][0].mode for index in range(90)} == {"L"}
 
 
+@pytest.mark.parametrize("mode", ["1", "I;16", "P", "RGBA"])
+def test_images_have_the_mode_of_the_variants(mode: str, tmp_path: Path) -> None:
+    """A batch held 16-bit images of up to 65,535 beside variants of up to 255."""
+    items = []
+    for image, label in Pictures():
+        if mode == "I;16":
+            levels = np.array(image.convert("L")).astype(np.uint16) * 257
+            items.append((Image.fromarray(levels), int(label)))
+        else:
+            items.append((image.convert(mode), int(label)))
+    channels = 1 if mode in ("1", "I;16") else 3
+    fitted = checkpoint(channels=channels)
+    made = make_bank(fitted, items, tmp_path / "b", variants=2, gate=None, progress=False)
+    data = BankDataset(items, made, p=0.5)
+    modes = {data[index % 30][0].mode for index in range(90)}
+    assert modes == {"L" if channels == 1 else "RGB"}
+
+
 def test_transforms(bank: Bank, folder: Path, of_files: Bank) -> None:
     source = Pictures()
     source.transform = lambda image: np.array(image).mean()
@@ -242,7 +260,7 @@ def test_the_transform_of_a_dataset_is_applied_once(
     means = []
     for p in (0.0, 1.0):
         data = BankDataset(dark, made, p=p)
-        means.append(np.mean([np.array(data[index][0]).mean() for index in range(30)]))
+        means.append(np.mean([np.array(data[index % 30][0]).mean() for index in range(300)]))
     assert means[0] == pytest.approx(np.mean([np.array(image).mean() for image, _ in dark]))
     assert means[1] == pytest.approx(means[0], rel=0.05)
 

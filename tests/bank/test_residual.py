@@ -17,10 +17,11 @@ from torch.utils.data import TensorDataset
 from torchvision.datasets import ImageFolder
 
 import nfaug
+from nfaug.augment.box import centre_box
 from nfaug.augment.detail import add_change
 from nfaug.augment.transform import NFAugment
 from nfaug.bank import Bank, BankDataset, make_bank
-from nfaug.bank.residual import add_residual, centre_box, quantize
+from nfaug.bank.residual import add_residual, quantize
 from nfaug.data.decode import decode_image
 from nfaug.data.open import open_dataset
 from nfaug.data.preprocess import resize_levels
@@ -105,14 +106,15 @@ def test_images_are_those_of_add_change_but_for_rounding(
     assert bool((steps.double() / 128 <= largest / 127 + 1 / 128).all())
     stored = q * (steps / 128)[:, None, None, None]
     assert bool(((stored - change).abs() <= (steps / 256)[:, None, None, None] + 1e-4).all())
+    box = centre_box(size, (8, 8))
+    left, top, right, bottom = box
     coarse = torch.randint(256, (4, 3, 8, 8), generator=generator, dtype=torch.uint8)
     fine = 40 * torch.rand(4, 3, *size, generator=generator) - 20
     pixels = (resize_levels(coarse, size) + fine).clamp(0, 255).to(torch.uint8)
-    low = resize_levels(pixels, (8, 8))
-    expected = 255 * add_change(pixels / 255, stored / 255, low / 255)
+    low = resize_levels(pixels[..., top:bottom, left:right], (8, 8))
+    expected = 255 * add_change(pixels / 255, stored / 255, low / 255, box)
     rounding = 0.5 if size == (8, 8) else 3.5  # of the image; of its detail and the share as well
     for row in range(4):
-        box = (0, 0, size[1], size[0])
         image, multiples = (x[row].permute(1, 2, 0).numpy() for x in (pixels, q))
         found = add_residual(image, multiples, int(steps[row]), box)
         error = np.abs(found - expected[row].permute(1, 2, 0).numpy()).max()

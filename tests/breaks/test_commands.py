@@ -182,7 +182,7 @@ COMPARE = ("compare", "--data", "digits")
         ((*COMPARE, "--per-class", "ten"), "--per-class must be a whole number or none; got 'ten'"),
         (
             (*COMPARE, "--seeds", "0"),
-            "seeds must be a finite number above 0 and at most 10000; got 0",
+            "seeds must be a whole number from 1 to 10,000; got 0",
         ),
         ((*TRAIN, "--max-minutes", "-1"), "-1"),
         ((*TRAIN, "--dataset.per-class", "ten"), "must be a whole number or none; got 'ten'"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import tarfile
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from nfaug.data.decode import ImageDecodeError
 from nfaug.data.images import split_per_class, to_tensors
 from nfaug.data.open import open_dataset
 from nfaug.data.sources.layout import MissingSplitError
+from nfaug.fitting import fit
 
 
 def truncate(path: Path) -> None:
@@ -141,9 +143,30 @@ def test_links_are_followed_and_loops_end(folder: Path, tmp_path: Path) -> None:
     assert open_dataset(linked).targets.bincount().tolist() == [10, 10]
 
 
-def test_broken_links_are_no_images(folder: Path) -> None:
-    (folder / "B" / "gone.png").symlink_to(folder / "nowhere.png")
-    assert len(to_tensors(open_dataset(folder))[0]) == 30
+def test_broken_links_are_named_or_skipped(folder: Path) -> None:
+    """They vanished, and a class of nothing else with them."""
+    (folder / "BB").mkdir()
+    (folder / "BB" / "gone.png").symlink_to(folder / "nowhere.png")
+    with pytest.raises(ImageDecodeError, match=r"gone\.png is a link .*on_error"):
+        open_dataset(folder, channels=1)
+    with pytest.raises(ValueError, match="'BB'"):
+        fit("builtin:pixels", open_dataset(folder, on_error="skip"), progress=False)
+
+
+def test_a_folder_that_cannot_be_read_is_an_error(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It vanished, and the labels of later classes were one too small."""
+    scandir = os.scandir
+
+    def closed(path: str) -> Any:
+        if Path(path).name == "B":
+            raise PermissionError(13, "Permission denied", str(path))
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", closed)
+    with pytest.raises(PermissionError, match="B"):
+        open_dataset(folder)
 
 
 def test_folder_errors(folder: Path, tmp_path: Path) -> None:

@@ -136,6 +136,8 @@ def test_wrong_data_sets() -> None:
 def test_tensors() -> None:
     images, labels = LEVELS[:, None].repeat(3, 1, 1, 1), torch.arange(9) % 3
     dataset = wrap_dataset(TensorDataset(images, labels), classes=["a", "b", "c"])
+    assert wrap_dataset(dataset, classes=["a", "b", "c"]) is dataset
+    assert wrap_dataset(dataset, classes=["x", "y", "z"]).classes == ["x", "y", "z"]
     assert (dataset.channels, dataset.image_size) == (1, (6, 5))
     assert torch.equal(dataset[4][0], images[4])
     assert dataset[4][1] == 1

@@ -53,7 +53,7 @@ FORMATS: dict[str, Callable[[Tensor], Tensor]] = {
     "floats": lambda images: images / 255,
     "normalised": lambda images: (images / 255 - MEAN) / STD,
     "bfloat16": lambda images: (images / 255).to(torch.bfloat16),
-    "larger": lambda images: nn.functional.interpolate(images / 255, (12, 20)),
+    "larger": lambda images: nn.functional.interpolate(images / 255, (16, 16)),
 }
 
 SETTINGS: dict[str, dict[str, Any]] = {

@@ -316,7 +316,7 @@ def test_the_command_line(
     assert {"latent_bits_per_dim", "nf_acc", "mean_level_error"} <= set(eval_figures)
     assert not {"bits_per_dim", "exact"} & set(eval_figures)
     run("fit", *found, *data, "--rank", "3", "--out", tmp_path / "fitted")
-    told = run("info", tmp_path / "fitted", "--autoencoder", autoencoder)
+    told = run("info", tmp_path / "fitted")
     assert told["autoencoder"]["name"] == NAME
 
 

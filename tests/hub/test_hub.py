@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ from nfaug.checkpoint.checkpoint import Checkpoint, CheckpointConfig
 from nfaug.checkpoint.manifest import CheckpointError
 from nfaug.commands import list as list_command
 from nfaug.hub import HubError, pull, push_to_hub
+from nfaug.hub.card import make_card
 from nfaug.hub.push import plan_push
 
 # Raised by the client's own upload of large files in 2.4.
@@ -85,6 +87,19 @@ def test_a_card_that_stays_is_named(hub: FakeHub, made: Path) -> None:
     assert hub.files(REPO)["README.md"] == first
     push_to_hub(checkpoint, REPO, overwrite_card=True)
     assert hub.files(REPO)["README.md"] != first
+
+
+def test_push_of_a_folder_with_the_card_of_another_checkpoint(
+    hub: FakeHub, made: Path, tmp_path: Path
+) -> None:
+    """A fit into a folder keeps its README.md, such as the one of a flow that was pulled."""
+    checkpoint = nfaug.load(made)
+    card = make_card(checkpoint.config, checkpoint.pca, "owner/other")
+    folder = shutil.copytree(made, tmp_path / "flow")
+    (folder / "README.md").write_text(card)
+    with pytest.warns(UserWarning, match="not what nfaug would write for this checkpoint"):
+        push_to_hub(folder, REPO)
+    assert b"owner/other" in hub.files(REPO)["README.md"]
 
 
 def test_push_without_memory(pushed: FakeHub, made: Path) -> None:
@@ -367,7 +382,7 @@ def test_a_repository_that_cannot_be_read(hub: FakeHub, made: Path) -> None:
     with pytest.raises(HubError, match="Gated"):
         nfaug.load("owner/gated")
     hub.add("owner/bert", {"model.safetensors": b""})
-    with pytest.raises(HubError, match="nfaug flow"):
+    with pytest.raises(HubError, match="not an nfaug checkpoint"):
         nfaug.load("owner/bert")
     config = (made / "config.json").read_bytes()
     hub.add("owner/part", {"config.json": config})

@@ -19,7 +19,7 @@ from timm.data import (
     create_dataset,
     create_loader,
 )
-from torch.utils.data import DataLoader, TensorDataset
+from torch.utils.data import DataLoader, DistributedSampler, TensorDataset
 
 from nfaug.augment.transform import NFAugment
 from nfaug.integrations.timm import NFALoader, run_script
@@ -226,6 +226,24 @@ def test_epochs_and_the_off_epoch() -> None:
     list(loader)
     assert nfa.stats()["seen"] == 24
     assert told == [5, 1], "the sampler is told too"
+
+
+def test_the_epoch_is_that_of_the_sampler_or_of_whole_passes() -> None:
+    """A look at the first batch was a pass, and the sampler's own set_epoch was not heard."""
+    images, labels = batch_of(8)
+    data = TensorDataset(images, labels)
+    looked_at = NFALoader(DataLoader(data, batch_size=4), make_nfa(), off_epoch=1)
+    next(iter(looked_at))
+    list(looked_at)
+    assert looked_at.nfa.stats()["seen"] == 12
+    list(looked_at)
+    assert looked_at.nfa.stats()["seen"] == 12
+    sampler = DistributedSampler(data, num_replicas=1, rank=0)
+    resumed = NFALoader(DataLoader(data, batch_size=4, sampler=sampler), make_nfa(), off_epoch=2)
+    for epoch, seen in ((1, 8), (2, 8)):
+        resumed.sampler.set_epoch(epoch)
+        list(resumed)
+        assert resumed.nfa.stats()["seen"] == seen
 
 
 def test_the_order_of_a_prepared_loader_follows_its_epochs() -> None:

@@ -237,6 +237,33 @@ def test_explicit_held_out_images(tiny_config: TrainConfig, tiny_images: TensorI
     assert train(nameless, config=config, test_data=named, progress=False).history[0]["images"] == 3
 
 
+def test_classes_named_by_numbers_are_names(
+    tiny_config: TrainConfig, tiny_images: TensorImages
+) -> None:
+    """Those of test_data were taken for labels without names, and renamed."""
+    config = changed(tiny_config, epochs=1)
+    numbers = TensorImages(tiny_images.images, tiny_images.targets, ["0", "1", "2"])
+    rows = tiny_images.targets > 0
+    fewer = TensorImages(tiny_images.images[rows], tiny_images.targets[rows] - 1, ["1", "2"])
+    with pytest.raises(ValueError, match="'1'"):
+        train(numbers, config=config, test_data=fewer, progress=False)
+
+
+def test_settings_of_the_images_hold_in_python(
+    tiny_config: TrainConfig, tiny_images: TensorImages
+) -> None:
+    """`train` ignored them, so that recipes had other sizes than in nfaug train."""
+    dataset = dataclasses.replace(tiny_config.dataset, image_size=(4, 6))
+    config = changed(tiny_config, epochs=1, dataset=dataset)
+    plain: Any = [(to_pil_image(image), int(label)) for image, label in tiny_images]
+    for data in (tiny_images, plain):
+        flow = train(data, config=config, test_data=data, progress=False).checkpoint.flow
+        assert flow.config.image_size == (4, 6)
+    colour = dataclasses.replace(dataset, channels=3)
+    with pytest.raises(ValueError, match=r"dataset\.channels is 3, and the images have 1"):
+        train(tiny_images, config=changed(config, dataset=colour), progress=False)
+
+
 def test_a_start_by_its_folder(
     tiny_config: TrainConfig, tiny_images: TensorImages, tiny_path: Path, tmp_path: Path
 ) -> None:

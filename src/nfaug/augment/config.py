@@ -36,7 +36,8 @@ class MixConfig:
         mix: Mixing weights: one for each axis ("axis"), one for each image ("pair"), or one for
             each position ("regions"): a smooth mask of about 4 x 4 regions, which takes half of the
             image from the partner, and more with a `strength` above 1.
-        partners: Source of partners: other images of the batch ("batch"), the memory of the
+        partners: Source of partners: other images of the batch among those that are chosen
+            ("batch"; with a small `p` or many classes, few of them have one), the memory of the
             checkpoint ("memory"), or the memory if the checkpoint has one, else the batch ("auto").
             Partners from the memory are exact in classes of at most `rank` + 1 images, and blurred
             in larger ones. With mix "regions", "auto" therefore prefers the batch for larger

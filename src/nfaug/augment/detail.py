@@ -6,30 +6,46 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from .box import Box, fading
 from .pixels import as_unit, resize
 
 _EPSILON = 1e-3  # a deviation of 8 grey levels; a window with less has little structure
 
 
-def add_change(images: Tensor, change: Tensor, low: Tensor) -> Tensor:
+def add_change(images: Tensor, change: Tensor, low: Tensor, box: Box | None = None) -> Tensor:
     """Add a change c to images x: clamp(x + up(c) - up(f) * (x - up(low)), 0, 1).
 
     x - up(low) is the detail that the images lose at the size of the change, and f the share of it
     that leaves (`lost_share`). Without the last term, the outlines of an object that is gone would
     stay over the new image (`lab/results/detail` compares rules).
 
+    All this is in the box. Outside it all detail stays, and the change of its edge falls to zero
+    over an eighth of the box's side, so that the change has no edge there.
+
     Args:
         images: (n, C, H, W) in [0, 1].
         change: (n, C, h, w), of the same size or another; it is overwritten.
-        low: (n, C, h, w) the images at this size, uint8 or in [0, 1].
+        low: (n, C, h, w) the part in the box at this size, uint8 or in [0, 1].
+        box: A part of the images, such as `centre_box`; None for whole images.
     """
     if change.shape == images.shape:
         return change.add_(images).clamp_(0, 1)
-    size = (images.shape[-2], images.shape[-1])
+    height, width = images.shape[-2:]
+    left, top, right, bottom = box or (0, 0, width, height)
+    size = (bottom - top, right - left)
+    seen = images[..., top:bottom, left:right]
     low = as_unit(low)
     lost = resize(lost_share(low, change), size)
-    detail = images - resize(low, size)
-    return resize(change, size).add_(images).sub_(detail.mul_(lost)).clamp_(0, 1)
+    detail = seen - resize(low, size)
+    change = resize(change, size)
+    if size == (height, width):
+        return change.add_(images).sub_(detail.mul_(lost)).clamp_(0, 1)
+    rows, row_weights = (torch.from_numpy(part) for part in fading(height, top, bottom))
+    columns, column_weights = (torch.from_numpy(part) for part in fading(width, left, right))
+    weights = (row_weights[:, None] * column_weights).to(change)
+    change = change[..., rows[:, None].to(change.device), columns.to(change.device)].mul_(weights)
+    change[..., top:bottom, left:right].sub_(detail.mul_(lost))
+    return change.add_(images).clamp_(0, 1)
 
 
 def lost_share(low: Tensor, change: Tensor) -> Tensor:

@@ -17,6 +17,7 @@ from ..classes.pca import ClasswisePCA
 from ..data.preprocess import resize_levels, round_levels
 from ..flows.flow import Flow
 from ..run.device import is_read_at_once
+from .box import Box, centre_box
 from .counters import Outcome
 from .detail import add_change
 from .draws import Draws
@@ -240,7 +241,7 @@ class Engine:
             else:
                 old = normalization.unit(images.index_select(0, places))
                 change = self._changes(mixed, mixture, rows, codes, gate)
-                new = add_change(old, change, mixed.low.index_select(0, rows))
+                new = add_change(old, change, mixed.low.index_select(0, rows), self._box(images))
                 if is_8_bit:
                     new.mul_(255)
             if not is_8_bit:
@@ -290,13 +291,21 @@ class Engine:
         fits = tuple(images.shape[-2:]) == self.codec.image_size
         return fits and self.codec.exact and images.dtype == torch.uint8
 
+    def _box(self, images: Tensor) -> Box:
+        """The part of the images that the flow sees: a fit crops images so."""
+        return centre_box((images.shape[-2], images.shape[-1]), self.codec.image_size)
+
     def _levels(self, images: Tensor, index: Tensor, normalization: Normalization) -> Tensor:
-        """Grey levels of images (n,) resized to the flow's size, uint8 if its round trip is exact.
+        """Grey levels of images (n,) cropped and resized to the flow's size.
+
+        They are uint8 if the round trip of the flow is exact.
 
         Flows amplify changes below a grey level a hundredfold, and the class statistics, axes and
         gate are those of 8-bit images, which were resized as such.
         """
         size = self.codec.image_size
+        left, top, right, bottom = self._box(images)
+        images = images[..., top:bottom, left:right]
         together = len(index)
         if is_read_at_once(index.device):
             together = IN_CACHE // math.prod(images.shape[1:])

@@ -94,7 +94,7 @@ def replace_images(sample: Any, old: Tensor, new: Tensor) -> Any:
 
 
 def _leaves(sample: Any, path: str = "") -> Iterator[tuple[str, Any]]:
-    if isinstance(sample, Mapping):
+    if isinstance(sample, MutableMapping):  # no others: `replace_images` could not fill a copy
         for key, value in sample.items():
             yield from _leaves(value, f"{path}.{key}")
     elif isinstance(sample, (tuple, list)):

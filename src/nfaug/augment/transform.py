@@ -74,9 +74,9 @@ class NFAugment(nn.Module):
 
     Shape:
         Images (B, C, H, W) of any size: uint8, floating point in [0, 1], or normalized by `mean`
-        and `std`. Labels (B,), integers or names of classes. The result has the images' shape,
-        type, device and memory format, and is a new tensor. Images with NaN or infinite pixels
-        stay unchanged, with a warning.
+        and `std`. Of other proportions than the fit's, their centre changes. Labels (B,), integers
+        or names of classes. The result has the images' shape, type, device and memory format, and
+        is a new tensor. Images with NaN or infinite pixels stay unchanged, with a warning.
 
     Args:
         checkpoint: A fitted `Checkpoint`, its folder, "owner/name" on the Hub, "builtin:NAME", or
@@ -253,7 +253,8 @@ class NFAugment(nn.Module):
 
         Args:
             classes: A `class_to_idx`, names in label order, or a dataset with either.
-            required: Whether missing names are an error.
+            required: Whether missing names are an error. Without it, a checkpoint that was fitted
+                to labels without names, whose classes are named "0", "1", ..., has none.
 
         Raises:
             ValueError: The names differ, or there are none.
@@ -266,7 +267,8 @@ class NFAugment(nn.Module):
             ValueError: ...
         """
         names = dataset_classes(classes, required=required)
-        if required or (names and self.classes):
+        nameless = list(self.classes) == [str(label) for label in range(len(self.classes))]
+        if required or (names and not nameless):
             check_same_classes(names, self.classes)
             self._class_warning = ""
 
@@ -480,7 +482,8 @@ class NFAugment(nn.Module):
             `not_finite` those with NaN or infinite pixels, and on an accelerator those whose labels
             are not usable, where they are not checked. Of the images chosen for augmentation,
             `applied` were replaced by a variant; the others stayed unchanged: `no_partner` (no
-            other image of the class; with noise these are applied), `gated` (they or their variants
+            other image of the class in the memory or, without one, among those chosen; with noise
+            these are applied), `gated` (they or their variants
             lie too far from their class), `far` (unlike the flow's training images, max|z| > 32,
             where its round trip is not exact) and `fell_back` (the variant was not finite).
         """

@@ -17,7 +17,6 @@ from ..augment.pixels import to_pil
 from ..data.classes import dataset_classes, stored_labels
 from ..data.decode import upright
 from ..data.images import spread
-from ..data.preprocess import channels_of
 from ..data.torch_datasets import as_label, check_label, part
 from ..io.numbers import check_number
 from ..io.text import printable
@@ -141,7 +140,7 @@ class BankDataset(Dataset[tuple[Any, int]]):
         """An image of the dataset, upright, with the residual `number` if that is given."""
         channels = self.bank.manifest.shape[0]
         if isinstance(image, Image.Image):
-            other_form = channels_of(image) != channels
+            other_form = image.mode != {1: "L", 3: "RGB"}[channels]  # that of the variants
         else:
             other_form = isinstance(image, torch.Tensor)
         if number is not None or other_form:

@@ -9,8 +9,9 @@ from typing import Any
 
 import numpy as np
 
+from ..augment.box import centre_box
 from .format import Manifest, array_sha256, read_array
-from .residual import MOST_STEPS, add_residual, centre_box
+from .residual import MOST_STEPS, add_residual
 from .shards import check_same_bank, shard_manifests
 
 

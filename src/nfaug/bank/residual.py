@@ -18,16 +18,13 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from ..augment.box import Box, fading
 from ..augment.detail import lost_share
-from ..data.preprocess import resized_size
 from ..run.device import float64_device
-
-Box = tuple[int, int, int, int]
 
 _LARGEST = 127  # multiple of a step that int8 holds
 _STEPS = 128  # units of a step's size in one grey level
 MOST_STEPS: int = 257  # largest step, for changes of 255 levels; 127 * 257 fits in int16
-_FADE = 1 / 8  # of the box's side: outside the box the change falls to zero over this distance
 
 
 def quantize(change: Tensor) -> tuple[Tensor, Tensor]:
@@ -46,31 +43,6 @@ def quantize(change: Tensor) -> tuple[Tensor, Tensor]:
     step_levels = (steps.clamp(min=1) / _STEPS)[:, None, None, None]
     multiples = (change / step_levels).round().clamp(-_LARGEST, _LARGEST)
     return multiples.to(torch.int8), steps
-
-
-def centre_box(size: tuple[int, int], shape: tuple[int, int]) -> Box:
-    """The part of a whole image that the flow sees: its centre, after resizing the shorter side.
-
-    Args:
-        size: (height, width) of the image.
-        shape: (height, width) of the flow.
-
-    Returns:
-        (left, top, right, bottom) in pixels, rounded, and at least one pixel wide and high.
-    """
-    resized = resized_size(size, shape)
-    top, bottom = _centre_span(size[0], resized[0], shape[0])
-    left, right = _centre_span(size[1], resized[1], shape[1])
-    return left, top, right, bottom
-
-
-def _centre_span(pixels: int, resized: int, kept: int) -> tuple[int, int]:
-    """First pixel, and the one after the last, of the centre that is kept of a resized side."""
-    scale = pixels / resized
-    first = (resized - kept) // 2
-    start = round(first * scale)
-    stop = round((first + kept) * scale)
-    return start, max(start + 1, stop)  # of a side of one pixel, rounding may leave none
 
 
 def add_residual(pixels: np.ndarray, residual: np.ndarray, step: int, box: Box) -> np.ndarray:
@@ -94,8 +66,8 @@ def add_residual(pixels: np.ndarray, residual: np.ndarray, step: int, box: Box) 
     change >>= 7
     height, width = pixels.shape[:2]
     if box != (0, 0, width, height):
-        rows, row_weights = _box_weights(height, top, bottom)
-        columns, column_weights = _box_weights(width, left, right)
+        rows, row_weights = fading(height, top, bottom)
+        columns, column_weights = fading(width, left, right)
         weights = row_weights[:, None, None] * column_weights[:, None]
         change = (change[rows[:, None], columns] * weights).round().astype(np.int16)
     if size != residual.shape[:2]:
@@ -138,12 +110,3 @@ def _resized(pixels: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     """An image uint8 (H, W, C) of another size, bilinear and antialiased."""
     resized = F.interpolate(_as_batch(pixels), size, mode="bilinear", antialias=True)
     return resized[0].permute(1, 2, 0).numpy()
-
-
-def _box_weights(count: int, start: int, stop: int) -> tuple[np.ndarray, np.ndarray]:
-    """The box's row next to each row of the image, and the share of its change that is added."""
-    rows = np.arange(count) - start
-    nearest = rows.clip(0, stop - start - 1)
-    distance = np.abs(rows - nearest) / max(1.0, _FADE * (stop - start))
-    weights = (1 - distance).clip(0, 1)
-    return nearest, weights.astype(np.float32)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from jsonargparse import ArgumentParser, Namespace
 
@@ -20,6 +20,9 @@ from .common import (
     reading,
 )
 from .parser import Count, Natural, new_parser
+
+if TYPE_CHECKING:
+    from ..data.images import LabelledImages
 
 _SHARDS = (
     "Several processes can make one bank: each is given its own --shard i/n and the same --out, "
@@ -82,7 +85,9 @@ def run(arguments: Namespace) -> dict[str, Any]:
     where = place(arguments.device, process=None if shard is None else shard[0])
     checkpoint = load_on(arguments, where.device, gaussians=False)
     out = Path(arguments.out).expanduser()
-    size = None if arguments.residual else arguments.image_size
+    size = arguments.image_size
+    if size is not None and arguments.residual:
+        raise ValueError("a residual bank has the size of the flow: leave out --image-size")
     if checkpoint.pca is None:
         raise not_fitted(arguments.checkpoint, repr(arguments.checkpoint))
     codec = checkpoint.flow.codec
@@ -94,14 +99,8 @@ def run(arguments: Namespace) -> dict[str, Any]:
         channels=codec.channels,
         **reading(arguments),
     )
-    if size is None and not arguments.residual and len(data):
-        _, (height, width) = data.reader.shape(int(data.indices[0]))
-        if (height, width) != data.image_size:
-            raise ValueError(
-                f"image 0 has {height} x {width} pixels, and the checkpoint works at "
-                f"{data.image_size[0]} x {data.image_size[1]}: pass --image-size, the size "
-                "that your transform resizes images to, or --residual"
-            )
+    if size is None and not arguments.residual:
+        _check_sizes(data)
     workers = arguments.workers
     if workers is None:
         parts = 1 if shard is None else shard[1]
@@ -140,3 +139,14 @@ def run(arguments: Namespace) -> dict[str, Any]:
         result["shard"] = arguments.shard
         result["complete_shards"] = complete_shards
     return result
+
+
+def _check_sizes(data: LabelledImages) -> None:
+    """Raise ValueError unless images have the size of the checkpoint, at which they are opened."""
+    for name, (height, width) in data.stored_sizes().items():
+        if (height, width) != data.image_size:
+            raise ValueError(
+                f"{name} has {height} x {width} pixels, and the checkpoint works at "
+                f"{data.image_size[0]} x {data.image_size[1]}: pass --image-size, the size "
+                "that your transform resizes images to, or --residual"
+            )

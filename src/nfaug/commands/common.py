@@ -35,8 +35,14 @@ def add_out(parser: ArgumentParser, what: str) -> None:
     parser.add_argument("--overwrite", action="store_true", help="replace what --out holds")
 
 
-def add_data_options(parser: ArgumentParser, split: str) -> None:
-    """Add --data and the options of how it is read; `split` is the preferred split."""
+def add_data_options(parser: ArgumentParser, split: str, most: str = "none, for all") -> None:
+    """Add --data and the options of how it is read.
+
+    Args:
+        parser: The parser.
+        split: The preferred split.
+        most: What the default of --per-class is.
+    """
     parser.add_argument("--data", required=True, help=DATA_SOURCES)
     parser.add_argument(
         "--split",
@@ -46,7 +52,7 @@ def add_data_options(parser: ArgumentParser, split: str) -> None:
     parser.add_argument(
         "--per-class",
         type=Count,
-        help="use at most this many random images of each class (default: none, for all)",
+        help=f"use at most this many random images of each class (default: {most})",
     )
     parser.add_argument("--seed", type=Seed, default=0, help="seed of all random numbers")
 

@@ -47,7 +47,7 @@ def parser() -> ArgumentParser:
         example="nfaug fit --checkpoint builtin:pixels --data my-images --out my-nfa",
     )
     add_checkpoint(parser)
-    add_data_options(parser, "train")
+    add_data_options(parser, "train", f"{FitConfig.per_class:,}")
     add_image_size(
         parser,
         "that of the flow; with builtin:pixels that of the images, or at most 128 if they differ",
@@ -58,7 +58,7 @@ def parser() -> ArgumentParser:
     parser.add_argument(
         "--grayscale",
         action="store_true",
-        help="convert colour images for a flow of grayscale images",
+        help="the same as --channels 1",
     )
     add_out(parser, "the checkpoint's folder")
     parser.add_argument("--rank", type=Count, default=64, help="axes per class")
@@ -127,7 +127,7 @@ def _fit(
         base.flow,
         arguments.data,
         image_size=arguments.image_size,
-        channels=arguments.channels,
+        channels=1 if arguments.grayscale else arguments.channels,
         grayscale=arguments.grayscale,
         split=arguments.split or "train",
         progress=ranks.main,

@@ -7,7 +7,7 @@ from typing import Any
 
 from jsonargparse import ArgumentParser, Namespace
 
-from .common import CHECKPOINT, add_autoencoder
+from .common import CHECKPOINT
 from .parser import new_parser
 
 _VARIANTS = 20  # of each image, in the bank whose cost is shown
@@ -22,15 +22,15 @@ def parser() -> ArgumentParser:
         example="nfaug info builtin:fashion-mnist",
     )
     parser.add_argument("checkpoint", help=CHECKPOINT)
-    add_autoencoder(parser)
     return parser
 
 
 def run(arguments: Namespace) -> dict[str, Any]:
     """Load and describe a checkpoint."""
-    from ..checkpoint.checkpoint import load
+    from ..checkpoint.checkpoint import read_checkpoint
+    from ..checkpoint.resolve import resolve
 
-    checkpoint = load(arguments.checkpoint, autoencoder=arguments.autoencoder)
+    checkpoint = read_checkpoint(resolve(arguments.checkpoint), on_latents=False)
     config = checkpoint.config
     flow = config.flow.to_dict()
     flow["parameters"] = config.flow.parameter_count

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 import signal
+import threading
 from collections import deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -70,18 +71,22 @@ class PassBatches:
             for order in orders:
                 yield self.iterate(order, batch_size)
             return
+        stop = threading.Event()
         with ThreadPoolExecutor(1) as thread:
-            coming: deque[Future[tuple[Tensor, Tensor]]] = deque()
-            for number in range(len(orders) + 1):
-                if number < len(orders):
-                    coming.append(thread.submit(self._decoded, orders[number]))
-                if number > 0:
-                    decoded = coming.popleft().result()
-                    yield _split(decoded, batch_size)
-                    del decoded  # before the pass after the next is decoded
+            try:
+                coming: deque[Future[tuple[Tensor, Tensor]]] = deque()
+                for number in range(len(orders) + 1):
+                    if number < len(orders):
+                        coming.append(thread.submit(self._decoded, orders[number], stop))
+                    if number > 0:
+                        decoded = coming.popleft().result()
+                        yield _split(decoded, batch_size)
+                        del decoded  # before the pass after the next is decoded
+            finally:  # also after Ctrl-C: a pass may take minutes
+                stop.set()
 
-    def _decoded(self, order: Tensor) -> tuple[Tensor, Tensor]:
-        return to_tensors(self.images.subset(order), progress=False)
+    def _decoded(self, order: Tensor, stop: threading.Event | None = None) -> tuple[Tensor, Tensor]:
+        return to_tensors(self.images.subset(order), progress=False, stop=stop)
 
 
 def _split(decoded: tuple[Tensor, Tensor], batch_size: int) -> Iterator[tuple[Tensor, Tensor]]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -300,9 +301,17 @@ def split_per_class(
 
 
 def to_tensors(
-    dataset: LabelledImages, progress: bool = True, *, out: Tensor | None = None
+    dataset: LabelledImages,
+    progress: bool = True,
+    *,
+    out: Tensor | None = None,
+    stop: threading.Event | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """Decode all images: uint8 images (N, C, H, W), into `out` if given, and int64 labels (N,)."""
+    """Decode all images: uint8 images (N, C, H, W), into `out` if given, and int64 labels (N,).
+
+    Raises:
+        InterruptedError: `stop` was set before the last image.
+    """
     images = out
     if images is None:
         shape = (len(dataset), dataset.channels, *dataset.image_size)
@@ -313,6 +322,8 @@ def to_tensors(
     )
     for index, image in enumerate(decoded):
         images[index] = image
+        if stop is not None and stop.is_set():
+            raise InterruptedError("images are not needed any more")
     return images, dataset.targets
 
 
@@ -327,9 +338,12 @@ def run_over(
     """Yield function(0), function(1), ... in order, with a progress bar."""
     bar = progress_bar(count, description, "image", shown=progress)
     with bar, ThreadPoolExecutor(own_cores()) as pool:
-        for start in range(0, count, 1024):  # a pool's map() queues all calls at once
-            block = range(start, min(start + 1024, count))
-            results = pool.map(function, block) if threads else map(function, block)
-            for result in results:
-                yield result
-                bar.update()
+        try:
+            for start in range(0, count, 1024):  # a pool's map() queues all calls at once
+                block = range(start, min(start + 1024, count))
+                results = pool.map(function, block) if threads else map(function, block)
+                for result in results:
+                    yield result
+                    bar.update()
+        finally:
+            pool.shutdown(cancel_futures=True)  # after Ctrl-C no image is begun any more

@@ -78,7 +78,8 @@ def wrap_dataset(
     if (mean is None) != (std is None):
         raise ValueError(f"mean and std must be given together; got mean={mean} and std={std}")
     images = labelled_images(dataset)
-    if images is not None and image_size is None and channels is None:
+    is_so = image_size is None and channels is None
+    if images is not None and is_so and classes in (None, images.classes):
         return images
     if isinstance(getattr(dataset, "loader", dataset), DataLoader):  # timm's wraps torch's
         raise ValueError(

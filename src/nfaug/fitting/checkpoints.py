@@ -143,7 +143,7 @@ def fit(
                 base.flow,
                 data,
                 image_size=image_size,
-                channels=channels,
+                channels=1 if grayscale else channels,
                 grayscale=grayscale,
                 mean=mean,
                 std=std,

@@ -244,13 +244,13 @@ def _staged(
     )
     card = generated_card
     if CARD in own_files:
-        if license is not None or data is not None:
+        card = set_privacy(own_files[CARD].decode("utf-8", errors="replace"), generated_card)
+        if card != generated_card:
             warnings.warn(
-                f"{CARD} of the folder is used as the card; license and data apply to generated "
-                "cards only: write them into this file, or remove it",
+                f"{CARD} of the folder is used as the card. It is not what nfaug would write for "
+                "this checkpoint: check its classes and figures, license and data, or remove it",
                 stacklevel=4,
             )
-        card = set_privacy(own_files[CARD].decode("utf-8"), generated_card)
     with tempfile.TemporaryDirectory(prefix="nfaug-push-") as folder:
         staged = checkpoint.save(Path(folder) / "checkpoint")
         (staged / CARD).write_text(card, encoding="utf-8")

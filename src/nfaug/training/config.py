@@ -28,12 +28,12 @@ class DataConfig:
         image_size: Size to resize to: [height, width], or the side of a square; None for the size
             of the data.
         channels: 1 for grayscale, 3 for RGB; None for the channels of the data.
-        per_class: Use at most this many random images of each class; None for all.
+        per_class: `nfaug train` uses at most this many random images of each class; None for all.
         test_fraction: Share of each class that is held out for evaluation; classes of fewer than 20
             images hold none out.
-        on_error: Whether a file that cannot be decoded stops the run or is skipped and counted.
-        data_dir: Where named datasets are stored.
-        download: Whether named datasets may be downloaded.
+        on_error: Whether `nfaug train` stops at a file that cannot be decoded, or skips it.
+        data_dir: Where `nfaug train` finds named datasets.
+        download: Whether `nfaug train` may download named datasets.
         workers: Processes that read images if they do not fit in memory; None for one for each
             core that this process has to itself.
         memory_gib: Data up to this size are decoded once and kept in RAM.

@@ -10,16 +10,14 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils.data import Dataset
 
 from nfaug.checkpoint.autoencoder import open_codec
 from nfaug.checkpoint.checkpoint import Checkpoint, CheckpointConfig
 from nfaug.classes.gaussians import ClassGaussians
 from nfaug.data.batches import Batches, MemoryBatches, open_batches
 from nfaug.data.choose import choose_of_class
-from nfaug.data.classes import check_class_sizes, check_same_classes, dataset_classes, numbered
+from nfaug.data.classes import check_class_sizes, check_same_classes
 from nfaug.data.images import LabelledImages, to_tensors
-from nfaug.data.torch_datasets import wrap_dataset
 from nfaug.flows.config import FlowConfig
 from nfaug.flows.flow import Flow
 from nfaug.flows.latent_codec import LatentCodec
@@ -235,7 +233,7 @@ def open_context(
     ranks: Ranks,
     start: Flow | None = None,
     *,
-    test_data: Dataset[Any] | None = None,
+    test_images: LabelledImages | None = None,
     progress: bool = True,
 ) -> RunContext:
     """Check the images, read those that fit in memory, and hold some out.
@@ -271,13 +269,9 @@ def open_context(
     choice = torch.Generator().manual_seed(config.seed)
     read = functools.partial(_read, config=config, ranks=ranks, codec=codec, shown=shown)
     test: Batches | None = None
-    if test_data is not None:
-        names = dataset_classes(test_data)
-        if names is None or images.classes == numbered(images.targets):  # there are none to compare
-            names = images.classes
-        held = wrap_dataset(test_data, classes=names, progress=shown)
-        _check_test(held, images)
-        test = read(held, mirrored=False)
+    if test_images is not None:
+        _check_test(test_images, images)
+        test = read(test_images, mirrored=False)
         data = read(images)
     else:
         rows, held_rows = hold_out(

@@ -11,12 +11,14 @@ from typing import Any
 from torch.utils.data import Dataset
 
 from nfaug.checkpoint.checkpoint import Checkpoint, load
+from nfaug.data.classes import dataset_classes
 from nfaug.data.images import LabelledImages
 from nfaug.data.torch_datasets import wrap_dataset
 from nfaug.fitting.classes import fit_classes
 from nfaug.fitting.config import FitConfig
 from nfaug.flows.codec import check_levels
 from nfaug.flows.mef_config import MefConfig
+from nfaug.io.numbers import as_size
 from nfaug.io.progress import progress_bar
 
 from .config import TrainConfig
@@ -119,7 +121,7 @@ def train_run(
     """
     ranks = run.ranks
     with warnings.catch_warnings():
-        images = wrap_dataset(data, progress=progress)
+        images = _sized(wrap_dataset(data, progress=progress), config)
         config = config.for_images(len(images))
         if not ranks.main:  # every process would repeat the same warnings
             warnings.simplefilter("ignore")
@@ -129,7 +131,16 @@ def train_run(
         if run.resumes:
             start = run.snapshots.initial(config.autoencoder)
         flow = None if start is None else start.flow
-        context = open_context(images, config, ranks, flow, test_data=test_data, progress=progress)
+        test_images = None
+        if test_data is not None:
+            names = dataset_classes(test_data)
+            if names is None or dataset_classes(data) is None:  # there are none to compare
+                names = images.classes
+            test_images = wrap_dataset(test_data, classes=names, progress=progress)
+            test_images = _sized(test_images, config)
+        context = open_context(
+            images, config, ranks, flow, test_images=test_images, progress=progress
+        )
         run.snapshots.expect(context.fixed())
         with run.stopped_from_outside():
             snapshot = run.snapshots.newest() if run.resumes else None
@@ -151,6 +162,19 @@ def train_run(
                 reporter.close()
             ranks.wait()
     return result
+
+
+def _sized(images: LabelledImages, config: TrainConfig) -> LabelledImages:
+    """The images at the size of the settings; `nfaug train` opens them so."""
+    size, channels = config.dataset.image_size, config.dataset.channels
+    if channels not in (None, images.channels):
+        raise ValueError(
+            f"dataset.channels is {channels}, and the images have {images.channels}: read them "
+            f"with channels={channels}"
+        )
+    if size is not None and (not images.has_one_size or images.image_size != as_size(size)):
+        return images.at(size)
+    return images
 
 
 def _config_of(checkpoint: Checkpoint, config: TrainConfig, images: LabelledImages) -> TrainConfig:

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from ..decode import ImageDecodeError
 from ..readers import FileReader, Reader, Request, read_part
 from .layout import arrange, natural_key
 
@@ -36,7 +37,16 @@ class FolderReader(FileReader):
         return str(self.root / self.paths[index])
 
     def read_bytes(self, index: int) -> bytes:
-        return read_part(self.root / self.paths[index], self.name(index))
+        path = self.root / self.paths[index]
+        try:
+            return read_part(path, self.name(index))
+        except FileNotFoundError:
+            if not path.is_symlink():
+                raise
+            raise ImageDecodeError(
+                f"{path} is a link to a file that is not there; restore the file, or skip such "
+                'links with on_error="skip" (--on-error skip)'
+            ) from None
 
 
 def list_files(root: Path) -> list[str]:
@@ -46,10 +56,11 @@ def list_files(root: Path) -> list[str]:
 
     Raises:
         ValueError: A hundred paths lead to the same folder through links.
+        OSError: A folder cannot be read.
     """
     files: list[str] = []
     visits: Counter[str] = Counter()  # by the path without links
-    for folder, subfolders, names in os.walk(root, followlinks=True):
+    for folder, subfolders, names in os.walk(root, onerror=_raise, followlinks=True):
         real = os.path.realpath(folder)
         if real in map(os.path.realpath, Path(folder).parents):
             subfolders.clear()
@@ -62,9 +73,15 @@ def list_files(root: Path) -> list[str]:
         relative = Path(folder).relative_to(root).as_posix()
         prefix = "" if relative == "." else f"{relative}/"
         for name in names:
-            if not is_hidden(name) and os.path.isfile(root / (prefix + name)):  # not a pipe
+            path = root / (prefix + name)
+            # Not a pipe. A link to a file that is gone counts: reading it is an error, or skipped.
+            if not is_hidden(name) and (path.is_file() or not path.exists()):
                 files.append(prefix + name)
     return sorted(files, key=natural_key)
+
+
+def _raise(error: OSError) -> None:
+    raise error
 
 
 def is_hidden(name: str) -> bool:

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from ...io.errors import reading
-from ..classes import numbered
+from ..classes import numbered, unique_names
 from ..decode import IMAGE_ENDINGS
 from ..readers import FileReader, Reader, Request, read_part
 from .folders import is_hidden
@@ -172,7 +172,8 @@ def _class_names(folder: Path, targets: Tensor) -> list[str]:
     for file in (folder / NAMES_FILE, folder.parent / NAMES_FILE):
         if file.is_file():
             with reading(file):
-                return file.read_text("utf-8-sig").splitlines()  # Windows begins it with a mark
+                # Windows begins it with a mark.
+                return unique_names(file.read_text("utf-8-sig").splitlines())
     return numbered(targets)
 
 

@@ -34,7 +34,8 @@ class NFALoader:
         nfa: The augmentation. If it has no mean and std, it gets the loader's.
         mixup: timm's `Mixup`, or any function of images and labels, which runs after NFA.
         device: The device to which batches are moved first. None leaves them where they are.
-        off_epoch: NFA stops at this epoch, counted from 0 by `set_epoch`, or else by passes.
+        off_epoch: NFA stops at this epoch, counted from 0 by `set_epoch`, also that of the sampler,
+            or else by passes that ended.
 
     Raises:
         ValueError: Class names, mean or std differ, or NFA cannot augment the loader's batches
@@ -87,9 +88,7 @@ class NFALoader:
 
     def __iter__(self) -> Iterator[Any]:
         _check_shared(self.loader)
-        epoch = self._passes if self._epoch is None else self._epoch
-        self._passes += 1
-        active = self.off_epoch is None or epoch < self.off_epoch
+        active = self.off_epoch is None or self._current_epoch() < self.off_epoch
         for batch in self.loader:
             if self.device is not None:
                 batch = self._moved(batch)
@@ -103,6 +102,13 @@ class NFALoader:
                 images, labels, *rest = batch
                 batch = (*self.mixup(images, labels), *rest)
             yield batch
+        self._passes += 1  # a look at the first batch is no pass
+
+    def _current_epoch(self) -> int:
+        if self._epoch is not None:
+            return self._epoch
+        sampler = getattr(self.loader, "sampler", None)
+        return max(self._passes, getattr(sampler, "epoch", 0))  # which begins at 0 until it is set
 
     def _moved(self, batch: Any) -> Any:
         """The batch, a sequence or a dictionary, with its tensors on `device`."""
