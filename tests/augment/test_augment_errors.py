@@ -118,6 +118,8 @@ def test_class_names_are_compared_in_order() -> None:
     nfa.check_classes(object(), required=False)
     nameless = dataclasses.replace(checkpoint(), config=Config(("0", "1", "2")))
     NFAugment(nameless).check_classes(NAMES, required=False)  # a fit of labels without names
+    with pytest.raises(ValueError, match="another order"):
+        NFAugment(nameless).check_classes(["0", "2", "1"], required=False)
     with pytest.raises(ValueError, match="'cat'"):
         NFAugment(nameless).check_classes(NAMES)
     for classes, message in (({"cat": 0, "eel": 1, "dog": 2}, "'eel'"), (["fox"], "'fox'")):

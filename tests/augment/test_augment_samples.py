@@ -105,9 +105,13 @@ def test_metadata_is_no_mask(nfa: NFAugment) -> None:
 def test_a_mapping_that_cannot_be_changed_is_refused(nfa: NFAugment) -> None:
     """It came back as it was, and its images were counted as applied."""
     images, labels = batch_of(6)
-    with pytest.raises(ValueError, match="image"):
+    with pytest.raises(ValueError, match="mappingproxy, which cannot be changed"):
         nfa(MappingProxyType({"image": images, "label": labels}))
-    assert nfa.stats()["seen"] == 0
+    more = MappingProxyType({"name": "a"})
+    assert nfa({"image": images, "label": labels, "more": more})["more"] is more
+    hidden = MappingProxyType({"mask": tv_tensors.Mask(torch.zeros(6, 8, 8))})
+    with pytest.raises(ValueError, match="mask"):
+        nfa({"image": images, "label": labels, "target": hidden})
 
 
 def test_unsupported_samples_raise(nfa: NFAugment) -> None:

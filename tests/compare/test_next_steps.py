@@ -212,6 +212,8 @@ def test_rows_that_timm_cannot_train() -> None:
     splits = ("data", "train", "val")
     for name in ("frozen", "nfa+randaugment", "trivialaugment"):
         assert timm_commands(ROWS[name], CompareConfig(), "data", splits, (3, 8, 8), 3) == []
+    coloured = CompareConfig(augment="colour")  # which timm leaves out beside --aa
+    assert timm_commands(ROWS["randaugment"], coloured, "data", splits, (3, 8, 8), 3) == []
 
 
 def test_the_flow_of_a_row_is_that_of_the_lines(here: Path) -> None:

@@ -147,10 +147,15 @@ def test_broken_links_are_named_or_skipped(folder: Path) -> None:
     """They vanished, and a class of nothing else with them."""
     (folder / "BB").mkdir()
     (folder / "BB" / "gone.png").symlink_to(folder / "nowhere.png")
+    (folder / "BB" / "loop.png").symlink_to(folder / "BB" / "loop.png")
+    (folder / "BB" / "notes.txt").symlink_to(folder / "nowhere.txt")
     with pytest.raises(ImageDecodeError, match=r"gone\.png is a link .*on_error"):
         open_dataset(folder, channels=1)
     with pytest.raises(ValueError, match="'BB'"):
         fit("builtin:pixels", open_dataset(folder, on_error="skip"), progress=False)
+    (folder / "C").symlink_to(folder / "another disk")
+    with pytest.raises(FileNotFoundError, match="C is a link to something that is not there"):
+        open_dataset(folder, on_error="skip")
 
 
 def test_a_folder_that_cannot_be_read_is_an_error(

@@ -137,7 +137,11 @@ def test_tensors() -> None:
     images, labels = LEVELS[:, None].repeat(3, 1, 1, 1), torch.arange(9) % 3
     dataset = wrap_dataset(TensorDataset(images, labels), classes=["a", "b", "c"])
     assert wrap_dataset(dataset, classes=["a", "b", "c"]) is dataset
-    assert wrap_dataset(dataset, classes=["x", "y", "z"]).classes == ["x", "y", "z"]
+    named = wrap_dataset(dataset, classes=("x", "y", "z"))
+    assert (named.classes, dataset.classes) == (["x", "y", "z"], ["a", "b", "c"])
+    assert (named.preprocessing, named.reader.threads) == (dataset.preprocessing, False)
+    with pytest.raises(ValueError, match="2 names for 3 classes"):
+        wrap_dataset(dataset, classes=["x", "y"])
     assert (dataset.channels, dataset.image_size) == (1, (6, 5))
     assert torch.equal(dataset[4][0], images[4])
     assert dataset[4][1] == 1

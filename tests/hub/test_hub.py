@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import shutil
 from collections.abc import Callable
@@ -94,12 +95,16 @@ def test_push_of_a_folder_with_the_card_of_another_checkpoint(
 ) -> None:
     """A fit into a folder keeps its README.md, such as the one of a flow that was pulled."""
     checkpoint = nfaug.load(made)
-    card = make_card(checkpoint.config, checkpoint.pca, "owner/other")
+    other = dataclasses.replace(checkpoint.config, classes=("ant", "bee", "cow"))
+    card = make_card(other, checkpoint.pca, "owner/other")
     folder = shutil.copytree(made, tmp_path / "flow")
     (folder / "README.md").write_text(card)
-    with pytest.warns(UserWarning, match="not what nfaug would write for this checkpoint"):
+    with pytest.warns(UserWarning, match="classes or figures are not those of this checkpoint"):
         push_to_hub(folder, REPO)
     assert b"owner/other" in hub.files(REPO)["README.md"]
+    own = make_card(checkpoint.config, checkpoint.pca, "owner/other").replace("\n", "\r\n")
+    (folder / "README.md").write_bytes(own.encode())
+    push_to_hub(folder, REPO, overwrite_card=True)  # without a warning
 
 
 def test_push_without_memory(pushed: FakeHub, made: Path) -> None:

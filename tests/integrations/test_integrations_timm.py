@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import itertools
 import json
 import runpy
 import sys
@@ -238,6 +239,10 @@ def test_the_epoch_is_that_of_the_sampler_or_of_whole_passes() -> None:
     assert looked_at.nfa.stats()["seen"] == 12
     list(looked_at)
     assert looked_at.nfa.stats()["seen"] == 12
+    cut = NFALoader(DataLoader(data, batch_size=2), make_nfa(), off_epoch=1)
+    for _ in range(2):
+        list(itertools.islice(cut, 2))
+    assert cut.nfa.stats()["seen"] == 4, "a pass that stops early is one"
     sampler = DistributedSampler(data, num_replicas=1, rank=0)
     resumed = NFALoader(DataLoader(data, batch_size=4, sampler=sampler), make_nfa(), off_epoch=2)
     for epoch, seen in ((1, 8), (2, 8)):

@@ -40,10 +40,11 @@ def add_change(images: Tensor, change: Tensor, low: Tensor, box: Box | None = No
     change = resize(change, size)
     if size == (height, width):
         return change.add_(images).sub_(detail.mul_(lost)).clamp_(0, 1)
-    rows, row_weights = (torch.from_numpy(part) for part in fading(height, top, bottom))
-    columns, column_weights = (torch.from_numpy(part) for part in fading(width, left, right))
-    weights = (row_weights[:, None] * column_weights).to(change)
-    change = change[..., rows[:, None].to(change.device), columns.to(change.device)].mul_(weights)
+    _, row_weights = fading(height, top, bottom)
+    _, column_weights = fading(width, left, right)
+    weights = torch.from_numpy(row_weights[:, None] * column_weights).to(change)
+    around = (left, width - right, top, height - bottom)
+    change = F.pad(change, around, mode="replicate").mul_(weights)
     change[..., top:bottom, left:right].sub_(detail.mul_(lost))
     return change.add_(images).clamp_(0, 1)
 

@@ -90,11 +90,13 @@ def replace_images(sample: Any, old: Tensor, new: Tensor) -> Any:
         filled = copy.copy(sample)  # keeps attributes, such as a defaultdict's factory
         filled.update({key: replace_images(x, old, new) for key, x in sample.items()})
         return filled
+    if isinstance(sample, Mapping) and any(leaf is old for _, leaf in _leaves(sample)):
+        raise ValueError(f"images are in a {type(sample).__name__}, which cannot be changed")
     return sample
 
 
 def _leaves(sample: Any, path: str = "") -> Iterator[tuple[str, Any]]:
-    if isinstance(sample, MutableMapping):  # no others: `replace_images` could not fill a copy
+    if isinstance(sample, Mapping):
         for key, value in sample.items():
             yield from _leaves(value, f"{path}.{key}")
     elif isinstance(sample, (tuple, list)):

@@ -267,8 +267,9 @@ class NFAugment(nn.Module):
             ValueError: ...
         """
         names = dataset_classes(classes, required=required)
-        nameless = list(self.classes) == [str(label) for label in range(len(self.classes))]
-        if required or (names and not nameless):
+        numbers = [str(label) for label in range(len(self.classes))]
+        nameless = list(self.classes) == numbers and not set(numbers).issuperset(names or ())
+        if required or (names and self.classes and not nameless):
             check_same_classes(names, self.classes)
             self._class_warning = ""
 

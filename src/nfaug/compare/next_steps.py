@@ -52,7 +52,7 @@ def _frozen_lines(row: Row, config: CompareConfig, images: Images) -> list[str]:
         model = [f"model = LogisticRegression(C={CHOICES[len(CHOICES) // 2]}, max_iter=300)"]
     size = []
     channels = f"in_chans={images.shape[0]}"
-    if images.shape[0] == 1:  # timm averages the first layer, and not these
+    if images.shape[0] == 1:  # timm adds up the first layer, and keeps these
         size.append("settings |= {name: (sum(settings[name]) / 3,) for name in ('mean', 'std')}")
     if row.frozen == "small":
         size.append(f"settings |= {{'input_size': {images.shape}, 'crop_pct': 1.0}}")
@@ -126,8 +126,8 @@ def timm_commands(
     """The commands that train with a row in timm's train.py, which has its own schedule.
 
     None if it cannot: timm's RandAugment comes before NFA, which then meets images unlike those of
-    its fit. What keeps the class stays as it was compared, in place of timm's flips, changes of
-    colour and crops of down to 8% of an image.
+    its fit, and in place of changes of colour. What keeps the class is much as it was compared, in
+    place of timm's flips and crops of down to 8% of an image; shifts are crops of 77% or more.
 
     Args:
         row: The row.
@@ -139,6 +139,8 @@ def timm_commands(
     """
     option = POLICIES[row.policy].timm if row.policy else ""
     if row.frozen or (row.flow and row.policy) or (row.policy and not option):
+        return []
+    if "colour" in config.safe and "--aa" in option:
         return []
     network = "resnet18" if config.network == CompareConfig.network else config.network
     folder, train, validation = splits

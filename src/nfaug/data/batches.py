@@ -7,7 +7,7 @@ import math
 import signal
 import threading
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, Protocol
 
@@ -30,7 +30,7 @@ class Batches(Protocol):
 
     def passes(
         self, orders: Sequence[Tensor], batch_size: int
-    ) -> Iterator[Iterator[tuple[Tensor, Tensor]]]:
+    ) -> Generator[Iterator[tuple[Tensor, Tensor]]]:
         """Yield what `iterate` does for each of several orders; each must be read to its end."""
 
 
@@ -49,7 +49,7 @@ class MemoryBatches:
 
     def passes(
         self, orders: Sequence[Tensor], batch_size: int
-    ) -> Iterator[Iterator[tuple[Tensor, Tensor]]]:
+    ) -> Generator[Iterator[tuple[Tensor, Tensor]]]:
         for order in orders:
             yield self.iterate(order, batch_size)
 
@@ -66,7 +66,7 @@ class PassBatches:
 
     def passes(
         self, orders: Sequence[Tensor], batch_size: int
-    ) -> Iterator[Iterator[tuple[Tensor, Tensor]]]:
+    ) -> Generator[Iterator[tuple[Tensor, Tensor]]]:
         if not self.images.reader.threads:  # such as a file that only one thread may use
             for order in orders:
                 yield self.iterate(order, batch_size)
@@ -121,7 +121,7 @@ class LoaderBatches:
 
     def passes(
         self, orders: Sequence[Tensor], batch_size: int
-    ) -> Iterator[Iterator[tuple[Tensor, Tensor]]]:
+    ) -> Generator[Iterator[tuple[Tensor, Tensor]]]:
         batches: list[list[int]] = []
         counts: list[int] = []
         for order in orders:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import json
 import threading
@@ -18,6 +19,7 @@ from ..io.numbers import as_size, check_seed, check_whole
 from ..io.progress import progress_bar
 from ..run.ranks import own_cores
 from .choose import choose_per_class
+from .classes import unique_names
 from .decode import ImageDecodeError
 from .preprocess import RESIZE, Preprocess
 from .readers import Reader
@@ -153,6 +155,21 @@ class LabelledImages(Dataset[tuple[Tensor, int]]):
         """
         preprocess = replace(self.preprocess, image_size=as_size(image_size), resize=True)
         return LabelledImages(self.reader, preprocess, self.indices, self.skipped)
+
+    def named(self, classes: Sequence[str]) -> LabelledImages:
+        """The same images with other names of their classes, in label order.
+
+        Raises:
+            ValueError: There are fewer names than classes.
+        """
+        names = unique_names(classes)
+        if names == self.classes:
+            return self
+        if len(names) < len(self.classes):
+            raise ValueError(f"there are {len(names)} names for {len(self.classes)} classes")
+        reader = copy.copy(self.reader)
+        reader.classes = names
+        return LabelledImages(reader, self.preprocess, self.indices, self.skipped)
 
     def stored_sizes(self, *, progress: bool = False) -> dict[str, tuple[int, int]]:
         """The stored (height, width) of up to 64 images by their names; `progress` shows a bar."""

@@ -54,7 +54,7 @@ def wrap_dataset(
 
     Args:
         dataset: The dataset. Its random transforms stay random. A `LabelledImages` is returned
-            unchanged unless `image_size` or `channels` is given.
+            unchanged unless `classes`, `image_size` or `channels` is given.
         classes: Class names. None means those that the dataset has (see `dataset_classes`), or
             else the numbers of the labels.
         image_size, channels, convert: As in `open_dataset`; any number of `channels`.
@@ -78,9 +78,8 @@ def wrap_dataset(
     if (mean is None) != (std is None):
         raise ValueError(f"mean and std must be given together; got mean={mean} and std={std}")
     images = labelled_images(dataset)
-    is_so = image_size is None and channels is None
-    if images is not None and is_so and classes in (None, images.classes):
-        return images
+    if images is not None and image_size is None and channels is None:
+        return images if classes is None else images.named(classes)
     if isinstance(getattr(dataset, "loader", dataset), DataLoader):  # timm's wraps torch's
         raise ValueError(
             f"pass a dataset, not a {type(dataset).__name__}: loader.dataset, or for the images "

@@ -92,8 +92,8 @@ def fit(
         per_class: Encode at most this many images of each class, chosen by `seed`.
         memory: Whether to keep the coefficients of every encoded image, from which `NFAugment`
             draws partners. Training images can nearly be rebuilt from them.
-        grayscale: Whether colour images are converted for a one-channel flow; if not, they are an
-            error.
+        grayscale: The same as `channels=1`: colour images are converted. Otherwise they are an
+            error for a one-channel flow.
         autoencoder: An autoencoder: a safetensors file, a directory, a repository on the Hub, or a
             `torch.nn.Module` of your own (see `nfaug.flows.autoencoder.Autoencoder`). With a
             `shape_free` flow on pixels, such as "builtin:pixels", the fit is on its latents. If

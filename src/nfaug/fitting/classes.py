@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -96,13 +97,15 @@ def fit_classes(
     with progress_bar(
         own_images, "fit", "image", shown=progress, initial=own_images - missing_images
     ) as bar:
-        passes = data.passes([chosen.rows for chosen in missing], config.batch_size)
-        for chosen, batches in zip(missing, passes, strict=True):
-            fit = _fit(flow, batches, chosen, config, bar)
-            if finished is None:
-                fits[chosen.label] = fit
-            else:
-                finished.save(files[chosen.label], fit)
+        orders = [chosen.rows for chosen in missing]
+        # Closed at once after Ctrl-C, whose traceback would keep it.
+        with contextlib.closing(data.passes(orders, config.batch_size)) as passes:
+            for chosen, batches in zip(missing, passes, strict=True):
+                fit = _fit(flow, batches, chosen, config, bar)
+                if finished is None:
+                    fits[chosen.label] = fit
+                else:
+                    finished.save(files[chosen.label], fit)
     if finished is None:
         items = ranks.collect(fits.pop, num_classes, everywhere=everywhere)
     else:

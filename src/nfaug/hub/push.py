@@ -213,6 +213,18 @@ def _read_card_and_picture(directory: Path) -> dict[str, bytes]:
     return contents
 
 
+def _measured(card: str) -> list[str]:
+    """The lines of a card about classes and figures: rows of tables below these headings."""
+    found = []
+    heading = ""
+    for line in card.splitlines():
+        if line.startswith("#"):
+            heading = line
+        elif line.startswith("|") and heading in ("## Figures", "## Classes"):
+            found.append(line)
+    return found
+
+
 @contextlib.contextmanager
 def _staged(
     checkpoint: Checkpoint | str | Path,
@@ -244,11 +256,17 @@ def _staged(
     )
     card = generated_card
     if CARD in own_files:
-        card = set_privacy(own_files[CARD].decode("utf-8", errors="replace"), generated_card)
-        if card != generated_card:
+        if license is not None or data is not None:
             warnings.warn(
-                f"{CARD} of the folder is used as the card. It is not what nfaug would write for "
-                "this checkpoint: check its classes and figures, license and data, or remove it",
+                f"{CARD} of the folder is used as the card; license and data apply to generated "
+                "cards only: write them into this file, or remove it",
+                stacklevel=4,
+            )
+        card = set_privacy(own_files[CARD].decode("utf-8", errors="replace"), generated_card)
+        if _measured(card) not in ([], _measured(generated_card)):
+            warnings.warn(
+                f"{CARD} of the folder is used as the card, and its classes or figures are not "
+                "those of this checkpoint: correct them, or remove it",
                 stacklevel=4,
             )
     with tempfile.TemporaryDirectory(prefix="nfaug-push-") as folder:

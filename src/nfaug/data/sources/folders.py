@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from ..decode import ImageDecodeError
+from ..decode import IMAGE_ENDINGS, ImageDecodeError
 from ..readers import FileReader, Reader, Request, read_part
 from .layout import arrange, natural_key
 
@@ -40,8 +40,8 @@ class FolderReader(FileReader):
         path = self.root / self.paths[index]
         try:
             return read_part(path, self.name(index))
-        except FileNotFoundError:
-            if not path.is_symlink():
+        except OSError:
+            if path.exists() or not path.is_symlink():
                 raise
             raise ImageDecodeError(
                 f"{path} is a link to a file that is not there; restore the file, or skip such "
@@ -56,7 +56,7 @@ def list_files(root: Path) -> list[str]:
 
     Raises:
         ValueError: A hundred paths lead to the same folder through links.
-        OSError: A folder cannot be read.
+        OSError: A folder cannot be read, or is a link to one that is not there.
     """
     files: list[str] = []
     visits: Counter[str] = Counter()  # by the path without links
@@ -74,10 +74,30 @@ def list_files(root: Path) -> list[str]:
         prefix = "" if relative == "." else f"{relative}/"
         for name in names:
             path = root / (prefix + name)
-            # Not a pipe. A link to a file that is gone counts: reading it is an error, or skipped.
-            if not is_hidden(name) and (path.is_file() or not path.exists()):
+            if is_hidden(name):
+                continue
+            if path.is_file():  # not a pipe
                 files.append(prefix + name)
+            elif _is_broken(path):
+                if path.suffix.lower() in IMAGE_ENDINGS:
+                    files.append(prefix + name)  # an error once it is read, or skipped
+                elif path.suffix.lower() in ("", ".tar"):  # a class, or a shard
+                    raise FileNotFoundError(
+                        f"{path} is a link to something that is not there: restore it, or remove "
+                        "the link"
+                    )
     return sorted(files, key=natural_key)
+
+
+def _is_broken(path: Path) -> bool:
+    """Whether this is a link to something that is not there; one to itself leads nowhere else."""
+    try:
+        path.stat()
+    except FileNotFoundError:
+        return True
+    except OSError:
+        return False
+    return False
 
 
 def _raise(error: OSError) -> None:

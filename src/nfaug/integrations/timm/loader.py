@@ -35,7 +35,7 @@ class NFALoader:
         mixup: timm's `Mixup`, or any function of images and labels, which runs after NFA.
         device: The device to which batches are moved first. None leaves them where they are.
         off_epoch: NFA stops at this epoch, counted from 0 by `set_epoch`, also that of the sampler,
-            or else by passes that ended.
+            or else by passes of more than a look at the first batch.
 
     Raises:
         ValueError: Class names, mean or std differ, or NFA cannot augment the loader's batches
@@ -89,20 +89,28 @@ class NFALoader:
     def __iter__(self) -> Iterator[Any]:
         _check_shared(self.loader)
         active = self.off_epoch is None or self._current_epoch() < self.off_epoch
-        for batch in self.loader:
-            if self.device is not None:
-                batch = self._moved(batch)
-            if active:
-                batch = self.nfa(batch)
-            if self.mixup is not None and self._mixes:
-                if isinstance(batch, dict):
-                    raise ValueError(
-                        f"mixup= takes (images, labels); got a dictionary of {', '.join(batch)}"
-                    )
-                images, labels, *rest = batch
-                batch = (*self.mixup(images, labels), *rest)
-            yield batch
-        self._passes += 1  # a look at the first batch is no pass
+        is_pass = False
+        try:
+            for batch in self.loader:
+                yield self._augmented(batch, active)
+                is_pass = True  # a look at the first batch alone is none
+        finally:
+            self._passes += is_pass
+
+    def _augmented(self, batch: Any, active: bool) -> Any:
+        """The batch on `device`, after NFA if it is `active`, and after mixup."""
+        if self.device is not None:
+            batch = self._moved(batch)
+        if active:
+            batch = self.nfa(batch)
+        if self.mixup is None or not self._mixes:
+            return batch
+        if isinstance(batch, dict):
+            raise ValueError(
+                f"mixup= takes (images, labels); got a dictionary of {', '.join(batch)}"
+            )
+        images, labels, *rest = batch
+        return (*self.mixup(images, labels), *rest)
 
     def _current_epoch(self) -> int:
         if self._epoch is not None:

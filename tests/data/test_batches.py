@@ -1,0 +1,40 @@
+"""Passes over images that are decoded in the background."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from nfa_tools import write_images
+
+from nfaug.data.batches import PassBatches
+from nfaug.data.open import open_dataset
+from nfaug.data.readers import FileReader
+
+
+def test_passes_that_are_given_up_decode_no_more(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """After Ctrl-C a fit went on until two classes were decoded."""
+    data = open_dataset(write_images(tmp_path, 8, train=100) / "train")
+    plain = FileReader.read
+    read: list[int] = []
+
+    def slowly(reader: Any, index: int) -> Any:
+        read.append(index)
+        time.sleep(0.005)
+        return plain(reader, index)
+
+    monkeypatch.setattr(FileReader, "read", slowly)
+    orders = [torch.arange(0, 4), torch.arange(4, 300)]
+    passes = PassBatches(data).passes(orders, 4)
+    (images, labels), *_ = next(passes)
+    assert (images.shape, labels.tolist()) == ((4, 3, 8, 8), [0] * 4)
+    passes.close()
+    assert 4 <= len(read) < 200
+    count = len(read)
+    time.sleep(0.1)
+    assert len(read) == count
