@@ -226,11 +226,10 @@ def flow_of(args: argparse.Namespace, few: LabelledImages, seed: int) -> Path:
         dataset=replace(recipe.dataset, test_fraction=0.0),
         prior=replace(recipe.prior, kind="fpi"),
     )
-    started = time.process_time()
     result = train(few, out, config=config, resume=True, progress=False)
     result.checkpoint.save(out, overwrite=True)
-    hours = (time.process_time() - started) / 3600
-    print(f"flow of {len(few)} images, seed {seed}: {hours:.2f} hours of a core", flush=True)
+    hours = result.checkpoint.config.training["seconds"] / 3600
+    print(f"flow of {len(few)} images, seed {seed}: {hours:.2f} hours", flush=True)
     return out
 
 

@@ -78,8 +78,9 @@ class CompareConfig:
     device: str = "auto"
 
     def __post_init__(self) -> None:
-        if not isinstance(self.checkpoint, tuple):  # the letters of a name are no names
-            raise TypeError(f"checkpoint must be a tuple of names; got {self.checkpoint!r}")
+        names: object = self.checkpoint
+        if isinstance(names, str):  # whose letters would be names
+            raise ValueError(f"checkpoint must be a tuple of names; got {names!r}")
         _check_words("augment", self.augment, SAFE)
         _check_words("rows", self.rows, ROWS)
         self._check_numbers()

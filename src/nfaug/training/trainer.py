@@ -136,8 +136,7 @@ def train_run(
             names = dataset_classes(test_data)
             if names is None or dataset_classes(data) is None:  # there are none to compare
                 names = images.classes
-            test_images = wrap_dataset(test_data, classes=names, progress=progress)
-            test_images = _sized(test_images, config)
+            test_images = _sized(wrap_dataset(test_data, classes=names, progress=progress), config)
         context = open_context(
             images, config, ranks, flow, test_images=test_images, progress=progress
         )

@@ -73,29 +73,29 @@ def list_files(root: Path) -> list[str]:
         relative = Path(folder).relative_to(root).as_posix()
         prefix = "" if relative == "." else f"{relative}/"
         for name in names:
-            path = root / (prefix + name)
-            if is_hidden(name):
-                continue
-            if path.is_file():  # not a pipe
+            if not is_hidden(name) and _is_file(root / (prefix + name)):
                 files.append(prefix + name)
-            elif _is_broken(path):
-                if path.suffix.lower() in IMAGE_ENDINGS:
-                    files.append(prefix + name)  # an error once it is read, or skipped
-                elif path.suffix.lower() in ("", ".tar"):  # a class, or a shard
-                    raise FileNotFoundError(
-                        f"{path} is a link to something that is not there: restore it, or remove "
-                        "the link"
-                    )
     return sorted(files, key=natural_key)
 
 
-def _is_broken(path: Path) -> bool:
-    """Whether this is a link to something that is not there; one to itself leads nowhere else."""
+def _is_file(path: Path) -> bool:
+    """Whether this is a file, and no pipe. A broken link to an image is one: reading it fails.
+
+    Raises:
+        FileNotFoundError: It may be a broken link to a class or a shard.
+    """
+    if path.is_file():
+        return True
     try:
         path.stat()
     except FileNotFoundError:
-        return True
-    except OSError:
+        ending = path.suffix.lower()
+        if ending in ("", ".tar"):
+            raise FileNotFoundError(
+                f"{path} is a link to something that is not there: restore it, or remove the link"
+            ) from None
+        return ending in IMAGE_ENDINGS
+    except OSError:  # a link to itself, which hides nothing
         return False
     return False
 
