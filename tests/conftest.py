@@ -5,6 +5,7 @@ from __future__ import annotations
 # First of all: its import sets the variables that huggingface_hub reads when it is imported.
 from hub_tools import hub, made, mine, pushed  # isort: split
 
+import signal
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,9 @@ from nfaug.training.config import OptimConfig, TrainPriorConfig
 __all__ = ["hub", "made", "mine", "pushed"]
 
 PER_CLASS = 12
+
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # as in a background job of a shell
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:

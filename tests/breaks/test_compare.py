@@ -518,11 +518,6 @@ def test_timm_needs_a_validation_folder(
             assert "--train-split train --val-split val " in said
 
 
-def interruptible() -> None:
-    """Heed Ctrl-C: a shell's background job, such as tests may be in, ignores it."""
-    signal.signal(signal.SIGINT, signal.SIG_DFL)
-
-
 @pytest.mark.skipif(sys.platform == "win32", reason="signals of a terminal")
 @pytest.mark.parametrize("how", ["SIGINT", "SIGKILL"])
 def test_an_interruption_leaves_no_process(how: str, tmp_path: Path) -> None:
@@ -539,7 +534,6 @@ def test_an_interruption_leaves_no_process(how: str, tmp_path: Path) -> None:
             stderr=said,
             env=environment,
             start_new_session=True,
-            preexec_fn=interruptible,
         )
     out = tmp_path / "out"
     deadline = time.monotonic() + 120
@@ -569,9 +563,7 @@ def test_an_interruption_leaves_no_process(how: str, tmp_path: Path) -> None:
     assert len(cells) > 5
     # The next run replaces what a killed one left, and removes it.
     with (tmp_path / "again").open("w") as said:
-        again = subprocess.Popen(
-            command, cwd=tmp_path, stderr=said, env=environment, preexec_fn=interruptible
-        )
+        again = subprocess.Popen(command, cwd=tmp_path, stderr=said, env=environment)
     deadline = time.monotonic() + 120
     while time.monotonic() < deadline and again.poll() is None:
         if len((out / "cells.csv").read_text().splitlines()) > len(cells):

@@ -90,6 +90,7 @@ def address(tiny_path: Path, hostile: Path) -> Iterator[str]:
         printed, errors = served.communicate(timeout=60)
     finally:
         served.kill()  # or it would run on beside other tests
+        served.communicate()
     assert served.returncode == 0, errors
     assert json.loads(printed)["address"].startswith(found[0])
 
