@@ -12,8 +12,9 @@ has a table of that name in which braces stand for figures:
 - `{FILE: ROW, accuracy}` is its mean accuracy in per cent.
 - `{FILE: NAME=VALUE NAME=VALUE, COLUMN}` is the mean of a column over the lines with these values;
   `COLUMN ±` adds the standard deviation, and `COLUMN %` is in per cent.
-- `{FILE: rows}` counts the lines of files, such as tuned/sign-*, and `{FILE: hours}` adds up their
-  seconds, on one core.
+- `{FILE: ROW, above}` counts the files, such as final/*-scratch, in which the interval of a row's
+  gain is above 0; `below`, below 0. Each gain is taken by itself.
+- `{FILE: rows}` counts the lines of files, and `{FILE: hours}` adds up their seconds, on one core.
 
 FILE is a CSV file of lab/results or benchmarks/results, without its end.
 """
@@ -47,6 +48,7 @@ PAGES = [
     *sorted((LAB / "results").rglob("README.md")),
 ]
 SIGNIFICANT = 0.05  # of all gains of a table, after Holm's correction
+NAMED = re.compile(r"\S=\S")  # not the row "NFA in pixels at p = 0.25"
 BRACED = re.compile(r"\{([\w/*-]+): ([^}]+)\}")
 TABLE = re.compile(r"(<!-- table: ([\w-]+) -->\n\n)((?:\|.*\n)*)")
 _SECONDS = ("seconds", "bank_seconds", "train_seconds")  # columns
@@ -54,9 +56,8 @@ _SECONDS = ("seconds", "bank_seconds", "train_seconds")  # columns
 Row = Mapping[str, str]
 
 
-@functools.cache
-def lines_of(pattern: str) -> tuple[Row, ...]:
-    """The lines of the CSV files of a pattern, in order.
+def files_of(pattern: str) -> list[Path]:
+    """The CSV files of a pattern, in order.
 
     Raises:
         ValueError: No file has such a name.
@@ -64,8 +65,14 @@ def lines_of(pattern: str) -> tuple[Row, ...]:
     files = [file for folder in RESULTS for file in sorted(folder.glob(f"{pattern}.csv"))]
     if not files:
         raise ValueError(f"there is no {pattern}.csv in lab/results or benchmarks/results")
+    return files
+
+
+@functools.cache
+def lines_of(pattern: str) -> tuple[Row, ...]:
+    """The lines of the CSV files of a pattern, in order. It raises ValueError as `files_of`."""
     found: list[Row] = []
-    for file in files:
+    for file in files_of(pattern):
         with file.open(encoding="utf-8", newline="") as opened:
             found += csv.DictReader(opened)
     return tuple(found)
@@ -95,6 +102,15 @@ def gain(file: str, row: str, other: str = NONE) -> Gain:
     ours, others = cells_of(file, row), cells_of(file, other)
     seeds = sorted(ours.keys() & others.keys())
     return gain_of([ours[seed] for seed in seeds], [others[seed] for seed in seeds])
+
+
+def intervals(pattern: str, row: str) -> dict[str, int]:
+    """In how many files the interval of a row's gain is above 0, and below."""
+    gains = [gain(f"{file.parent.name}/{file.stem}", row) for file in files_of(pattern)]
+    return {
+        "above": sum(one.mean > one.half for one in gains),
+        "below": sum(one.mean < -one.half for one in gains),
+    }
 
 
 def p_value(gain: Gain) -> float:
@@ -131,7 +147,8 @@ def significant(gains: list[Gain], level: float = SIGNIFICANT) -> list[bool]:
 
 def is_gain(name: str) -> bool:
     """Whether braces hold a gain, and no other figure."""
-    return "=" not in name and name not in ("rows", "hours") and not name.endswith(", accuracy")
+    _, _, column = name.rpartition(", ")
+    return not NAMED.search(name) and column not in ("rows", "hours", "accuracy", "above", "below")
 
 
 def gain_in(file: str, name: str) -> Gain:
@@ -154,6 +171,8 @@ def figure(file: str, name: str) -> str:
     row, _, column = name.rpartition(", ")
     if column == "accuracy":
         return f"{100 * np.mean([cell.right.mean() for cell in cells_of(file, row).values()]):.1f}%"
+    if column in ("above", "below"):
+        return str(intervals(file, row)[column])
     wanted = dict(word.split("=", 1) for word in row.split(" "))
     column, _, form = column.partition(" ")
     values = [float(line[column]) for line in lines if wanted.items() <= line.items()]

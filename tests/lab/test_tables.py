@@ -81,6 +81,17 @@ def test_the_significant_gains_of_a_table(tables: ModuleType) -> None:
     assert tables.p_value(Gain(5.0, math.inf, 1.0, 2)) == 1.0, "two seeds say nothing"
 
 
+def test_intervals_are_counted_over_files(tables: ModuleType) -> None:
+    """A row's name may have an equals sign, which is no condition on a column."""
+    for row in ("NFA in pixels at p = 0.25", "CutMix"):
+        gains = [tables.gain(f"defaults/{name}-scratch", row) for name in ("cells", "clothes")]
+        above = sum(gain.mean > gain.half for gain in gains)
+        below = sum(gain.mean < -gain.half for gain in gains)
+        assert tables.intervals("defaults/c[el]*-scratch", row) == {"above": above, "below": below}
+    assert above + below > 0
+    assert tables.filled("{defaults/*-finetuned: MixUp, above}") == "5"
+
+
 def test_a_row_that_is_not_there(tables: ModuleType) -> None:
     with pytest.raises(ValueError, match=r"no nothing\.csv"):
         tables.filled("| {nothing: rows} |")
