@@ -25,7 +25,7 @@ def paste(row: Row, config: CompareConfig, images: Images) -> list[str]:
     if row.flow:
         imports.append("import nfaug")
         lines.append(f"nfa = nfaug.NFAugment(nfaug.fit({row.flow!r}, dataset), p={config.p:g})")
-        lines.append("batch, labels = nfa(batch, labels)  # before all other augmentations")
+        lines.append("batch, labels = nfa(batch, labels)  # before RandAugment and MixUp")
     if row.policy:
         if row.policy == "specaugment":
             imports = ["import nfaug.compare"]
