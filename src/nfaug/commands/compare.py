@@ -20,8 +20,8 @@ if TYPE_CHECKING:
     from ..data.images import LabelledImages
 
 _FLOWS = (
-    "checkpoints to compare besides builtin:pixels; they need a test split or --test-data, images on "
-    "which they were not trained: by images that a flow has seen, NFA would look too good"
+    "checkpoints to compare besides builtin:pixels; they need a test split or --test-data, images "
+    "on which they were not trained: by images that a flow has seen, NFA would look too good"
 )
 
 

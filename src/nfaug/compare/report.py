@@ -261,7 +261,9 @@ class Comparison:
             )
         flows = [row.flow for row in self.rows if row.flow]
         if len(flows) > len(set(flows)):
-            notes.append("Rows of one checkpoint share its fit and variants: the first has their time.")
+            notes.append(
+                "Rows of one checkpoint share its fit and variants: the first has their time."
+            )
         if any(row.added for row in self.rows):
             settings = "settings are defaults, chosen with other images"
             notes.append(f"Nothing was tuned: {settings}; p = {config.p:g}.")
