@@ -5,8 +5,8 @@
 
 IMAGES has one sub-folder per class. The flow is not trained: one pass over the images gives axes
 and a memory of partners. The script prints NFA's counters for one batch,
-{'seen': ..., 'applied': ..., ...}. --push uploads the checkpoint to the Hugging Face Hub without
-the memory, whose coefficients reproduce the images closely.
+{'seen': ..., 'applied': ..., ...}. --push uploads the checkpoint to a private repository of the
+Hugging Face Hub: from its axes and its memory the images can nearly be rebuilt.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ def parse() -> argparse.Namespace:
     )
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--rank", type=int, default=64, help="axes per class")
-    parser.add_argument("--push", metavar="OWNER/NAME", help="Hub repository to push to")
+    parser.add_argument("--push", metavar="OWNER/NAME", help="private repository to push to")
     return parser.parse_args()
 
 
@@ -43,7 +43,7 @@ def main() -> None:
     batch, labels = next(iter(DataLoader(images, batch_size=64, shuffle=True)))
     nfa(batch, labels)
     if args.push:
-        print(push_to_hub(fitted, args.push, memory=False))
+        print(push_to_hub(fitted, args.push, private=True))
     print(nfa.stats())
 
 

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import dataclasses
-
 import numpy as np
 import pytest
 import torch
 from nfa_tools import Counted, TensorImages, images_of
 
+import nfaug
 from nfaug.checkpoint.checkpoint import Checkpoint, sample_images
 from nfaug.pictures.preview import picture_grid, preview_grid
 
@@ -39,9 +38,7 @@ def test_rows_of_a_preview(tiny_checkpoint: Checkpoint, tiny_images: TensorImage
 def test_partners_of_the_data(
     tiny_checkpoint: Checkpoint, tiny_images: TensorImages, memory: bool, partners: str
 ) -> None:
-    assert tiny_checkpoint.pca is not None
-    pca = tiny_checkpoint.pca if memory else tiny_checkpoint.pca.without_memory()
-    given = dataclasses.replace(tiny_checkpoint, pca=pca)
+    given = nfaug.fit(tiny_checkpoint, tiny_images, rank=4, memory=memory, progress=False)
     picture = preview_grid(given, tiny_images, variants=2, partners=partners)
     shown = cells(np.asarray(picture), 3, 4, 64)
     assert all((variant != row[0]).any() for row in shown for variant in row[2:])

@@ -13,7 +13,7 @@ from bank_tools import Pictures, make, save_pictures
 from nfa_tools import NAMES, checkpoint, write_images
 from PIL import Image
 from torch.utils.data import DataLoader, Dataset, Subset, TensorDataset
-from torchvision.datasets import DatasetFolder, ImageFolder
+from torchvision.datasets import DatasetFolder, ImageFolder, VisionDataset
 from torchvision.transforms import v2
 
 from nfaug.bank import Bank, BankDataset, make_bank
@@ -279,6 +279,36 @@ class Wrapped(Dataset[tuple[Any, int]]):
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self.dataset, name)
+
+
+class WithTransforms(VisionDataset):
+    """Torchvision's pets and places apply both transforms at once."""
+
+    def __init__(self, **transforms: Any) -> None:
+        super().__init__("", **transforms)
+        self.pictures = Pictures()
+
+    def __len__(self) -> int:
+        return len(self.pictures)
+
+    def __getitem__(self, index: int) -> Any:
+        image, label = self.pictures[index]
+        return self.transforms(image, label) if self.transforms else (image, label)
+
+
+def test_the_transform_of_labels_stays(tmp_path: Path) -> None:
+    source = WithTransforms(transform=v2.RandomCrop(4), target_transform=lambda label: 2 - label)
+    assert source[0][1] == 2
+    data = BankDataset(source, make(tmp_path / "bank", source), p=0.0)
+    image, label = data[0]
+    assert (image.size, label) == ((4, 4), 2)
+
+
+def test_a_class_that_the_dataset_lacks(bank: Bank) -> None:
+    source = Pictures()
+    source.classes = ["ant", *source.classes[1:]]
+    with pytest.raises(ValueError, match=f"the class '{NAMES[0]}', which the dataset lacks"):
+        BankDataset(source, bank)
 
 
 def test_a_transform_inside_a_wrapper_is_part_of_its_items(folder: Path, tmp_path: Path) -> None:

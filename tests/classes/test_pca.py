@@ -261,21 +261,6 @@ def test_tensors_round_trip_bit_for_bit(pca: ClasswisePCA) -> None:
     assert repr(pca) == "ClasswisePCA(num_classes=4, dim=40, rank=6, memory=246)"
 
 
-def test_without_memory_and_with_fewer_axes(pca: ClasswisePCA) -> None:
-    z = torch.cat(draws())
-    labels = torch.cat([torch.full((60 + y,), y) for y in range(CLASSES)])
-    assert "memory" not in pca.without_memory().tensors()
-    bare = pca.without_memory(max_axes_fraction=0.05)
-    assert bare.ranks.tolist() == [3] * CLASSES
-    assert bare.rank == 3
-    assert not bare.has_memory
-    assert torch.allclose(bare.project(z, labels), pca.project(z, labels)[:, :3], atol=1e-5)
-    assert bare.gate(z, labels)[pca.gate(z, labels)].all(), "what was in range still is"
-    assert ClasswisePCA.from_tensors(bare.tensors()).rank == 3
-    with pytest.raises(ValueError, match=r"1\.5"):
-        pca.without_memory(1.5)
-
-
 def broken(pca: ClasswisePCA, **changes: Tensor | None) -> dict[str, Tensor]:
     tensors = {name: value.clone() for name, value in pca.tensors().items()}
     for name, value in changes.items():

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from nfa_tools import write_images
 from PIL import Image
 from torch import Tensor
 
@@ -55,6 +56,18 @@ def test_a_picture_that_cannot_be_written_leaves_the_old_one(
         given = [*words, "--checkpoint", str(tiny_path), "--out", str(out), "--overwrite"]
         assert main(given) == 2
         assert [file.read_bytes() for file in tmp_path.iterdir()] == [b"old"]
+
+
+def test_a_bank_shrinks_no_image_without_a_word(
+    tiny_path: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Of a folder of many images, only some sizes were looked at."""
+    folder = write_images(tmp_path / "images", 8, train=100)
+    odd = sorted(folder.rglob("*.png"))[1]
+    Image.new("L", (48, 40)).save(odd)
+    words = ["bank", "--checkpoint", str(tiny_path), "--data", str(folder), "--variants=1"]
+    assert main([*words, "--out", str(tmp_path / "bank")]) == 2
+    assert f"{odd.name} has 40 x 48 pixels" in capsys.readouterr().err
 
 
 def test_preview_at_the_training_size(

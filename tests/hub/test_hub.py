@@ -121,7 +121,7 @@ def test_push_without_memory(pushed: FakeHub, made: Path) -> None:
         push_to_hub(made, REPO, memory=False, license="mit")
     card = pushed.files(REPO)["README.md"].decode()
     assert card.endswith("My own words: ü\r\n"), "the card is the user's"
-    assert "The partner memory was left out." in card
+    assert "It has no partner memory and no axes of classes." in card
     assert "partner memory**" not in card
     assert "shows images that the flow drew" in card
     picture = pushed.files(REPO)["samples.png"]
@@ -129,10 +129,11 @@ def test_push_without_memory(pushed: FakeHub, made: Path) -> None:
     assert picture != (made / "samples.png").read_bytes(), "it shows images"
     push_to_hub(made, REPO, memory=False, overwrite_card=True)
     assert "My own words" not in pushed.files(REPO)["README.md"].decode()
-    shared = nfaug.load(REPO).pca
-    assert shared is not None
-    assert not shared.has_memory
-    assert int(shared.ranks.max()) <= 0.25 * int(shared.counts.max())
+    assert "pca.safetensors" not in pushed.files(REPO)
+    shared = nfaug.load(REPO)
+    assert shared.pca is None
+    assert shared.gaussians is not None
+    assert shared.config.classes == nfaug.load(made).config.classes
 
 
 def test_what_is_no_longer_there_goes(pushed: FakeHub, mine: Path) -> None:

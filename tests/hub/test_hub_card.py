@@ -12,6 +12,7 @@ from huggingface_hub import ModelCard
 from nfa_tools import checkpoint as parts
 
 from nfaug.checkpoint.checkpoint import CheckpointConfig
+from nfaug.classes.pca import ClasswisePCA
 from nfaug.flows.autoencoder import AutoencoderConfig
 from nfaug.flows.config import FlowConfig
 from nfaug.flows.mef_config import MefConfig
@@ -106,6 +107,10 @@ def test_a_flow_on_latents_names_its_autoencoder() -> None:
     text = card(autoencoder=autoencoder)
     assert "images of 3 x 256 x 256" in text
     assert f"the latents of the autoencoder {escape('someone/vae')}, on the Hub" in text
+    assert "AUTOENCODER" not in text
+    own = card(autoencoder=replace(autoencoder, kind="file", name="vae.safetensors"))
+    assert 'from_pretrained("owner/flow", p=0.5, autoencoder="AUTOENCODER")' in own
+    assert "nfaug fit --checkpoint owner/flow --autoencoder AUTOENCODER --data" in own
     assert "0" * 64 in text
 
 
@@ -185,20 +190,22 @@ def test_privacy_is_said_plainly() -> None:
     assert "`samples.png` shows images that the flow drew" in card(picture="samples")
     pca = parts().pca
     assert pca is not None
-    shared = card(pca=pca.without_memory(max_axes_fraction=0.1))
-    assert "The partner memory was left out." in shared
-    assert "at most 10% of its images: too few to span them" in shared
-    assert "nearly" not in shared
-    few = pca.without_memory()
+    alone = card(pca=None)
+    assert "It has no partner memory and no axes of classes." in alone
+    assert "rebuilt" not in alone
+    tensors = pca.tensors()
+    for name in ("memory", "memory_labels"):
+        del tensors[name]
+    few = ClasswisePCA(tensors)
     few.counts = few.counts.clamp(max=3)
     assert "as few as 3 images" in card(pca=few)
-    assert "as many axes as images of a class" in card(pca=few)
+    assert "unusual in their class can be **nearly rebuilt from them**" in card(pca=few)
 
 
 def test_the_privacy_statement_of_an_edited_card_is_kept_true() -> None:
     one, other = card(), card(pca=None)
     edited = one.replace("## Limits", "## My words\n\n\\1 \\g<0>\n\n## Limits")
     changed = set_privacy(edited, other)
-    assert "partner memory" not in changed
+    assert "holds a partner memory" not in changed
     assert set_privacy(changed, one) == edited
     assert set_privacy("# None\n", other) == "# None\n"

@@ -221,6 +221,12 @@ def _compared_labels(dataset: Any, bank: Bank, rows: np.ndarray) -> np.ndarray:
     if classes and names:  # which may have another order
         label_of_name = {name: label for label, name in enumerate(names)}
         dataset_labels = np.array([label_of_name.get(name, -1) for name in classes])
+        absent = dataset_labels[labels] < 0
+        if absent.any():
+            missing = printable(classes[int(labels[absent][0])], longest=100)
+            raise ValueError(
+                f"the bank has images of the class {missing!r}, which the dataset lacks: {_MAKE}"
+            )
         labels = dataset_labels[labels]
     stored = _trusted_labels(dataset)
     if stored is None:

@@ -80,8 +80,10 @@ def split_transform(dataset: Any) -> tuple[Any, Callable[[Any], Any] | None]:
         return dataset, None
     plain = copy.copy(dataset)
     plain.transform = _as_it_is  # a dataset may call it without asking whether there is one
-    if hasattr(plain, "transforms"):  # torchvision's pair of image and target transform
-        plain.transforms = None
+    pair = getattr(plain, "transforms", None)
+    if pair is not None:  # torchvision's pair of image and target transform
+        plain.transforms = copy.copy(pair)
+        plain.transforms.transform = None
     return plain, transform
 
 

@@ -97,7 +97,7 @@ class CheckpointConfig:
 
         Raises:
             TypeError: A value has a type that JSON lacks.
-            ValueError: Class names are too many or not distinct, or the text is too long.
+            ValueError: Class names are not distinct, or the text is too long.
         """
         values = dict(vars(self))
         values["flow"] = self.flow.to_dict()

@@ -362,45 +362,6 @@ class ClasswisePCA(nn.Module):
         _check(tensors)
         return cls(tensors)
 
-    def without_memory(self, max_axes_fraction: float | None = None) -> ClasswisePCA:
-        """A copy without the memory, for sharing.
-
-        With as many axes as images, the images of a class can nearly be rebuilt from its axes. The
-        gate is widened by the largest energy along the removed axes, so that what it let through
-        still passes.
-
-        Args:
-            max_axes_fraction: Keep at most this number of leading axes per image of a class, in (0,
-                1]; None for all axes.
-
-        Returns:
-            The copy.
-
-        Raises:
-            ValueError: The fraction is out of range.
-
-        Example:
-            >>> shared = pca.without_memory(max_axes_fraction=0.05)
-            >>> shared.has_memory, shared.ranks
-            (False, tensor([2, 2]))
-        """
-        if max_axes_fraction is not None and not 0 < max_axes_fraction <= 1:
-            raise ValueError(f"max_axes_fraction must be in (0, 1]; got {max_axes_fraction}")
-        tensors: dict[str, Tensor] = {}
-        for name, value in self.tensors().items():
-            if name not in _MEMORY:
-                tensors[name] = value.clone()
-        if max_axes_fraction is not None:
-            ranks = torch.minimum(self.ranks, (self.counts * max_axes_fraction).long())
-            rank = max(1, int(ranks.max()))
-            dropped = torch.arange(self.rank, device=ranks.device) >= ranks[:, None]
-            largest = self.eigenvalues.masked_fill(~dropped, 0.0).amax(1)
-            tensors["gate_energy"] += largest * self.gate_distance
-            tensors["axes"] = tensors["axes"].masked_fill(dropped[:, :, None], 0.0)[:, :rank]
-            tensors["eigenvalues"] = self.eigenvalues.masked_fill(dropped, 0.0)[:, :rank]
-            tensors["ranks"] = ranks
-        return ClasswisePCA(tensors)
-
 
 def rows_by_class(labels: Tensor, rows: Tensor) -> list[Tensor]:
     """These positions of labels in parts, one for each class. Reads the labels."""

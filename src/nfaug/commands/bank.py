@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from jsonargparse import ArgumentParser, Namespace
 
@@ -21,9 +21,6 @@ from .common import (
 )
 from .parser import Count, Natural, new_parser
 
-if TYPE_CHECKING:
-    from ..data.images import LabelledImages
-
 _SHARDS = (
     "Several processes can make one bank: each is given its own --shard i/n and the same --out, "
     "which holds the bank once all are made. On CPUs, with one number of threads, the bank is bit "
@@ -36,8 +33,8 @@ def parser() -> ArgumentParser:
     parser = new_parser(
         "bank",
         "Compute variants of every image in advance and store them, so that training costs nothing "
-        "more: nfaug.bank.BankDataset replaces images by their variants. The same command "
-        "continues an interrupted bank.",
+        "more: nfaug.bank.BankDataset replaces images by their variants. The same command, "
+        "without --overwrite, continues an interrupted bank.",
         _SHARDS,
         usage="--checkpoint CHECKPOINT --data DATA --out OUT [options]",
         example="nfaug bank --checkpoint my-nfa --data my-images --out my-bank",
@@ -95,12 +92,17 @@ def run(arguments: Namespace) -> dict[str, Any]:
     data = open_dataset(
         arguments.data,
         split=arguments.split or "train",
-        image_size=size or codec.image_size,
+        image_size=codec.image_size if arguments.residual else size,
         channels=codec.channels,
         **reading(arguments),
     )
-    if size is None and not arguments.residual:
-        _check_sizes(data)
+    height, width = data.image_size
+    if size is None and not arguments.residual and (height, width) != codec.image_size:
+        raise ValueError(
+            f"{arguments.data} has images of {height} x {width} pixels, and the checkpoint works "
+            f"at {codec.image_size[0]} x {codec.image_size[1]}: pass --image-size, the size that "
+            "your transform resizes images to, or --residual"
+        )
     workers = arguments.workers
     if workers is None:
         parts = 1 if shard is None else shard[1]
@@ -139,14 +141,3 @@ def run(arguments: Namespace) -> dict[str, Any]:
         result["shard"] = arguments.shard
         result["complete_shards"] = complete_shards
     return result
-
-
-def _check_sizes(data: LabelledImages) -> None:
-    """Raise ValueError unless images have the size of the checkpoint, at which they are opened."""
-    for name, (height, width) in data.stored_sizes().items():
-        if (height, width) != data.image_size:
-            raise ValueError(
-                f"{name} has {height} x {width} pixels, and the checkpoint works at "
-                f"{data.image_size[0]} x {data.image_size[1]}: pass --image-size, the size "
-                "that your transform resizes images to, or --residual"
-            )

@@ -41,7 +41,7 @@ def run(arguments: Namespace) -> dict[str, Any]:
 
 
 def _on_the_hub(arguments: Namespace) -> dict[str, Any]:
-    """The flows on the Hub, and their number."""
+    """The flows on the Hub, at most --limit, and how many these are."""
     from huggingface_hub import HfApi, constants, get_session
 
     from ..io.hub import hub_errors

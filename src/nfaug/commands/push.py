@@ -18,10 +18,10 @@ def parser() -> ArgumentParser:
         "push",
         "Upload a checkpoint to the Hugging Face Hub as one commit: configuration, tensors, card "
         "and picture. Log in first with: hf auth login.",
-        "Privacy: training images can nearly be rebuilt from the memory, and from as many axes as "
-        "a class has images. Use --no-memory for images that you must not publish.",
+        "Privacy: training images can nearly be rebuilt from the memory, and some of them from "
+        "the axes. Use --no-memory for images that you must not publish.",
         usage="CHECKPOINT REPO [options]",
-        example="nfaug push my-nfa OWNER/my-nfa --no-memory --dry-run",
+        example="nfaug push my-flow OWNER/my-flow --no-memory --dry-run",
     )
     parser.add_argument("checkpoint", help="the checkpoint's folder")
     parser.add_argument("repo", help="owner/name on the Hub")
@@ -30,8 +30,8 @@ def parser() -> ArgumentParser:
     parser.add_argument(
         "--no-memory",
         action="store_true",
-        help="leave out the memory, draw samples instead of images, and keep at most one axis for "
-        "every four images of a class; a class of fewer than 8 images is an error, since its mean "
+        help="push the flow alone, with the Gaussians of its training: no memory, no axes, and "
+        "samples instead of images; a Gaussian of fewer than 8 images is an error, since its mean "
         "shows them",
     )
     parser.add_argument("--license", help="for the card: identifier of the license, such as mit")

@@ -224,13 +224,12 @@ def _share(share: float, count: int) -> str:
 
 
 def _axes(pca: ClasswisePCA | None) -> dict[str, Any]:
-    """The figures of the privacy statement: numbers of axes and partners, and axes per image."""
+    """The figures of the privacy statement: axes, partners, and images of the smallest class."""
     if pca is None:
-        return {"axes": 0, "partners": 0, "share": 0.0, "fewest": 0}
+        return {"axes": 0, "partners": 0, "fewest": 0}
     return {
         "axes": int(pca.ranks.max()),
         "partners": 0 if pca.memory is None else len(pca.memory),
-        "share": float((pca.ranks / pca.counts.clamp(min=1)).max()),
         "fewest": int(pca.counts.min()),
     }
 

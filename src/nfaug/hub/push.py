@@ -6,13 +6,14 @@ import contextlib
 import io
 import tempfile
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi
 from huggingface_hub.utils import validate_repo_id  # documented
+from torch import Tensor
 
 from nfaug.checkpoint.checkpoint import Checkpoint, read_checkpoint
 from nfaug.checkpoint.manifest import PICTURE, TENSOR_FILES
@@ -24,7 +25,6 @@ from .card import make_card, set_privacy
 
 CARD: str = "README.md"
 FEWEST: int = 8  # images of a class, below which its mean shows them
-AXES_FRACTION: float = 0.25  # most axes per image of a class when the memory is left out
 
 
 class PushPlan(NamedTuple):
@@ -65,10 +65,11 @@ def push_to_hub(
         private: Whether a new repository is private; None for the default of the account.
         revision: The branch; the main branch by default.
         token: Access token with write permission; None for the one that is logged in.
-        memory: With False the memory is left out, the picture shows samples and no image, and a
-            class keeps at most a quarter as many axes as it has images: with more, training images
-            could nearly be rebuilt. A class of fewer than 8 images is then an error, since the mean
-            of a class, which is always pushed, shows them. Earlier pushes stay in the history.
+        memory: With False only the flow is pushed, with the class Gaussians of its training: no
+            memory, no axes, nothing else that a fit found, and a picture of samples. From the mean
+            and the axes of a class, its unusual images can nearly be rebuilt. A Gaussian of fewer
+            than 8 images is then an error, since its mean shows them. Earlier pushes stay in the
+            history.
         commit_message: Summary line of the commit.
         overwrite_card: Replace the README.md of the repository. Otherwise it is kept, only its
             privacy statement is brought up to date, and a warning says so if it differs.
@@ -81,7 +82,8 @@ def push_to_hub(
 
     Raises:
         ValueError: `repo_id` is not a repository name, the card or the picture is a link, the
-            checkpoint cannot be saved, or `memory` is False and a class has fewer than 8 images.
+            checkpoint cannot be saved, or `memory` is False and there is no flow to push, or a
+            class had fewer than 8 images in its training.
         CheckpointError: The folder is not a checkpoint, or it is damaged.
         HubError: The repository cannot be written, or is public in spite of `private`.
 
@@ -107,7 +109,8 @@ def push_to_hub(
             api.create_branch(repo_id, branch=revision, exist_ok=True)
         remote_names = api.list_repo_files(repo_id, revision=revision)
         if CARD in remote_names and not overwrite_card:
-            folder = download(repo_id, [CARD], HubOptions(revision=revision, token=token))
+            options = HubOptions(revision=revision, token=token, force_download=True)
+            folder = download(repo_id, [CARD], options)  # never an older one of the cache
             remote_card = (folder / CARD).read_bytes().decode("utf-8", errors="replace")
             kept_card = set_privacy(remote_card, generated_card)
             if kept_card != (staged / CARD).read_bytes().decode():
@@ -156,28 +159,43 @@ def _check_name(repo_id: str) -> None:
         raise ValueError(f"pass owner/name, with your account or organisation; got {repo_id!r}")
 
 
-def _check_counts(checkpoint: Checkpoint) -> None:
-    """Raise ValueError if the mean of a class, which a checkpoint always holds, shows its images.
+def _flow_alone(checkpoint: Checkpoint) -> Checkpoint:
+    """The flow and the class Gaussians of its training, without what a fit found.
+
+    Raises:
+        ValueError: There is no flow, or a Gaussian is of so few images that its mean shows them.
+    """
+    if not checkpoint.config.flow.parameter_count:
+        raise ValueError(
+            "memory=False (--no-memory) pushes the flow alone, and this checkpoint has none: in "
+            "pixels and on latents it holds what was fitted to your images. Push it with the "
+            "memory to a private repository, or let others fit to their own images"
+        )
+    if checkpoint.config.gaussians.get("fitted"):
+        config = replace(checkpoint.config, classes=(), gaussians={}, metrics={})
+        return replace(checkpoint, config=config, gaussians=None, pca=None)
+    if checkpoint.gaussians is not None:
+        _check_counts(checkpoint.gaussians.counts, checkpoint.config.classes)
+    return replace(checkpoint, pca=None)
+
+
+def _check_counts(counts: Tensor, classes: Sequence[str]) -> None:
+    """Raise ValueError if the mean of a class shows its images.
 
     That of a single image is the image, bit for bit.
     """
-    for part in (checkpoint.pca, checkpoint.gaussians):
-        if part is None:
-            continue
-        small = ((part.counts > 0) & (part.counts < FEWEST)).nonzero().flatten().tolist()
-        if not small:
-            continue
-        number = int(part.counts[small[0]])
-        names = checkpoint.config.classes or ("all images",)  # a flow without classes
-        name = names[small[0]]
-        more = f", and {len(small) - 1} more classes have fewer than {FEWEST}"
-        raise ValueError(
-            "memory=False (--no-memory) leaves out the memory, but the mean of a class stays, and "
-            f"that of few images shows them: class {name!r} has {number} "
-            f"image{'s' if number > 1 else ''}{more if small[1:] else ''}. Fit without such "
-            f"classes or with {FEWEST} images of each, or push with the memory to a private "
-            "repository"
-        )
+    small = ((counts > 0) & (counts < FEWEST)).nonzero().flatten().tolist()
+    if not small:
+        return
+    number = int(counts[small[0]])
+    name = (classes or ("all images",))[small[0]]  # a flow without classes has one Gaussian
+    more = f", and {len(small) - 1} more classes have fewer than {FEWEST}"
+    raise ValueError(
+        "memory=False (--no-memory) leaves out the memory, but the Gaussian of a class stays, and "
+        f"the mean of few images shows them: class {name!r} has {number} "
+        f"image{'s' if number > 1 else ''}{more if small[1:] else ''}. Train without such classes "
+        f"or with {FEWEST} images of each, or push with the memory to a private repository"
+    )
 
 
 def _samples_picture(checkpoint: Checkpoint) -> bytes:
@@ -240,11 +258,8 @@ def _staged(
         own_files = _read_card_and_picture(directory)
         checkpoint = read_checkpoint(directory, on_latents=False)  # refuses a damaged one
     if not memory:
-        _check_counts(checkpoint)
+        checkpoint = _flow_alone(checkpoint)
         own_files.pop(PICTURE, None)
-        if checkpoint.pca is not None:
-            smaller = checkpoint.pca.without_memory(max_axes_fraction=AXES_FRACTION)
-            checkpoint = replace(checkpoint, pca=smaller)
     picture = own_files.get(PICTURE) or _samples_picture(checkpoint)
     shows: Literal["images", "samples"] | None = None
     if PICTURE in own_files:

@@ -16,6 +16,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from filelock import FileLock
 from huggingface_hub import constants, get_hf_file_metadata, get_session, hf_hub_url
 from huggingface_hub.errors import (
     HFValidationError,
@@ -89,7 +90,7 @@ def download(
 
     All files are those of one commit. At most as many bytes are read of a file as the Hub says that
     it has, and it may have 16 MiB, the most that is read of JSON, or 64 GiB if it is a safetensors
-    file. Without a network the files that the cache holds are used.
+    file. Without a network the files that the cache holds are used, but for `force_download`.
 
     Args:
         repo_id: "owner/name".
@@ -118,6 +119,8 @@ def download(
         # The client and its HTTP library have dozens of types for a network or a Hub that does not
         # answer. As the client does, this then reads the cache.
         except Exception as unreachable:
+            if options.force_download:
+                raise
             try:
                 return _cached(home, revision, wanted)
             except FileNotFoundError:
@@ -125,14 +128,8 @@ def download(
         _check_sizes(repo_id, files)
         folder = home / "snapshots" / commit
         for file in files:
-            pointer = folder / file.name
-            blob = home / "blobs" / file.blob
-            if pointer.exists() and not options.force_download:
-                continue
-            if not blob.exists() or options.force_download:
-                url = hf_hub_url(repo_id, file.name, revision=commit)
-                _save(repo_id, url, file, blob, options)
-            _link(pointer, blob)
+            if options.force_download or not (folder / file.name).exists():
+                _fetch(repo_id, commit, file, home, options)
         ref = home / "refs" / revision
         if revision != commit and not (ref.is_file() and ref.read_text() == commit):
             ref.parent.mkdir(parents=True, exist_ok=True)
@@ -214,6 +211,22 @@ def _answer(repo_id: str, url: str, options: HubOptions) -> Iterator[Any]:
             code = answer.headers.get("X-Error-Code", answer.reason_phrase)
             raise _refused(repo_id, f"the answer to {url} is {answer.status_code} {code}")
         yield answer
+
+
+def _fetch(repo_id: str, commit: str, file: _RemoteFile, home: Path, options: HubOptions) -> None:
+    """Bring a file of a commit into the cache of a repository.
+
+    Of processes that start together one downloads, and the others wait: a file must not be replaced
+    while another process reads it.
+    """
+    blob = home / "blobs" / file.blob
+    lock = home.parent / ".locks" / home.name / f"{file.blob}.lock"  # where the client has its own
+    lock.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(lock):
+        if options.force_download or not blob.exists():
+            url = hf_hub_url(repo_id, file.name, revision=commit)
+            _save(repo_id, url, file, blob, options)
+        _link(home / "snapshots" / commit / file.name, blob)
 
 
 def _save(repo_id: str, url: str, file: _RemoteFile, blob: Path, options: HubOptions) -> None:
