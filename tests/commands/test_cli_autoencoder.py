@@ -87,3 +87,20 @@ def test_what_is_not_copied(file: Path, tmp_path: Path, monkeypatch: pytest.Monk
     copy_autoencoder(record, flow, given=flow / NAME)
     assert (flow / NAME).read_bytes() == file.read_bytes(), "what lies beside it is another"
     assert [path.name for path in flow.iterdir()] == [NAME]
+
+
+def test_a_run_from_a_flow_on_latents_goes_on(
+    file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The command that a stopped run printed asked for the autoencoder that --checkpoint holds."""
+    data = ["--data", write_images(tmp_path / "images", 24, train=8) / "train"]
+    quiet = ["--trackers", "[]", "--pictures-every", "0", "--pca.rank", "2", "--batch-size", "12"]
+    flow = ["--flow.steps", "[1]", "--flow.blocks", "[1]", "--flow.width", "[8]"]
+    first, second = tmp_path / "first", tmp_path / "second"
+    words = ["train", *data, "--epochs", "1", "--prior.kind", "data", *quiet]
+    assert run_main(capsys, *words, *flow, "--autoencoder", file, "--out", first).code == 0
+    assert run_main(capsys, *words, "--checkpoint", first, "--out", second).code == 0
+    shutil.rmtree(first)
+    again = run_main(capsys, "train", "--resume", second, *data, "--epochs", "2")
+    assert again.code == 0, again.err
+    assert nfaug.load(second).config.training["epochs"] == 2

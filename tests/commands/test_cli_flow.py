@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from command_tools import run_main
 from test_cli_sharing import run
 
 from nfaug.augment.config import MixConfig
@@ -55,3 +56,18 @@ def test_preview_shows_what_the_gate_rejects(
     assert run(capsys, *words, "--out", str(default))[0] == 0
     assert default.read_bytes() == pictures[0], "the gate of training"
     assert len(set(pictures[1:])) == 2
+
+
+def test_the_size_of_a_flow_takes_the_place_of_that_of_a_recipe(
+    tiny_path: Path, tiny_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """It was an error that named two shapes and no option."""
+    settings = tmp_path / "settings.yaml"
+    settings.write_text("dataset: {image_size: 32, channels: 3}\nepochs: 1\ntrackers: []\n")
+    words = ["train", "-c", str(settings), "--checkpoint", str(tiny_path), "--batch-size", "12"]
+    words += ["--data", str(tiny_folder), "--pictures-every", "0", "--pca.rank", "4"]
+    words += ["--prior.kind", "data", "--json", "--out"]
+    assert run_main(capsys, *words, str(tmp_path / "flow")).json["image_size"] == [8, 8]
+    refused = run_main(capsys, *words, str(tmp_path / "no"), "--image-size", "16")
+    assert refused.code == 2
+    assert "16" in refused.err

@@ -6,6 +6,7 @@ import dataclasses
 from typing import Any
 
 import pytest
+import torch
 from nfa_tools import TensorImages
 from torch import Tensor
 from torch.nn import functional as F
@@ -88,3 +89,17 @@ def test_bounds_hold_after_every_step(tiny_images: TensorImages, tiny_config: Tr
     assert max(bounds) <= 0.8 * (1 + 1e-5)
     assert max(scales) <= 1.05 * (1 + 1e-5)
     assert max(bounds) > 0.7 or max(scales) > 1.04, "a bound was reached"
+
+
+def test_a_flow_that_was_trained_in_bfloat16_is_used_in_float32(
+    tiny_images: TensorImages, tiny_config: TrainConfig
+) -> None:
+    """Where gradients are recorded, too: `encode` was off by 0.04, and `decode` by levels."""
+    optim = OptimConfig(warmup_steps=2, recompute="steps", bf16=True)
+    config = dataclasses.replace(tiny_config, optim=optim)
+    flow = train(tiny_images, config=config, progress=False).checkpoint.flow
+    images = tiny_images.images[:12]
+    with torch.no_grad():
+        latents, _ = flow.encode(images)
+    assert torch.equal(flow.encode(images)[0], latents)
+    assert torch.equal(flow.decode(latents), images)

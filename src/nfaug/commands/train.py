@@ -91,8 +91,9 @@ def parser() -> ArgumentParser:
         "--resume",
         help="continue the run in this folder with its settings; other options override them, but "
         "images, seed, batch size, device, flow and prior.kind must stay. A finished run is "
-        "evaluated and fitted once more; with more --epochs it trains on. On a CPU, with as many "
-        "threads and without --max-minutes, the result is bit for bit that of an uninterrupted run",
+        "evaluated and fitted once more; it trains on with more --epochs or --max-minutes, "
+        "whichever ended it. On a CPU, with as many threads and without --max-minutes, the result "
+        "is bit for bit that of an uninterrupted run",
     )
     parser.add_argument(
         "--checkpoint",
@@ -138,7 +139,7 @@ def run(arguments: Namespace) -> dict[str, Any] | None:
                     start = load(
                         arguments.checkpoint, autoencoder=config.autoencoder, gaussians=False
                     )
-                config = _shaped(config, start.flow)
+                config = _shaped(config, start.flow, arguments)
         dataset = open_dataset(
             arguments.data,
             split=arguments.split,
@@ -179,13 +180,16 @@ def run(arguments: Namespace) -> dict[str, Any] | None:
     }
 
 
-def _shaped(config: TrainConfig, start: Flow) -> TrainConfig:
-    """The settings with the size and the channels of a flow that is trained further."""
+def _shaped(config: TrainConfig, start: Flow, arguments: Namespace) -> TrainConfig:
+    """The settings with the size and the channels of a flow that is trained further.
+
+    They take the place of those of a recipe.
+    """
     if not list(start.parameters()):  # which is an error of its own
         return config
     data = config.dataset
-    size = data.image_size or start.codec.image_size
-    channels = data.channels or start.codec.channels
+    size = arguments.image_size or start.codec.image_size
+    channels = arguments.channels or start.codec.channels
     return replace(config, dataset=replace(data, image_size=size, channels=channels))
 
 

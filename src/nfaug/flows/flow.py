@@ -282,7 +282,7 @@ class Flow(Layer):
             progress: Show a bar.
 
         Returns:
-            The latents of the batch, (B, C, H, W): mean 0 and variance 1 in each channel of a step.
+            The latents of the batch, (B, C, H, W).
 
         Example:
             >>> new = Flow(flow.config)

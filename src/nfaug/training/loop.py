@@ -97,7 +97,7 @@ class Loop:
         if state.finished:
             self.reporter.note(
                 "training had finished: the flow stays as it is, and is evaluated and fitted once "
-                "more. With more --epochs it trains on"
+                "more. With more --epochs or --max-minutes, whichever ended it, it trains on"
             )
         handlers: AbstractContextManager[None] = contextlib.nullcontext()
         if self.run.out is not None:

@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from nfaug.checkpoint.autoencoder import copy_autoencoder
 from nfaug.checkpoint.checkpoint import Checkpoint
 from nfaug.checkpoint.checkpoint import load as load_checkpoint
 from nfaug.classes.gaussians import ClassGaussians
@@ -221,10 +222,17 @@ class Snapshots:
                 )
         return Snapshot(tensors, facts)
 
-    def save_initial(self, checkpoint: Checkpoint) -> None:
-        """Save the flow that the run starts from beside the snapshots."""
+    def save_initial(
+        self, checkpoint: Checkpoint, autoencoder: str | None = None, base: str | None = None
+    ) -> None:
+        """Save the flow that the run starts from beside the snapshots.
+
+        The file of its autoencoder, `autoencoder` or one in the checkpoint `base`, goes with it.
+        """
         if self.writer and self.folder is not None:
-            checkpoint.save(self.folder / "initial", overwrite=True)
+            folder = checkpoint.save(self.folder / "initial", overwrite=True)
+            record = checkpoint.config.autoencoder
+            copy_autoencoder(record, folder, given=autoencoder, base=base or None)
 
     def initial(self, autoencoder: str | None = None) -> Checkpoint:
         """Load the flow that the run started from, with its `autoencoder` at this location."""

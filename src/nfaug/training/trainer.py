@@ -150,7 +150,8 @@ def train_run(
                 state = context.start(flow or context.new_flow())
                 with progress_bar(None, "saving the state", shown=context.shown):
                     initial = context.checkpoint(state.optimizer.average, state)
-                    run.snapshots.save_initial(initial)
+                    base = None if start is None else start.source
+                    run.snapshots.save_initial(initial, config.autoencoder, base)
                     run.snapshots.save(state.snapshot())
             reporter = Reporter(context, run.out)
             try:
@@ -204,6 +205,7 @@ def _finish(context: RunContext, state: RunState, source: Mapping[str, str]) -> 
     optimizer = state.optimizer
     config = context.config
     flow = optimizer.average.eval()
+    flow.configure_training()  # it is used in float32, also where gradients are recorded
     training: dict[str, Any] = {
         "images": len(context.data.labels),
         "images_sha256": context.fingerprint,
