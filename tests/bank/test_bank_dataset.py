@@ -304,6 +304,15 @@ def test_the_transform_of_labels_stays(tmp_path: Path) -> None:
     assert (image.size, label) == ((4, 4), 2)
 
 
+def test_transforms_of_another_kind(tmp_path: Path) -> None:
+    """A list of steps that a dataset composes under the same name."""
+    source: Any = Pictures()
+    source.transforms = [v2.RandomCrop(4)]
+    source.transform = v2.Compose(source.transforms)
+    image, _ = BankDataset(source, make(tmp_path / "bank", source), p=0.0)[0]
+    assert image.size == (4, 4)
+
+
 def test_a_class_that_the_dataset_lacks(bank: Bank) -> None:
     source = Pictures()
     source.classes = ["ant", *source.classes[1:]]

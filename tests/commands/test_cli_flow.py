@@ -58,16 +58,16 @@ def test_preview_shows_what_the_gate_rejects(
     assert len(set(pictures[1:])) == 2
 
 
-def test_the_size_of_a_flow_takes_the_place_of_that_of_a_recipe(
+def test_another_size_than_that_of_a_flow_names_the_option(
     tiny_path: Path, tiny_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """It was an error that named two shapes and no option."""
+    """A recipe sets a size, and the error named two shapes and no option."""
     settings = tmp_path / "settings.yaml"
-    settings.write_text("dataset: {image_size: 32, channels: 3}\nepochs: 1\ntrackers: []\n")
+    settings.write_text("dataset: {image_size: 32}\nepochs: 1\ntrackers: []\n")
     words = ["train", "-c", str(settings), "--checkpoint", str(tiny_path), "--batch-size", "12"]
     words += ["--data", str(tiny_folder), "--pictures-every", "0", "--pca.rank", "4"]
-    words += ["--prior.kind", "data", "--json", "--out"]
-    assert run_main(capsys, *words, str(tmp_path / "flow")).json["image_size"] == [8, 8]
-    refused = run_main(capsys, *words, str(tmp_path / "no"), "--image-size", "16")
+    words += ["--prior.kind", "data", "--json", "--out", str(tmp_path / "flow")]
+    refused = run_main(capsys, *words)
     assert refused.code == 2
-    assert "16" in refused.err
+    assert "pass --image-size 8,8" in refused.err
+    assert run_main(capsys, *words, "--image-size", "8,8").json["image_size"] == [8, 8]

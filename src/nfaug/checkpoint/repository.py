@@ -43,10 +43,13 @@ def download_checkpoint(
     repo_id, options = split_revision(repo_id, options or HubOptions())
     try:
         folder = _download_once(repo_id, options, whole)
-    except CheckpointError:  # perhaps damaged on the way; the client checks only the length
+    except CheckpointError as damaged:  # perhaps on the way; the client checks only the length
         if options.local_files_only:
             raise
-        folder = _download_once(repo_id, replace(options, force_download=True), whole)
+        try:
+            folder = _download_once(repo_id, replace(options, force_download=True), whole)
+        except HubError as unreachable:
+            raise damaged from unreachable
     _download_extras(repo_id, list(extras), options.at(folder.name))
     return folder
 

@@ -65,7 +65,8 @@ def parser() -> ArgumentParser:
     parser.add_argument(
         "--no-memory",
         action="store_true",
-        help="leave out the memory, from which training images can nearly be rebuilt",
+        help="leave out the memory, from which training images can nearly be rebuilt; the axes "
+        "stay, and show some of them",
     )
     parser.add_argument(
         "--gaussians",

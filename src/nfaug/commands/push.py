@@ -30,9 +30,9 @@ def parser() -> ArgumentParser:
     parser.add_argument(
         "--no-memory",
         action="store_true",
-        help="push the flow alone, with the Gaussians of its training: no memory, no axes, and "
-        "samples instead of images; a Gaussian of fewer than 8 images is an error, since its mean "
-        "shows them",
+        help="push the flow alone: no memory, no axes and no images; after nfaug train with its "
+        "class Gaussians and samples of them, where a Gaussian of fewer than 8 images is an error, "
+        "since its mean shows them",
     )
     parser.add_argument("--license", help="for the card: identifier of the license, such as mit")
     parser.add_argument(

@@ -12,6 +12,7 @@ from jsonargparse import ActionConfigFile, ArgumentParser, Namespace
 from ..checkpoint.manifest import PICTURE, RUN_SETTINGS
 from ..data.kinds import DATA_SOURCES
 from ..io.atomic import write_picture
+from ..io.numbers import as_size
 from ..io.text import public_name
 from ..training.config import TrainConfig, config_of, recipe_path, recipes
 from .common import add_channels, add_image_size, loading, place, saving
@@ -139,7 +140,7 @@ def run(arguments: Namespace) -> dict[str, Any] | None:
                     start = load(
                         arguments.checkpoint, autoencoder=config.autoencoder, gaussians=False
                     )
-                config = _shaped(config, start.flow, arguments)
+                config = _shaped(config, start.flow)
         dataset = open_dataset(
             arguments.data,
             split=arguments.split,
@@ -180,16 +181,23 @@ def run(arguments: Namespace) -> dict[str, Any] | None:
     }
 
 
-def _shaped(config: TrainConfig, start: Flow, arguments: Namespace) -> TrainConfig:
+def _shaped(config: TrainConfig, start: Flow) -> TrainConfig:
     """The settings with the size and the channels of a flow that is trained further.
 
-    They take the place of those of a recipe.
+    Raises:
+        ValueError: They have another size.
     """
     if not list(start.parameters()):  # which is an error of its own
         return config
     data = config.dataset
-    size = arguments.image_size or start.codec.image_size
-    channels = arguments.channels or start.codec.channels
+    height, width = start.codec.image_size
+    size = data.image_size or (height, width)
+    if as_size(size) != (height, width):
+        raise ValueError(
+            f"the flow of --checkpoint has {height} x {width} pixels, and --image-size is {size} "
+            f"(a recipe may set it): pass --image-size {height},{width}"
+        )
+    channels = data.channels or start.codec.channels
     return replace(config, dataset=replace(data, image_size=size, channels=channels))
 
 

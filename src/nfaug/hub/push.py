@@ -65,11 +65,11 @@ def push_to_hub(
         private: Whether a new repository is private; None for the default of the account.
         revision: The branch; the main branch by default.
         token: Access token with write permission; None for the one that is logged in.
-        memory: With False only the flow is pushed, with the class Gaussians of its training: no
-            memory, no axes, nothing else that a fit found, and a picture of samples. From the mean
-            and the axes of a class, its unusual images can nearly be rebuilt. A Gaussian of fewer
-            than 8 images is then an error, since its mean shows them. Earlier pushes stay in the
-            history.
+        memory: With False only the flow is pushed: no memory, no axes, nothing else that a fit
+            found, and no image. From the mean and the axes of a class, its unusual images can
+            nearly be rebuilt. After a training its class Gaussians go with it, and a picture of
+            samples; a Gaussian of fewer than 8 images is an error, since its mean shows them.
+            Earlier pushes stay in the history.
         commit_message: Summary line of the commit.
         overwrite_card: Replace the README.md of the repository. Otherwise it is kept, only its
             privacy statement is brought up to date, and a warning says so if it differs.

@@ -16,14 +16,13 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from filelock import FileLock
 from huggingface_hub import constants, get_hf_file_metadata, get_session, hf_hub_url
 from huggingface_hub.errors import (
     HFValidationError,
     RemoteEntryNotFoundError,
     RevisionNotFoundError,
 )
-from huggingface_hub.utils import build_hf_headers, tqdm
+from huggingface_hub.utils import WeakFileLock, build_hf_headers, tqdm
 
 from .atomic import write_text
 from .hub_options import HubOptions
@@ -219,14 +218,17 @@ def _fetch(repo_id: str, commit: str, file: _RemoteFile, home: Path, options: Hu
     Of processes that start together one downloads, and the others wait: a file must not be replaced
     while another process reads it.
     """
+    pointer = home / "snapshots" / commit / file.name
     blob = home / "blobs" / file.blob
     lock = home.parent / ".locks" / home.name / f"{file.blob}.lock"  # where the client has its own
     lock.parent.mkdir(parents=True, exist_ok=True)
-    with FileLock(lock):
+    with WeakFileLock(lock):
+        if pointer.exists() and not options.force_download:
+            return  # another process brought it
         if options.force_download or not blob.exists():
             url = hf_hub_url(repo_id, file.name, revision=commit)
             _save(repo_id, url, file, blob, options)
-        _link(home / "snapshots" / commit / file.name, blob)
+        _link(pointer, blob)
 
 
 def _save(repo_id: str, url: str, file: _RemoteFile, blob: Path, options: HubOptions) -> None:
