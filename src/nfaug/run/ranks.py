@@ -6,6 +6,7 @@ import contextlib
 import functools
 import itertools
 import os
+import time
 from collections.abc import Callable, Iterable, Iterator
 from datetime import timedelta
 from typing import Any, TypeVar
@@ -19,6 +20,7 @@ from .device import pick_device
 T = TypeVar("T")
 
 _TIMEOUT = timedelta(hours=2)  # the others wait for the slowest process
+_DROPPED = 0.5  # seconds in which gloo's threads drop what they have summed
 _groups = itertools.count()
 
 
@@ -151,6 +153,13 @@ def joined(device: str = "cpu") -> Iterator[Ranks]:
     try:
         rank = group_rank()
         yield Ranks(count, rank or 0, own_device)
+    except BaseException:
+        # The traceback may hold a DistributedDataParallel, whose end is then that of the group.
+        # With the GIL in hand torch waits for gloo's threads, and they for the GIL, if they have
+        # not yet dropped the tensors of the last sum. Here they get it.
+        if starts_group:
+            time.sleep(_DROPPED)
+        raise
     finally:
         if starts_group:
             distributed.destroy_process_group()
