@@ -124,7 +124,7 @@ def test_push_without_memory(pushed: FakeHub, made: Path) -> None:
         push_to_hub(made, REPO, memory=False, license="mit")
     card = pushed.files(REPO)["README.md"].decode()
     assert card.endswith("My own words: ü\r\n"), "the card is the user's"
-    assert "It has no partner memory and no axes of classes, but the mean and the" in card
+    assert "It has no partner memory and no axes of classes. `gaussians" in card
     assert "partner memory**" not in card
     assert "shows images that the flow drew" in card
     picture = pushed.files(REPO)["samples.png"]

@@ -192,7 +192,7 @@ def test_privacy_is_said_plainly() -> None:
     assert pca is not None
     alone = card(pca=None, classes=())
     assert "It has no partner memory and no axes of classes." in alone
-    assert "with a Gaussian for each of 2 classes" in card(pca=None)
+    assert "trained with 2 classes and not fitted to any" in card(pca=None)
     assert "rebuilt" not in alone
     tensors = pca.tensors()
     for name in ("memory", "memory_labels"):

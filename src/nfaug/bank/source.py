@@ -81,11 +81,11 @@ def split_transform(dataset: Any) -> tuple[Any, Callable[[Any], Any] | None]:
     plain = copy.copy(dataset)
     plain.transform = _as_it_is  # a dataset may call it without asking whether there is one
     pair = getattr(plain, "transforms", None)
-    if pair is not None:
-        plain.transforms = None
     if hasattr(pair, "target_transform"):  # torchvision's pair: that of labels stays
         plain.transforms = copy.copy(pair)
         plain.transforms.transform = None
+    elif pair is not None:
+        plain.transforms = None
     return plain, transform
 
 

@@ -20,7 +20,7 @@ from .device import pick_device
 T = TypeVar("T")
 
 _TIMEOUT = timedelta(hours=2)  # the others wait for the slowest process
-_DROPPED = 0.5  # seconds in which gloo's threads drop what they have summed
+_FREED = 0.5  # seconds in which gloo's threads free what they have summed
 _groups = itertools.count()
 
 
@@ -154,11 +154,11 @@ def joined(device: str = "cpu") -> Iterator[Ranks]:
         rank = group_rank()
         yield Ranks(count, rank or 0, own_device)
     except BaseException:
-        # The traceback may hold a DistributedDataParallel, whose end is then that of the group.
-        # With the GIL in hand torch waits for gloo's threads, and they for the GIL, if they have
-        # not yet dropped the tensors of the last sum. Here they get it.
+        # The traceback may keep a DistributedDataParallel, and so the group, alive. When it is
+        # freed, torch joins gloo's threads while it holds the GIL. A thread that still has to free
+        # tensors of the last sum would wait for the GIL for ever, so it gets the GIL here.
         if starts_group:
-            time.sleep(_DROPPED)
+            time.sleep(_FREED)
         raise
     finally:
         if starts_group:
