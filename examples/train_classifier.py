@@ -29,6 +29,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--data-dir", help="where named datasets are stored")
     parser.add_argument("--download", action="store_true")
     parser.add_argument("--on-error", choices=["raise", "skip"], default="raise")
+    parser.add_argument("--channels", type=int, choices=[1, 3])
     parser.add_argument("--image-size", type=int, nargs=2, metavar=("HEIGHT", "WIDTH"))
     parser.add_argument("--per-class", type=int, help="labelled images of each class")
     parser.add_argument("--augment", default="crop", help="what keeps the class: crop, flip, ...")
@@ -86,13 +87,18 @@ def main() -> None:
     args = parse()
     names = ("augment", "per_class", "test_images", "network", "weights", "steps", "lr", "device")
     config = CompareConfig(**{name: getattr(args, name) for name in names})
-    reading = {name: getattr(args, name) for name in ("data_dir", "download", "on_error")}
+    options = ("data_dir", "download", "on_error", "channels")
+    reading = {name: getattr(args, name) for name in options}
     size = tuple(args.image_size) if args.image_size else None
     parts = open_parts(args.data, args.test_data, image_size=size, **reading)
     data = read_images(*parts, config=config)
     found = {name: train(args, config, data, name) for name in dict.fromkeys(("none", args.row))}
-    titles = {name: ROWS[name].added or "nothing more" for name in found}
-    shown = ", ".join(f"{accuracy:.1f}% with {titles[name]}" for name, accuracy in found.items())
+    titles = []
+    for name in found:
+        row = ROWS[name]
+        titles.append(row._replace(flow=row.flow and args.checkpoint).added or "nothing more")
+    figures = zip(found.values(), titles, strict=True)
+    shown = ", ".join(f"{accuracy:.1f}% with {title}" for accuracy, title in figures)
     print(f"accuracy on {len(data.names)} images: {shown}")
 
 

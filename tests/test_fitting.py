@@ -196,7 +196,7 @@ def pictures(tmp_path: Path) -> Path:
 
 def test_a_name_and_a_path(pictures: Path, tiny_path: Path) -> None:
     for flow in (tiny_path, str(tiny_path)):
-        fitted = quiet_fit(flow, pictures, rank=2, grayscale=True)
+        fitted = quiet_fit(flow, pictures, rank=2, channels=1)
         assert fitted.config.classes == ("cat", "dog")
     fitted = quiet_fit("builtin:rgb32", str(pictures), rank=2)
     assert fitted.config.preprocessing["image_size"] == [32, 32]
@@ -214,7 +214,7 @@ def test_a_flow_of_any_shape_keeps_the_images_shape(tiny_images: TensorImages) -
 
 def test_images_of_any_size(pictures: Path, tiny_checkpoint: Checkpoint) -> None:
     """Whatever holds the images, they are resized to the flow's size as `open_dataset` does."""
-    settings = {"rank": 2, "grayscale": True}
+    settings = {"rank": 2, "channels": 1}
     expected = quiet_fit(tiny_checkpoint, pictures, **settings)
     folder = ImageFolder(str(pictures))
     rows = [{"image": image, "label": label, "id": 7} for image, label in folder]
@@ -283,12 +283,12 @@ def test_colour_images_and_a_grayscale_flow(pictures: Path, tiny_checkpoint: Che
     for data in (pictures, folder):
         with pytest.raises(ValueError, match="grayscale"):
             quiet_fit(tiny_checkpoint, data)
-        assert quiet_fit(tiny_checkpoint, data, rank=2, grayscale=True).pca is not None
+        assert quiet_fit(tiny_checkpoint, data, rank=2, channels=1).pca is not None
     labels = torch.arange(6) % 2
     colours = TensorDataset(images_of(labels), labels)
     with pytest.raises(ValueError, match="grayscale"):
         quiet_fit(tiny_checkpoint, colours)
-    assert quiet_fit(tiny_checkpoint, colours, rank=2, grayscale=True).pca is not None
+    assert quiet_fit(tiny_checkpoint, colours, rank=2, channels=1).pca is not None
 
 
 def test_a_number_of_channels(pictures: Path, tiny_images: TensorImages) -> None:
@@ -397,7 +397,7 @@ def test_a_fit_that_was_stopped_continues_with_the_finished_classes(
             str(tiny_path),
             "--data",
             str(data),
-            "--grayscale",
+            "--channels=1",
             "--rank=3",
         ]
         main([*start, "--out", str(tmp_path / out), *words])

@@ -99,7 +99,18 @@ def _run_command(name: str, options: list[str]) -> int:
             return _stop(getattr(error, "exit_code", BAD_INPUT), name, f"error: {error}")
         except ArithmeticError as error:
             return _stop(DIVERGED, name, f"{type(error).__name__}: {error}")
+        except (MemoryError, RuntimeError) as error:
+            if not _is_of_memory(error):
+                raise
+            return _stop(FAILED, name, f"error: there is not enough memory ({error})")
     return 0
+
+
+def _is_of_memory(error: Exception) -> bool:
+    """Whether memory ran out; torch says it by a RuntimeError, of a CPU by its text alone."""
+    if isinstance(error, MemoryError):
+        return True
+    return "out of memory" in str(error) or "can't allocate memory" in str(error)
 
 
 def _wait_without_spinning() -> None:

@@ -22,6 +22,7 @@ from torch.utils.data import Subset, TensorDataset, get_worker_info
 from torchvision.datasets import ImageFolder
 from torchvision.transforms.functional import pil_to_tensor
 
+import nfaug
 from nfaug.augment.config import MixConfig
 from nfaug.augment.transform import NFAugment
 from nfaug.bank import Bank, BankDataset, make_bank
@@ -29,6 +30,7 @@ from nfaug.bank import make as module
 from nfaug.data import readers
 from nfaug.data.open import open_dataset
 from nfaug.data.sources import folders
+from nfaug.data.torch_datasets import wrap_dataset
 from nfaug.run.seeds import SharedGenerator, seed_of
 
 FILES = {"manifest.json", "applied.npy", "hashes.npy", "labels.npy", "paths.npy"}
@@ -103,6 +105,19 @@ def test_a_bank_of_files_does_not_continue_over_other_files(tmp_path: Path) -> N
     (tmp_path / "images" / "cat" / "7.png").write_bytes(Path(data.samples[3][0]).read_bytes())
     with pytest.raises(ValueError, match="data_sha256"):
         make(tmp_path / "b", data)
+
+
+@pytest.mark.parametrize("images", ["digits", "tensors"])
+def test_a_bank_of_images_in_memory_at_another_size(images: str, tmp_path: Path) -> None:
+    """It is that of the stored images: it is read with them, and made once."""
+    stored: Any = TensorDataset(images_of(torch.arange(30) % 3), torch.arange(30) % 3)
+    if images == "digits":
+        stored = open_dataset("digits", per_class=3)
+    data = wrap_dataset(stored, image_size=16)
+    fitted = nfaug.fit("builtin:pixels", data, image_size=8, rank=2, progress=False)
+    for _ in range(2):  # the second call finds it finished
+        made = make_bank(fitted, data, tmp_path, residual=True, variants=2, progress=False)
+    assert BankDataset(data, made, p=1.0)[0][0].size == (16, 16)
 
 
 def test_a_bank_without_a_variant_is_refused(tmp_path: Path) -> None:

@@ -513,7 +513,7 @@ def test_timm_needs_a_validation_folder(
         assert main(words) == 0
         said = capsys.readouterr().out
         assert ("train.py" in said.split("timm's")[1].split("\n", 1)[1]) == has_line
-        assert ("needs a folder with a validation folder" in said) == (not has_line)
+        assert ("one of training and one of validation, as --data" in said) == (not has_line)
         if has_line:
             assert "--train-split train --val-split val " in said
 

@@ -18,7 +18,7 @@ import torch
 import yaml
 from command_tools import Ran, run_main
 from hub_tools import FakeHub
-from nfa_tools import TensorImages, batch_of, images_of, write_images
+from nfa_tools import NAMES, TensorImages, batch_of, images_of, write_images
 from PIL import Image
 
 import nfaug
@@ -579,7 +579,7 @@ def test_compare(tmp_path: Path, nfaug_command: Any) -> None:
     assert ran.out.startswith(table.rstrip())
     assert "| NFA in pixels |" in ran.out
     assert "python examples/train_classifier.py --data" in ran.out
-    assert "timm's train.py needs a folder with a validation folder" in ran.out
+    assert "timm's train.py needs a folder that holds one of training" in ran.out
     assert str(out) in ran.out
     for said in ("40 test images", "3 seeds of 5 rows.", "NFA in pixels, seed 2: "):
         assert said in ran.err
@@ -595,6 +595,27 @@ def test_compare(tmp_path: Path, nfaug_command: Any) -> None:
     assert found["seeds"] == 3
     assert len(found["gain"]) == len(found["accuracy"]) - 1 == 4
     assert "--test-data" in found["example"]
+
+
+def test_what_compare_says_of_timm(tmp_path: Path, nfaug_command: Any) -> None:
+    """Its commands have the channels that were asked for; it does not read all files."""
+    write_images(tmp_path / "data", 8, train=12, val=40)
+    rare = tmp_path / "data" / "train" / NAMES[0] / "0.png"
+    Image.new("L", (8, 8)).save(rare)  # among images in colour
+
+    def said(name: str, *words: object) -> str:
+        out = tmp_path / f"out-{name}"
+        options = ["--steps", 1, "--seeds", 3, "--rows", "none,mixup", "--processes", 1]
+        ran = nfaug_command("compare", *options, *words, "--out", out)
+        assert ran.code == 0, ran.err
+        return str(ran.out)
+
+    both = said("both", "--data", tmp_path / "data", "--channels", 1)
+    assert "python train.py --data-dir" in both
+    assert "--input-size 1 8 8" in both
+    assert "--channels 1" in both.partition("train_classifier.py")[2].splitlines()[0]
+    rare.rename(rare.with_suffix(".webp"))
+    assert "timm's train.py does not read .webp files" in said("b", "--data", tmp_path / "data")
 
 
 def test_threads_do_not_spin_while_they_wait(tmp_path: Path) -> None:
@@ -648,6 +669,17 @@ def test_exit_codes(
     monkeypatch.setattr("nfaug.commands.info.run", fail)
     ran = nfaug_command("info", "x")
     assert (ran.code, ran.out, ran.err.strip()) == (code, "", message)
+
+
+@pytest.mark.parametrize("allocate", [lambda: torch.empty(2**55), lambda: bytearray(2**62)])
+def test_too_little_memory_is_one_line(
+    allocate: Any, nfaug_command: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("nfaug.commands.info.run", lambda _: allocate())
+    ran = nfaug_command("info", "x")
+    assert (ran.code, ran.out) == (1, "")
+    assert ran.err.startswith("nfaug info: error: there is not enough memory")
+    assert ran.err.count("\n") == 1
 
 
 def test_a_bug_is_not_hidden(nfaug_command: Any, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -61,6 +61,22 @@ def test_the_simplest_of_the_best(tmp_path: Path) -> None:
     assert "nfaug.NFAugment(" in comparison.text()
 
 
+def test_rows_that_cannot_be_told_apart_are_not_called_the_same(tmp_path: Path) -> None:
+    found = {NONE: [40.0, 40.0, 40.5, 40.0], NFA: [60.0, 61.0, 60.6, 60.1]}
+    found[RAND] = [55.0, 70.0, 41.0, 52.0]
+    assert "not clearly apart from RandAugment (+" in compared(tmp_path, found).advice()
+
+
+def test_words_of_the_report(tmp_path: Path) -> None:
+    """Of what keeps the class, of one planned row, and of p where no row has it."""
+    words = "crop,flip,colour"
+    config = CompareConfig(rows="none,randaugment", per_class=10, augment=words)
+    text = compared(tmp_path, {NONE: [50.0] * 4, RAND: [60.0] * 4}, config=config).text()
+    assert "on top of translations, flips and colour changes |" in text
+    assert "above zero over the planned row:" in text
+    assert "p = " not in text
+
+
 def test_what_limits_a_gain_is_named(tmp_path: Path) -> None:
     flat = {NONE: [50.0] * 4, RAND: [50.0] * 4}
     seeds = compared(tmp_path / "seeds", flat | {NFA: [53.0, 50.0, 52.0, 49.0]}, 20000)
@@ -116,7 +132,7 @@ def test_frozen_features_are_kept_unless_training_is_better(tmp_path: Path) -> N
     assert "over fine-tuned at 8 x 8 pixels" in tuned.advice()
     for comparison in (kept, tuned):
         assert "Fine-tuning had 8 x 8 pixels" in comparison.advice()
-        assert "its own resolution" in comparison.text()
+        assert "the network's own resolution" in comparison.text()
     one_size = compared(
         tmp_path / "one", {row: flat[row] for row in rows if row != SMALL}, config=settings
     )

@@ -99,7 +99,7 @@ def test_every_row_is_a_row_of_the_csv_file(whole: tuple[Comparison, Path]) -> N
         assert (folder / name).stat().st_size > 1000
 
 
-@pytest.mark.parametrize("when", [2, 8])
+@pytest.mark.parametrize("when", [2, 5, 8])
 def test_the_same_call_goes_on_after_a_kill(
     when: int,
     images: TensorImages,
@@ -117,6 +117,7 @@ def test_the_same_call_goes_on_after_a_kill(
             raise KeyboardInterrupt
         train(self, *args, **options)
 
+    monkeypatch.setattr("nfaug.compare.run.check_time", lambda *_: None)  # it trains for 3 steps
     monkeypatch.setattr(Classifier, "train", killed)
     out = tmp_path / "cut"
     with pytest.raises(KeyboardInterrupt, match=f"{when - 1} classifiers .* same command"):
@@ -383,13 +384,14 @@ def test_frozen_features_beside_fine_tuning(side: int, tmp_path: Path) -> None:
     assert not any("±" in text and "resolution" in text for text in found.notes())
 
 
-def test_a_time_that_is_far_too_short(tmp_path: Path) -> None:
+@pytest.mark.parametrize("side", [16, 64])
+def test_a_time_that_is_far_too_short(side: int, tmp_path: Path) -> None:
     """It is refused before a training, with a time that is enough."""
     labels = torch.arange(72) % 3
-    noise = torch.randint(256, (72, 1, 64, 64), generator=torch.Generator().manual_seed(0))
+    noise = torch.randint(256, (72, 1, side, side), generator=torch.Generator().manual_seed(0))
     images = TensorImages(noise.byte(), labels, ("a", "b", "c"))
     config = replace(TINY, steps=1_000_000, minutes=0.1)
-    with pytest.raises(TimeoutError, match=r"small-cnn at 64 x 64 .* --minutes \d+"):
+    with pytest.raises(TimeoutError, match=rf"small-cnn at {side} x {side} .* --minutes \d+"):
         compare(images, config=config, out=tmp_path / "out", progress=False)
     assert len(compare(images, config=TINY, out=tmp_path / "out", progress=False).rows) == 5
 

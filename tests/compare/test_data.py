@@ -130,6 +130,22 @@ def test_files_that_are_not_read_are_counted_and_named(tmp_path: Path) -> None:
     assert "pillow-heif" in note
 
 
+def test_test_images_that_are_not_read_are_counted(tmp_path: Path) -> None:
+    write_images(tmp_path / "data", 16, train=24)
+    write_images(tmp_path / "other", 18, val=24)
+    (tmp_path / "other" / "val").rename(tmp_path / "data" / "val")
+    for part, count in (("train", 1), ("val", 2)):
+        for number in range(count):
+            (tmp_path / "data" / part / NAMES[0] / f"{part}{number}.png").write_bytes(b"cut")
+    parts = open_parts(tmp_path / "data", on_error="skip", image_size=16)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", ".* look like one")
+        notes = read_images(*parts, config=TINY).notes
+    note = next(note for note in notes if "not read" in note)
+    assert note.startswith("3 files")
+    assert "val1.png" in note
+
+
 def test_no_more_test_images_than_asked_for() -> None:
     settings = dataclasses.replace(TINY, test_images=31)
     assert len(read_images(images(40, 40), config=settings).names) == 31

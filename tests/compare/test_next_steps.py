@@ -17,7 +17,7 @@ from safetensors.torch import save_file
 
 from nfaug.cli import main
 from nfaug.compare import CompareConfig, read_images
-from nfaug.compare.next_steps import example_command, paste, timm_commands
+from nfaug.compare.next_steps import TIMM_READS, example_command, paste, timm_commands
 from nfaug.compare.rows import PIXELS, ROWS, Row
 
 TRAINED = [name for name in ROWS if name != "frozen"]
@@ -111,7 +111,7 @@ def test_the_example(
     network = {"network": "test_resnet", "weights": "w.safetensors"} if pretrained else {}
     config = CompareConfig(rows=name, per_class=4, steps=2, augment="flip,crop", **network)
     (row,) = config.table()
-    command = example_command(row, config, "data", {"test-data": None}, (32, 16))
+    command = example_command(row, config, "data", {"test_data": None}, (32, 16))
     program, script, *words = shlex.split(command)
     assert program == "python"
     monkeypatch.setattr("sys.argv", [script, *words])
@@ -134,29 +134,39 @@ import argparse
 
 import torch
 from timm.data import create_dataset, create_loader
+from timm.models import create_model
+from timm.utils import ParseKwargs
 
 parser = argparse.ArgumentParser()
 for name in ("--data-dir", "--model", "--aa", "--pretrained-path", "--train-split", "--val-split"):
     parser.add_argument(name)
-for name in ("--num-classes", "--img-size", "--in-chans"):
-    parser.add_argument(name, type=int)
+parser.add_argument("--num-classes", type=int)
+parser.add_argument("--input-size", type=int, nargs=3)
+parser.add_argument("--model-kwargs", nargs="*", default={}, action=ParseKwargs)
 for name in ("--mixup", "--hflip", "--vflip", "--color-jitter"):
     parser.add_argument(name, type=float)
 for name in ("--scale", "--ratio"):
     parser.add_argument(name, type=float, nargs=2)
 parser.add_argument("--pretrained", action="store_true")
 args = parser.parse_args()
-train = create_dataset("", root=args.data_dir, split=args.train_split, is_training=True)
-validation = create_dataset("", root=args.data_dir, split=args.val_split)
+mode = "RGB" if args.input_size[0] == 3 else "L"
+train, validation = (
+    create_dataset("", root=args.data_dir, split=split, input_img_mode=mode)
+    for split in (args.train_split, args.val_split)
+)
 print("training", len(train), "validation", len(validation))
-size = (args.in_chans or 3, args.img_size, args.img_size)
+overlay = dict(file=args.pretrained_path, num_classes=-1)
+model = create_model(
+    args.model, args.pretrained, in_chans=args.input_size[0], num_classes=args.num_classes,
+    pretrained_cfg_overlay=overlay if args.pretrained else None, **args.model_kwargs
+)
 loader = create_loader(
-    train, size, 4, is_training=True, auto_augment=args.aa, num_workers=0,
+    train, tuple(args.input_size), 4, is_training=True, auto_augment=args.aa, num_workers=0,
     device=torch.device("cpu"), scale=args.scale, ratio=args.ratio, hflip=args.hflip,
     vflip=args.vflip, color_jitter=args.color_jitter
 )
 for images, labels in loader:
-    print(images.shape, labels.max() < args.num_classes)
+    print(images.shape, model(images).shape, labels.max() < args.num_classes)
 """
 
 
@@ -176,19 +186,51 @@ def test_commands_for_timm(
     network = {"network": "test_resnet", "weights": "w.safetensors"} if pretrained else {}
     config = CompareConfig(rows=name, **network)
     (row,) = config.table()
-    commands = timm_commands(row, config, "data", ("data", "train", "val"), (3, 32, 32), 3)
-    assert len(commands) == 1 + (name == "nfa")
+    run_for_timm(row, config, (3, 32, 32), monkeypatch)
+    said = capsys.readouterr().out
+    assert "training 24 validation 12" in said
+    assert "torch.Size([4, 3, 32, 32]) torch.Size([4, 3])" in said
+
+
+@pytest.mark.filterwarnings("ignore:.*<_io:pytest.PytestUnraisableExceptionWarning")
+@pytest.mark.filterwarnings("ignore:unclosed:ResourceWarning")  # timm leaves files open
+@pytest.mark.parametrize("name", ["none", "nfa"])
+@pytest.mark.parametrize("channels", [1, 3])
+def test_commands_for_timm_of_a_network_of_one_size(
+    name: str,
+    channels: int,
+    here: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A ViT is told the size of its images, which need not be squares, and may have one channel."""
+    (here / "train.py").write_text(TRAIN)
+    config = CompareConfig(rows=name, network="test_vit")
+    (row,) = config.table()
+    run_for_timm(row, config, (channels, 32, 48), monkeypatch)
+    assert f"torch.Size([4, {channels}, 32, 48]) torch.Size([4, 3])" in capsys.readouterr().out
+
+
+def run_for_timm(
+    row: Row, config: CompareConfig, shape: tuple[int, int, int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Run the commands, in the folder of `here`."""
+    reading = {"channels": shape[0], "on_error": "skip", "download": False, "data_dir": None}
+    splits = ("data", "train", "val")
+    commands = timm_commands(row, config, "data", reading, splits, shape, 3)
+    assert len(commands) == 1 + bool(row.flow)
     for line in commands:
         program, *words = shlex.split(line)
         if program == "nfaug":
             words += ["--overwrite"] if words[0] == "fit" else []
-            assert main(words) == 0, capsys.readouterr().err
+            assert main(words) == 0
         else:
             monkeypatch.setattr("sys.argv", words)
             exec(compile(TRAIN, "train.py", "exec"), {"__name__": "__main__"})
-    said = capsys.readouterr().out
-    assert "training 24 validation 12" in said
-    assert "torch.Size([4, 3, 32, 32])" in said
+
+
+def test_files_that_timm_reads() -> None:
+    assert set(timm.data.get_img_extensions()) == TIMM_READS
 
 
 @pytest.mark.parametrize(
@@ -204,21 +246,21 @@ def test_timm_has_what_keeps_the_class_and_no_more(augment: str, options: str) -
     """Its defaults flip digits, and crop to 8% of an image."""
     config = CompareConfig(augment=augment)
     splits = ("data", "train", "val")
-    (command,) = timm_commands(ROWS["none"], config, "data", splits, (3, 8, 8), 3)
+    (command,) = timm_commands(ROWS["none"], config, "data", {}, splits, (3, 8, 8), 3)
     assert f" {options} --ratio 1 1" in command
 
 
 def test_rows_that_timm_cannot_train() -> None:
     splits = ("data", "train", "val")
     for name in ("frozen", "nfa+randaugment", "trivialaugment"):
-        assert timm_commands(ROWS[name], CompareConfig(), "data", splits, (3, 8, 8), 3) == []
+        assert timm_commands(ROWS[name], CompareConfig(), "data", {}, splits, (3, 8, 8), 3) == []
     coloured = CompareConfig(augment="colour")  # which timm leaves out beside --aa
-    assert timm_commands(ROWS["randaugment"], coloured, "data", splits, (3, 8, 8), 3) == []
+    assert timm_commands(ROWS["randaugment"], coloured, "data", {}, splits, (3, 8, 8), 3) == []
 
 
 def test_the_flow_of_a_row_is_that_of_the_lines(here: Path) -> None:
     row = Row("builtin:rgb32", "randaugment")
-    read = {"test-data": "other", "on-error": "skip", "data-dir": None, "download": True}
+    read = {"test_data": "other", "on_error": "skip", "data_dir": None, "download": True}
     config = CompareConfig(p=0.25, test_images=50, steps=10**6, device="cpu")
     command = example_command(row, config, "data", read, (32, 32))
     assert "--test-data other --on-error skip --download " in command

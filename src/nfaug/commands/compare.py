@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from dataclasses import fields
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from jsonargparse import ArgumentParser, Namespace
 
 from ..compare.config import CompareConfig
 from ..data.kinds import DATA_SOURCES
-from .common import READING, add_image_size, add_reading, place
+from .common import READING, add_channels, add_image_size, add_reading, place
 from .parser import lies_in, new_parser
 
 if TYPE_CHECKING:
@@ -55,6 +57,7 @@ def parser() -> ArgumentParser:
         "their own, at most 48, or 96 for a timm model; that of the network with --weights, if "
         "three seeds of all rows fit into --minutes",
     )
+    add_channels(parser, "1 if all images are grayscale, otherwise 3")
     parser.add_argument("--checkpoint", nargs="*", default=[], help=_FLOWS)
     parser.add_class_arguments(CompareConfig, skip={"checkpoint"})
     parser.add_argument(
@@ -69,14 +72,12 @@ def parser() -> ArgumentParser:
 
 def run(arguments: Namespace) -> dict[str, Any] | str:
     """Compare, and return the figures or the report."""
-    for option in ("data", "test_data"):
-        folder = arguments[option]
-        if folder is not None and lies_in(arguments.out, folder):
-            name = option.replace("_", "-")
-            raise ValueError(
-                f"--out {arguments.out} lies in --{name} {folder}, where its picture would be read "
-                "as an image: choose a folder outside of the data"
-            )
+    tested = arguments.test_data
+    if tested is not None and lies_in(arguments.out, tested):
+        raise ValueError(
+            f"--out {arguments.out} lies in --test-data {tested}, where its picture would be read "
+            "as an image: choose a folder outside of the data"
+        )
     values = {field.name: arguments[field.name] for field in fields(CompareConfig)}
     values["checkpoint"] = tuple(values["checkpoint"])
     config = CompareConfig(**values)  # its errors need no torch
@@ -88,7 +89,7 @@ def run(arguments: Namespace) -> dict[str, Any] | str:
 
     where = place(config.device)
     processes = _processes(arguments.processes, where.device)
-    reading = {name: arguments[name] for name in READING}
+    reading = {name: arguments[name] for name in (*READING, "channels")}
     size = arguments.image_size
     data, test_data = open_parts(arguments.data, arguments.test_data, image_size=size, **reading)
     if size is None:
@@ -99,14 +100,14 @@ def run(arguments: Namespace) -> dict[str, Any] | str:
         data, arguments.out, config=config, test_data=test_data, processes=processes
     )
     config = comparison.config  # with the number of steps
-    read = {name.replace("_", "-"): arguments[name] for name in ("test_data", *READING)}
+    read = {"test_data": arguments.test_data, **reading}
     example = example_command(comparison.best(), config, arguments.data, read, data.image_size)
     if arguments.json:
         return {"out": arguments.out, **comparison.figures(), "example": example}
     lines = [comparison.text().rstrip()]
     if example:
         lines += ["", "An example that trains so, with the same test images:", "", example]
-    lines += ["", *_timm(comparison, config, arguments.data, data)]
+    lines += ["", *_timm(comparison, config, arguments.data, reading, data)]
     return "\n".join([*lines, "", f"All results are in {arguments.out}."])
 
 
@@ -124,31 +125,38 @@ def _processes(wanted: int, device: torch.device) -> int:
 
 
 def _timm(
-    comparison: Comparison, config: CompareConfig, path: str, data: LabelledImages
+    comparison: Comparison,
+    config: CompareConfig,
+    path: str,
+    reading: Mapping[str, Any],
+    data: LabelledImages,
 ) -> list[str]:
     """How timm's train.py trains as the advice says, or what it needs."""
-    from ..compare.next_steps import timm_commands
+    from ..compare.next_steps import TIMM_READS, timm_commands
     from ..data.open import open_dataset
     from ..data.sources.folders import FolderReader
 
     shape = (data.channels, *data.image_size)
 
     def commands(*splits: str) -> list[str]:
-        return timm_commands(comparison.best(), config, path, splits, shape, len(data.classes))
+        best = comparison.best()
+        return timm_commands(best, config, path, reading, splits, shape, len(data.classes))
 
     if not commands("folder", "train", "validation"):
         return []
-    needed = "timm's train.py needs a folder with a validation folder beside that of training."
-    if not isinstance(data.reader, FolderReader):
-        return [needed]
-    train = data.reader.root
+    needed = "timm's train.py needs a folder that holds one of training and one of validation"
+    reader = data.reader
+    if not isinstance(reader, FolderReader):
+        return [f"{needed}, as --data."]
+    others = {Path(name).suffix.lower() for name in reader.paths} - TIMM_READS
+    if others:
+        return [f"timm's train.py does not read {', '.join(sorted(others))} files."]
     try:
-        validation = open_dataset(path, split="validation")
-    except (ValueError, OSError):  # there is none, or it is no folder of these classes
-        return [needed]
-    assert isinstance(validation.reader, FolderReader)
-    held = validation.reader.root
-    if train.parent != held.parent:
-        return [needed]
-    found = commands(str(train.parent), train.name, held.name)
+        held = open_dataset(path, split="validation", **reading).reader
+    except (ValueError, OSError) as error:  # such as a missing split: the report is not lost
+        return [f"{needed}, as --data: {error}"]
+    assert isinstance(held, FolderReader)
+    if reader.root.parent != held.root.parent:
+        return [f"{needed}, as --data."]
+    found = commands(str(reader.root.parent), reader.root.name, held.root.name)
     return ["With timm's train.py:", "", *found]

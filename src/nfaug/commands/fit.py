@@ -55,11 +55,6 @@ def parser() -> ArgumentParser:
     add_channels(
         parser, "those of the flow; with builtin:pixels 1 if all images are grayscale, otherwise 3"
     )
-    parser.add_argument(
-        "--grayscale",
-        action="store_true",
-        help="the same as --channels 1",
-    )
     add_out(parser, "the checkpoint's folder")
     parser.add_argument("--rank", type=Count, default=64, help="axes per class")
     parser.add_argument(
@@ -128,8 +123,8 @@ def _fit(
         base.flow,
         arguments.data,
         image_size=arguments.image_size,
-        channels=1 if arguments.grayscale else arguments.channels,
-        grayscale=arguments.grayscale,
+        channels=arguments.channels,
+        convert=arguments.channels == 1,
         split=arguments.split or "train",
         progress=ranks.main,
         **reading(arguments),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -223,7 +223,8 @@ def decode_images(
     trained = trained.rows(kept)
     names = [names[row] for row in kept.tolist()]
     _warn_of_near_copies(trained.images, tested.images, names, test_names)
-    notes += _notes(pool, trained, config)
+    notes += _notes(pool.classes, trained.labels, config)
+    notes += _skipped(dict.fromkeys([*pool.skipped, *test.skipped]))
     return Images(pool.classes, trained, tested, test_names, notes)
 
 
@@ -361,23 +362,28 @@ def _warn_of_near_copies(
         )
 
 
-def _notes(data: LabelledImages, pool: Part, config: CompareConfig) -> list[str]:
+def _notes(classes: list[str], labels: Tensor, config: CompareConfig) -> list[str]:
     """What is to be said of the images that are trained on."""
     notes = []
-    counts = torch.bincount(pool.labels, minlength=len(data.classes)).tolist()
-    few = [f"{name} ({count})" for name, count in zip(data.classes, counts, strict=True)
+    counts = torch.bincount(labels, minlength=len(classes)).tolist()
+    few = [f"{name} ({count})" for name, count in zip(classes, counts, strict=True)
            if count < (config.per_class or 2)]  # fmt: skip
     if few:
         notes.append(f"Classes with fewer labelled images: {_listed(few)}.")
     if min(counts) == 1 or config.per_class == 1:
         notes.append("NFA mixes two images, and leaves those of a class of one as they are.")
-    if data.skipped:
-        note = f"{len(data.skipped)} files were not read: {_listed(data.skipped)}."
-        packages = sorted({package for package in map(converter_of, data.skipped) if package})
-        if packages:
-            note += f" The package {' and '.join(packages)} converts them to PNG."
-        notes.append(note)
     return notes
+
+
+def _skipped(names: Collection[str]) -> list[str]:
+    """What is to be said of files that could not be decoded."""
+    if not names:
+        return []
+    note = f"{len(names)} files were not read: {_listed(list(names))}."
+    packages = sorted({package for package in map(converter_of, names) if package})
+    if packages:
+        note += f" The package {' and '.join(packages)} converts them to PNG."
+    return [note]
 
 
 def _listed(names: Sequence[str]) -> str:

@@ -12,6 +12,9 @@ from .frozen import CHOICES, folds_of
 from .images import Images
 from .rows import POLICIES, ROWS, Row
 
+#: The endings of files that timm's reader of folders takes.
+TIMM_READS = frozenset({".png", ".jpg", ".jpeg"})
+
 
 def paste(row: Row, config: CompareConfig, images: Images) -> list[str]:
     """The settings of a row as lines of Python.
@@ -87,16 +90,12 @@ def example_command(
 ) -> str:
     """The command that trains without and with a row, on the same images; empty for frozen ones.
 
-    `read` are other options of `nfaug compare` about images, such as test-data.
+    `read` are other options of `nfaug compare` about images, such as `test_data`.
     """
     if row.frozen:
         return ""
     words = ["--data", data, "--row", _name(row), "--image-size", *map(str, image_size)]
-    for name, value in read.items():
-        if value is True:
-            words.append(f"--{name}")
-        elif value and value != "raise":
-            words += [f"--{name}", str(value)]
+    words += _options(read)
     if row.flow:
         words += ["--checkpoint", row.flow, "--p", str(config.p)]
     for name in ("test_images", "per_class", "augment", "network", "weights", "steps", "lr"):
@@ -104,6 +103,18 @@ def example_command(
         if value != getattr(CompareConfig, name):
             words += [f"--{name.replace('_', '-')}", str(value)]
     return f"python examples/train_classifier.py {shlex.join(words)}"
+
+
+def _options(read: Mapping[str, Any]) -> list[str]:
+    """Options of a command about images, but those that have their defaults."""
+    words = []
+    for name, value in read.items():
+        option = f"--{name.replace('_', '-')}"
+        if value is True:
+            words.append(option)
+        elif value and value != "raise":
+            words += [option, str(value)]
+    return words
 
 
 def _name(row: Row) -> str:
@@ -119,6 +130,7 @@ def timm_commands(
     row: Row,
     config: CompareConfig,
     data: str,
+    read: Mapping[str, Any],
     splits: Sequence[str],
     shape: Sequence[int],
     classes: int,
@@ -133,6 +145,7 @@ def timm_commands(
         row: The row.
         config: What was compared.
         data: The folder, as `nfaug.open_dataset` takes it.
+        read: Other options of `nfaug compare` about images, which `nfaug fit` has, too.
         splits: The folder that holds those of training and of validation, and their names.
         shape: (C, H, W) of the images that networks are trained on.
         classes: The number of classes.
@@ -145,16 +158,17 @@ def timm_commands(
     network = "resnet18" if config.network == CompareConfig.network else config.network
     folder, train, validation = splits
     words = ["--data-dir", folder, "--train-split", train, "--val-split", validation]
-    words += ["--model", network, "--num-classes", str(classes), "--img-size", str(min(shape[1:]))]
+    words += ["--model", network, "--num-classes", str(classes)]
+    words += ["--input-size", *map(str, shape)]
+    if network == config.network and is_of_one_size(network):
+        words += ["--model-kwargs", f"img_size=({shape[1]},{shape[2]})"]
     words += _label_preserving(config.safe)
-    if shape[0] == 1:
-        words += ["--in-chans", "1"]
     if config.weights is not None:
         words += ["--pretrained", "--pretrained-path", config.weights]
     if not row.flow:
         return [f"python train.py {shlex.join([*words, *option.split()])}"]
     fit = ["--checkpoint", row.flow, "--data", data, "--split", train]
-    fit += ["--image-size", f"{shape[1]},{shape[2]}", "--out", "my-nfa"]
+    fit += [*_options(read), "--image-size", f"{shape[1]},{shape[2]}", "--out", "my-nfa"]
     return [
         f"nfaug fit {shlex.join(fit)}",
         f"nfaug timm train.py --checkpoint my-nfa --p {config.p:g} -- {shlex.join(words)}",

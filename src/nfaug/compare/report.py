@@ -162,7 +162,9 @@ class Comparison:
 
     @property
     def _safe(self) -> str:
-        return " and ".join(SAFE[word] for word in self.config.safe) or "no augmentation"
+        found = dict.fromkeys(SAFE[word] for word in self.config.safe)
+        *titles, last = found or ["no augmentation"]
+        return " and ".join(filter(None, [", ".join(titles), last]))
 
     def _no_advice(self) -> str:
         """Why there is no advice."""
@@ -191,7 +193,7 @@ class Comparison:
             if abs(lead.mean) > lead.half:
                 text += f", {lead} over {self.title(other)}"
             else:
-                text += f", about the same as {self.title(other)} ({lead})"
+                text += f", not clearly apart from {self.title(other)} ({lead})"
         return f"{text}."
 
     def _resolution(self) -> str:
@@ -201,7 +203,7 @@ class Comparison:
         if small not in self.rows or plain not in self.rows:
             return ""
         lead = self.gain(plain, small)
-        relation = "about as good as"
+        relation = "not clearly apart from"
         if abs(lead.mean) > lead.half:
             relation = "better than" if lead.mean > 0 else "worse than"
         height, width = self._images.shape[1:]
@@ -250,10 +252,11 @@ class Comparison:
         first += f"; {len(self.seeds)} seeds, {len(self._images.names)} test images"
         notes = [f"{first}; {self.seconds:.0f} s of training in all."]
         if self._planned:
+            rows = f"all {self._planned} planned rows" if self._planned > 1 else "the planned row"
             notes.append(
                 "± is a 95% interval of one row over seeds and test images. For the advice "
-                f"a gain is clear if it is above zero over all {self._planned} planned rows: if "
-                f"none gains, it names one in about {100 * ERRORS:g}% of comparisons."
+                f"a gain is clear if it is above zero over {rows}: if none gains, it names one in "
+                f"about {100 * ERRORS:g}% of comparisons."
             )
         if config.per_class is None:
             notes.append(
@@ -265,8 +268,10 @@ class Comparison:
                 "Rows of one checkpoint share its fit and variants: the first has their time."
             )
         if any(row.added for row in self.rows):
-            settings = "settings are defaults, chosen with other images"
-            notes.append(f"Nothing was tuned: {settings}; p = {config.p:g}.")
+            share = f"; p = {config.p:g}" if flows else ""
+            notes.append(
+                f"Nothing was tuned: settings are defaults, chosen with other images{share}."
+            )
         if self.left_out:
             names = ", ".join(self.title(row) for row in self.left_out)
             notes.append(

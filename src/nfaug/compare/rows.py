@@ -100,7 +100,7 @@ def titles_of(
     """The names of rows in the table. Where sizes differ, they say which one they have."""
     own = small = ""
     if Row(frozen="small") in rows:
-        own = " at its own resolution"
+        own = " at the network's own resolution"
         small = f" at {shape[1]} x {shape[2]} pixels"
     found = {}
     for row in rows:

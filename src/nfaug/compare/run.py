@@ -311,18 +311,18 @@ class _Run:
             self.features[kind] = np.concatenate([parts[start] for start in starts])
 
     def _jobs(self, rows: list[Row], seed: int) -> list[list[Row]]:
-        """The missing rows of a seed that one process computes together: those of a flow, one fit.
+        """The missing rows of a seed, one by one, or as several processes compute them.
 
-        Several processes begin with these, which take longest.
+        Of several, one computes all rows of a flow, which have one fit. They begin with these,
+        which take longest.
         """
+        missing = [row for row in rows if (row.name, seed) not in self.cells]
+        if self.processes == 1:
+            return [[row] for row in missing]
         jobs: dict[object, list[Row]] = {}
-        for row in rows:
-            if (row.name, seed) not in self.cells:
-                jobs.setdefault(row.flow or row, []).append(row)
-        ordered = list(jobs.values())
-        if self.processes > 1:
-            ordered.sort(key=lambda job: not job[0].flow)
-        return ordered
+        for row in missing:
+            jobs.setdefault(row.flow or row, []).append(row)
+        return sorted(jobs.values(), key=lambda job: not job[0].flow)
 
     def _compute(self, run_jobs: RunJobs, rows: list[Row], seeds: Iterable[int]) -> None:
         jobs: dict[tuple[tuple[Row, ...], int], tuple[Any, ...]] = {}

@@ -96,9 +96,6 @@ def check_time(
     Raises:
         TimeoutError: Three seeds of the rows that are never left out take more than twice the time.
     """
-    _, height, width = shape
-    if config.network == CompareConfig.network and max(height, width) <= _SMALL:
-        return  # a minute at the default number of steps
     trained = [row for row in rows if not row.frozen]
     kept = [row for row in trained if not row.policy]
     if not kept:
@@ -108,6 +105,7 @@ def check_time(
     seeds = min(LEAST_SEEDS, config.seeds)
     least, all_rows = (seconds * len(some) * seeds / processes / 60 for some in (kept, trained))
     if least > 2 * config.minutes:
+        _, height, width = shape
         raise TimeoutError(
             f"{config.network} at {height} x {width} pixels takes about {seconds / 60:.0f} minutes "
             f"for {config.steps} steps, and {seeds} seeds do not fit into {config.minutes:g} "

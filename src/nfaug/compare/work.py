@@ -46,6 +46,7 @@ class Work:
         self.config: CompareConfig = config
         self.after_step: Callable[[Any], object] = after_step
         self._networks: dict[str, FrozenNetwork] = {}
+        self._bank: tuple[str, int, Tensor] | None = None  # the last one, its flow and its seed
         transform_of((), "", (8, 8))  # torchvision is slow to import: not in the time of a row
 
     def test_features(self, kind: str, start: int, stop: int) -> NDArray[np.float32]:
@@ -69,21 +70,22 @@ class Work:
         return [Cell(right, monotonic() - started)]
 
     def trained(self, rows: Sequence[Row], seed: int) -> list[Cell]:
-        """Train a classifier for each of these rows, and test them.
-
-        Rows of the same flow share one bank.
-        """
+        """Train a classifier for each of these rows, and test them."""
         part = self.images.labelled(self.config.per_class, seed)
         cells = []
-        banks: dict[str, Tensor] = {}
         for row in rows:
             started = monotonic()
-            if row.flow and row.flow not in banks:
-                few = TensorDataset(part.images, part.labels)
-                banks[row.flow] = bank_of(row.flow, few, self.config, seed)
-            right = self._train(row, seed, part, banks.get(row.flow))
+            bank = self._bank_of(row.flow, part, seed) if row.flow else None
+            right = self._train(row, seed, part, bank)
             cells.append(Cell(right, monotonic() - started))
         return cells
+
+    def _bank_of(self, flow: str, part: Part, seed: int) -> Tensor:
+        """The variants of a flow, which the next row of the same flow and seed shares."""
+        if self._bank is None or self._bank[:2] != (flow, seed):
+            few = TensorDataset(part.images, part.labels)
+            self._bank = flow, seed, bank_of(flow, few, self.config, seed)
+        return self._bank[2]
 
     def _train(self, row: Row, seed: int, part: Part, bank: Tensor | None) -> NDArray[np.bool_]:
         """Which test images are right."""

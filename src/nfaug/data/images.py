@@ -122,7 +122,7 @@ class LabelledImages(Dataset[tuple[Tensor, int]]):
         return self.reader.sha256(int(self.indices[index]), pixels=pixels)
 
     def hashed(self, index: int) -> tuple[Tensor, bytes]:
-        """Image number `index`, uint8 (C, H, W), and its `sha256`, for which it is read once."""
+        """Image number `index`, uint8 (C, H, W), and its `sha256`."""
         image, digest = self.reader.read_hashed(int(self.indices[index]))
         return self.preprocess(image, self.name(index)), digest
 

@@ -95,8 +95,8 @@ class Preprocess:
             )
         if channels > self.channels and not self.convert:
             raise ValueError(
-                f"{name} is a colour image, and the data are read as grayscale; ask for the "
-                "conversion (channels=1, or grayscale in a fit), or read all images with channels=3"
+                f"{name} is a colour image, and the data are read as grayscale: channels=1 "
+                "(--channels 1) converts it, and channels=3 reads all images as colour"
             )
         if not self.resize and self.image_size not in (None, size):
             height, width = size

@@ -166,6 +166,11 @@ class DatasetReader(Reader):
             return None
         return read_part(Path(self.files[index]), self.files[index])
 
+    def read_hashed(self, index: int) -> tuple[Image.Image | Tensor, bytes]:
+        if self.images is not None:  # whose hashes are those of the images as they are stored
+            return self.read(index), self.sha256(index)
+        return super().read_hashed(index)
+
     def sha256(self, index: int, *, pixels: bool = False) -> bytes:
         if self.images is not None:
             return self.images.sha256(index, pixels=pixels)

@@ -49,7 +49,6 @@ def fit(
     rank: int = 64,
     per_class: int = 1000,
     memory: bool = True,
-    grayscale: bool = False,
     autoencoder: AutoencoderSource | None = None,
     mean: Sequence[float] | float | None = None,
     std: Sequence[float] | float | None = None,
@@ -82,7 +81,8 @@ def fit(
             a warning.
         channels: For a flow of any shape, such as "builtin:pixels": 1 for grayscale or 3 for
             colour. By default 1 if all of 64 images are grayscale, and 3 otherwise. For a network
-            that takes colour images, fit grayscale ones with 3.
+            that takes colour images, fit grayscale ones with 3. For a flow of one channel, colour
+            images are an error unless this is 1, which converts them.
         gaussians: Whether to find a Gaussian for each class, which `NFAugment` does not use;
             `Checkpoint.sample`, `nfaug sample` and `nfaug eval` do. They take a second encoding of
             every image. True or "data" for the mean and variance of each class's latents (the
@@ -92,8 +92,6 @@ def fit(
         per_class: Encode at most this many images of each class, chosen by `seed`.
         memory: Whether to keep the coefficients of every encoded image, from which `NFAugment`
             draws partners. Training images can nearly be rebuilt from them.
-        grayscale: The same as `channels=1`: colour images are converted. Otherwise they are an
-            error for a one-channel flow.
         autoencoder: An autoencoder: a safetensors file, a directory, a repository on the Hub, or a
             `torch.nn.Module` of your own (see `nfaug.flows.autoencoder.Autoencoder`). With a
             `shape_free` flow on pixels, such as "builtin:pixels", the fit is on its latents. If
@@ -143,8 +141,8 @@ def fit(
                 base.flow,
                 data,
                 image_size=image_size,
-                channels=1 if grayscale else channels,
-                grayscale=grayscale,
+                channels=channels,
+                convert=channels == 1,
                 mean=mean,
                 std=std,
                 progress=progress and ranks.main,

@@ -57,7 +57,7 @@ def open_images(
     *,
     image_size: int | tuple[int, int] | None = None,
     channels: int | None = None,
-    grayscale: bool = True,
+    convert: bool = True,
     mean: Sequence[float] | float | None = None,
     std: Sequence[float] | float | None = None,
     progress: bool = True,
@@ -65,15 +65,14 @@ def open_images(
 ) -> LabelledImages:
     """Open a dataset at the size and with the channels that a flow takes.
 
-    The arguments are those of `fit`. With a path or a name, `reading` may hold other arguments of
-    `open_dataset`.
+    The arguments are those of `fit`, and `convert` is that of `open_dataset`. With a path or a
+    name, `reading` may hold other arguments of `open_dataset`.
 
     Raises:
         ValueError: `image_size` or `channels` is given for a flow of others, or see
             `open_dataset`.
     """
     size = None if image_size is None else check_side(as_size(image_size))
-    convert = grayscale or channels == 1
     if not flow.shape_free:
         check_channels(flow, channels)
         if size not in (None, flow.codec.image_size):
