@@ -41,7 +41,7 @@ CONFIG = TrainConfig(
     epochs=2,  # of 5 steps, the last of one image: too few for two processes
     batch_size=15,
     lr=2e-3,
-    trackers=(),
+    tensorboard=False,
     pictures_every=0,
     flow=MefConfig(steps=(1, 1), blocks=(1, 1), width=(8, 8)),
     dataset=DataConfig(test_fraction=0.2),

@@ -400,6 +400,7 @@ def test_a_weight_beyond_floating_point_diverges() -> None:
         ({"update": "x"}, "'x'"),
         ({"kld_weight": math.nan}, "kld_weight"),
         ({"alpha": math.inf}, "alpha"),
+        ({"max_iterations": 2.5}, "max_iterations must be a whole number"),
         ({"tolerance": 0.0}, "tolerance"),
         ({"damping": 1.5}, "1.5"),
         ({"max_iterations": 0}, "max_iterations"),

@@ -58,9 +58,7 @@ def test_every_prior_returns_gaussians_and_a_json_record(kind: str) -> None:
 @pytest.mark.parametrize("kind", PRIORS)
 def test_the_settings_of_every_prior_are_a_field(kind: str) -> None:
     chosen = PriorConfig(kind)
-    assert chosen.settings == chosen.entry.defaults
-    if not chosen.entry.option:
-        assert chosen.settings is None
+    assert (chosen.settings is None) == (not chosen.entry.option)
 
 
 @pytest.mark.parametrize("kind", [kind for kind, prior in PRIORS.items() if prior.min_classes > 1])

@@ -29,7 +29,7 @@ from nfaug.training.config import recipes
 
 SETTINGS = """
 pictures_every: 0
-trackers: []
+tensorboard: false
 epochs: 1
 batch_size: 12
 flow: {steps: [1, 1], blocks: [1, 1], width: [8, 8]}

@@ -94,7 +94,7 @@ def test_a_run_from_a_flow_on_latents_goes_on(
 ) -> None:
     """The command that a stopped run printed asked for the autoencoder that --checkpoint holds."""
     data = ["--data", write_images(tmp_path / "images", 24, train=8) / "train"]
-    quiet = ["--trackers", "[]", "--pictures-every", "0", "--pca.rank", "2", "--batch-size", "12"]
+    quiet = ["--tensorboard=false", "--pictures-every=0", "--pca.rank=2", "--batch-size=12"]
     flow = ["--flow.steps", "[1]", "--flow.blocks", "[1]", "--flow.width", "[8]"]
     first, second = tmp_path / "first", tmp_path / "second"
     words = ["train", *data, "--epochs", "1", "--prior.kind", "data", *quiet]

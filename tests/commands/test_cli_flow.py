@@ -63,7 +63,7 @@ def test_another_size_than_that_of_a_flow_names_the_option(
 ) -> None:
     """A recipe sets a size, and the error named two shapes and no option."""
     settings = tmp_path / "settings.yaml"
-    settings.write_text("dataset: {image_size: 32}\nepochs: 1\ntrackers: []\n")
+    settings.write_text("dataset: {image_size: 32}\nepochs: 1\ntensorboard: false\n")
     words = ["train", "-c", str(settings), "--checkpoint", str(tiny_path), "--batch-size", "12"]
     words += ["--data", str(tiny_folder), "--pictures-every", "0", "--pca.rank", "4"]
     words += ["--prior.kind", "data", "--json", "--out", str(tmp_path / "flow")]

@@ -177,10 +177,6 @@ def test_no_proposal_for_a_word_like_none(word: str, nfaug_command: Any) -> None
         ("fit --checkpoint f --data d --out o --on-error rise", "'rise'.*raise.*skip"),
         ("train --flow 3", "--flow: .*'3'"),
         ("train --flow helper.X", "--flow: .*'helper.X'"),
-        (
-            "train --trackers tensorboard",
-            r"--trackers must be a list, such as \[a, b\]; got 'tensorboard'",
-        ),
         ("train --optim.bf16 perhaps", "--optim.bf16 must be true or false; got 'perhaps'"),
         ("train -c no-such.yaml", "--config: .*no-such.yaml"),
         ("fit extra", "extra"),

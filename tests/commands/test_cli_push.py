@@ -31,7 +31,7 @@ def test_a_push_without_memory(hub: FakeHub, tiny_path: Path) -> None:
 def test_what_is_published_names_no_local_folder(tiny_folder: Path, tmp_path: Path) -> None:
     run, fitted, made = tmp_path / "run", tmp_path / "fitted", tmp_path / "made"
     words = [
-        *("train", "--data", str(tiny_folder), "--out", str(run), "--trackers", "[]"),
+        *("train", "--data", str(tiny_folder), "--out", str(run), "--tensorboard=false"),
         *("--epochs", "1", "--batch-size", "12", "--pca.rank", "4", "--pictures-every", "0"),
         *("--flow.steps", "[1, 1]", "--flow.blocks", "[1, 1]", "--flow.width", "[8, 8]"),
         *("--prior.fixed-point.kld-weight", "20"),

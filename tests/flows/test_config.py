@@ -121,6 +121,8 @@ def test_a_record_of_the_first_version_lacks_new_settings() -> None:
         ({"squeeze": "wavelet"}, "wavelet"),
         ({"attention_heads": -1}, "attention_heads"),
         ({"attention_heads": True}, "attention_heads"),
+        ({"low_rank_above": "16"}, "low_rank_above must be a whole number"),
+        ({"image_size": 32}, r"image_size must be \(height, width\)"),
         ({"steps": (10**6, 1)}, "large"),  # would take hours to build
     ],
 )

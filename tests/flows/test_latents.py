@@ -176,7 +176,7 @@ def test_a_resumed_run_keeps_its_scale(
     """A resumed run keeps the scale of --checkpoint, with or without a named autoencoder."""
     config = dataclasses.replace(
         config,
-        trackers=(),
+        tensorboard=False,
         optim=OptimConfig(warmup_steps=2, decay="constant"),
         prior=dataclasses.replace(config.prior, refit_epoch=0),
     )

@@ -13,7 +13,8 @@ import nfaug
 from nfaug.cli import main
 
 SETTINGS = (
-    "{device: cpu, pictures_every: 0, trackers: [], epochs: 1, batch_size: 12, pca: {rank: 3}, "
+    "{device: cpu, pictures_every: 0, tensorboard: false, epochs: 1, batch_size: 12, "
+    "pca: {rank: 3}, "
     "flow: {steps: [1, 1], blocks: [1, 1], width: [8, 8]}, "
     "prior: {fixed_point: {kld_weight: 20}}}"
 )

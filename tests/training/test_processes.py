@@ -153,7 +153,7 @@ def fit_words(tiny_folder: Path, tiny_path: Path, out: Path) -> list[str]:
 def words(tiny_folder: Path, out: Path) -> list[str]:
     return [
         *("--data", str(tiny_folder), "--out", str(out), "--json", "--pictures-every", "0"),
-        *("--trackers", "[]", "--epochs", "1", "--batch-size", "12", "--pca.rank", "4"),
+        *("--tensorboard=false", "--epochs", "1", "--batch-size", "12", "--pca.rank", "4"),
         *("--flow.steps", "[1, 1]", "--flow.blocks", "[1, 1]", "--flow.width", "[8, 8]"),
         *("--prior.fixed-point.kld-weight", "20"),
     ]

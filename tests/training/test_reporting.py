@@ -1,4 +1,4 @@
-"""Progress lines, trackers, pictures, warnings, rollbacks, and starting from another flow."""
+"""Progress lines, TensorBoard, pictures, warnings, rollbacks, and starting from another flow."""
 
 from __future__ import annotations
 
@@ -6,7 +6,9 @@ import dataclasses
 import functools
 import json
 import math
+import os
 import re
+import signal
 import sys
 import time
 from pathlib import Path
@@ -36,7 +38,7 @@ PICTURES = ["progress_samples"]
 
 @pytest.fixture
 def quiet(tiny_config: TrainConfig) -> TrainConfig:
-    return dataclasses.replace(tiny_config, trackers=(), pictures_every=0)
+    return dataclasses.replace(tiny_config, tensorboard=False, pictures_every=0)
 
 
 # Progress.
@@ -126,7 +128,7 @@ def test_the_phases_of_the_commands(
     flow = ("--checkpoint", tiny_path)
     expected: dict[str, tuple[list[Any], list[str]]] = {
         "train": (
-            [*data, *flow, "--epochs", "1", "--batch-size", "12", "--trackers", "[]"],
+            [*data, *flow, "--epochs", "1", "--batch-size", "12", "--tensorboard=false"],
             [
                 "loading",
                 "opening",
@@ -253,14 +255,6 @@ def test_pictures_change_nothing(
     assert names == sorted(PICTURES)
 
 
-def test_missing_tracker(tiny_images: TensorImages, quiet: TrainConfig, tmp_path: Path) -> None:
-    for name in ("wandb", "json"):
-        config = dataclasses.replace(quiet, trackers=(name,))
-        with pytest.raises(ValueError, match=f"no tracker .{name}"):
-            train(tiny_images, config=config, out=tmp_path / "run", progress=False)
-    assert not (tmp_path / "run").exists()
-
-
 # Steps that are not finite.
 
 
@@ -309,6 +303,39 @@ def test_rollback(
         assert Snapshots(tmp_path).steps() == [8, 9]
         lines = (tmp_path / "log.csv").read_text().splitlines()
         assert [line.split(",")[1] for line in lines] == ["step", "3", "6", "9"]
+
+
+@pytest.mark.parametrize("how", ["a loss that is not finite", "weights that are not"])
+def test_an_interruption_saves_no_bad_state(
+    how: str,
+    tiny_images: TensorImages,
+    quiet: TrainConfig,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Ctrl-C in step 5, which goes wrong: the run goes on from step 4."""
+    calls = 0
+    forward = loop.FlowLoss.forward
+
+    def interrupted(self: loop.FlowLoss, *args: Any) -> Tensor:
+        nonlocal calls
+        calls += 1
+        loss = forward(self, *args)
+        if calls == 5:
+            os.kill(os.getpid(), signal.SIGINT)
+            if how.startswith("a loss"):
+                return loss * math.nan
+            next(self.flow.parameters()).data *= math.nan
+        return loss
+
+    monkeypatch.setattr(loop.FlowLoss, "forward", interrupted)
+    config = dataclasses.replace(quiet, epochs=3, checkpoint_minutes=1e-9)
+    with pytest.raises(loop.Interrupted, match="the state of step 4 is saved"):
+        train(tiny_images, config=config, out=tmp_path, progress=False)
+    newest = sorted((tmp_path / "state").glob("step-*"))[-1]
+    assert json.loads((newest / "state.json").read_text())["optimizer"]["skipped_in_a_row"] == 0
+    resumed = train(tiny_images, config=config, out=tmp_path, resume=True, progress=False)
+    assert len(resumed.loss) == 9
 
 
 def test_the_limit_of_rollbacks(
@@ -366,7 +393,7 @@ def test_the_command_with_init(
     words = [
         *("train", "--data", str(tiny_folder), "--out", str(tmp_path / "run"), "--json"),
         *("--checkpoint", str(start), "--epochs", "1", "--batch-size", "12", "--pca.rank", "4"),
-        *("--pictures-every", "0", "--trackers", "[]", "--prior.fixed-point.kld-weight", "20"),
+        *("--pictures-every", "0", "--tensorboard=false", "--prior.fixed-point.kld-weight", "20"),
     ]
     assert main(words) == 0
     assert json.loads(capsys.readouterr().out)["init"] == "start"

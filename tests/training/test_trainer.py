@@ -59,7 +59,7 @@ def test_the_flow_before_training(
     tiny_config: TrainConfig, tiny_images: TensorImages, tmp_path: Path
 ) -> None:
     """Its latents have mean 0 and variance 1, and it is saved."""
-    config = changed(tiny_config, epochs=1, trackers=(), pictures_every=0)
+    config = changed(tiny_config, epochs=1, tensorboard=False, pictures_every=0)
     (tmp_path / "state" / "thesis").mkdir(parents=True)
     result = train(tiny_images, config=config, out=tmp_path, progress=False)
     assert (tmp_path / "state" / "thesis").exists(), "of the user"
@@ -270,7 +270,7 @@ def test_a_start_by_its_folder(
     """A run that goes on needs it no more."""
     start, out = tmp_path / "start", tmp_path / "run"
     shutil.copytree(tiny_path, start)
-    config = changed(tiny_config, epochs=1, trackers=(), pictures_every=0)
+    config = changed(tiny_config, epochs=1, tensorboard=False, pictures_every=0)
     train(tiny_images, out, config=config, checkpoint=start, progress=False)
     shutil.rmtree(start)
     longer = changed(config, epochs=2)
@@ -282,7 +282,7 @@ def test_the_log(tiny_config: TrainConfig, tiny_images: TensorImages, tmp_path: 
     folder = tmp_path / "runs"
     folder.mkdir()
     (folder / "log.csv").write_text("of another run\n")
-    config = changed(tiny_config, epochs=5, eval_every=2, trackers=(), pictures_every=0)
+    config = changed(tiny_config, epochs=5, eval_every=2, tensorboard=False, pictures_every=0)
     result = train(tiny_images, config=config, test_data=tiny_images, out=folder, progress=False)
     with (folder / "log.csv").open() as file:
         rows = list(csv.DictReader(file))

@@ -74,7 +74,7 @@ def test_shift_mirrors_the_border() -> None:
 
 @pytest.mark.parametrize(
     ("name", "value"),
-    [("pad_crop", -1), ("noise", 256), ("noise", float("nan"))],
+    [("pad_crop", -1), ("pad_crop", 1.5), ("noise", 256), ("noise", float("nan"))],
 )
 def test_wrong_settings(name: str, value: Any) -> None:
     with pytest.raises(ValueError, match=rf"{name} .* {value}"):

@@ -30,7 +30,6 @@ class Prior:
             settings, and a source of randomness or None. It returns means and variances, both
             (K, d), and a JSON record for the checkpoint.
         option: The field of `PriorConfig` that holds the settings; empty if there are none.
-        defaults: The default settings; None if there are none.
         labelled: One Gaussian per class. If False, labels are not used and there is one Gaussian.
         needs_latents: ``solve`` reads the means and variances. If False, it reads only their shape.
         min_classes: The smallest number of classes.
@@ -38,7 +37,6 @@ class Prior:
 
     solve: Callable[[Tensor, Tensor, Any, Generator | None], Solution]
     option: str = ""
-    defaults: Any = None
     labelled: bool = True
     needs_latents: bool = True
     min_classes: int = 1
@@ -83,7 +81,7 @@ def recorded(settings: SeparationConfig, result: FixedPointResult) -> Solution:
 
 #: The priors by name. A caller may add to them.
 PRIORS: dict[str, Prior] = {
-    "fpi": Prior(_fixed_point, "fixed_point", FixedPointConfig(), min_classes=2),
+    "fpi": Prior(_fixed_point, "fixed_point", min_classes=2),
     "data": Prior(_data),
     "single": Prior(_single, labelled=False, needs_latents=False),
 }

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from nfaug.io.numbers import check_number
+from nfaug.io.numbers import check_number, check_whole
 from nfaug.io.types import Generator, Tensor
 
 
@@ -20,9 +19,9 @@ class FlowAugmentation:
     Args:
         hflip: Mirror half of the images left to right.
         pad_crop: Shift by up to this many pixels in each direction (padding, then a random crop).
-        noise: Standard deviation, in grey levels, of Gaussian noise added to the dequantisation
-            noise. The flow then does not resolve finer detail, which bounds its condition number
-            where pixels hardly vary.
+        noise: Standard deviation of Gaussian noise added to the dequantisation noise, in grey
+            levels; on latents, in units of `latent_noise`. The flow then does not resolve finer
+            detail, which bounds its condition number where pixels hardly vary.
 
     Raises:
         ValueError: If a setting is out of range.
@@ -33,7 +32,7 @@ class FlowAugmentation:
     noise: float = 0.0
 
     def __post_init__(self) -> None:
-        check_number("pad_crop", self.pad_crop, 0, math.inf)
+        check_whole("pad_crop", self.pad_crop, 0)
         check_number("noise", self.noise, 0, 255)
 
     def draw(self, batch: int, generator: Generator) -> dict[str, Tensor]:

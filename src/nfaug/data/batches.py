@@ -139,7 +139,7 @@ class LoaderBatches:
             batch_sampler=batches,
             num_workers=min(self.workers, len(batches)),
             generator=self.generator,
-            worker_init_fn=_ignore_interrupts,
+            worker_init_fn=_ignore_signals,
         )
         try:
             yield from loader
@@ -154,9 +154,10 @@ class LoaderBatches:
             raise type(error)(message) from error
 
 
-def _ignore_interrupts(worker: int) -> None:
-    """Leave Ctrl-C to the main process, which saves its state and then ends its workers."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+def _ignore_signals(worker: int) -> None:
+    """Leave signals to the main process, which saves its state and then ends its workers."""
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)
 
 
 def open_batches(

@@ -18,6 +18,7 @@ from ..checkpoint.checkpoint import Checkpoint
 from ..checkpoint.resolve import repository_name
 from ..classes.fixed_point.config import FixedPointConfig
 from ..classes.gaussians import ClassGaussians
+from ..classes.pca import GEMM_CLASSES
 from ..classes.priors import PriorConfig
 from ..classes.statistics import ClassStatistics
 from ..data.batches import PassBatches
@@ -270,12 +271,12 @@ def _warn_of_memory(dim: int, images: LabelledImages, rank: int) -> None:
     """Say how much memory the axes of many classes take, before hours of work."""
     sizes = images.targets.bincount(minlength=len(images.classes))
     axes = sizes.sub(1).clamp(max=rank)
-    nbytes = int(axes.max()) * len(sizes) * dim * 2  # float16
+    nbytes = int(axes.max()) * len(sizes) * dim * (4 if len(sizes) <= GEMM_CLASSES else 2)
     if nbytes < _MUCH:
         return
     warnings.warn(
-        f"the axes of {len(sizes)} classes take {nbytes / 1e9:.1f} GB of memory: here, on disk, "
-        "and in each process that augments. A smaller image_size (--image-size) or rank (--rank) "
+        f"the axes of {len(sizes)} classes take {nbytes / 1e9:.1f} GB of memory: here, and in each "
+        "process that augments. A smaller image_size (--image-size) or rank (--rank) "
         "needs less, and so do a flow of 32 pixels (builtin:rgb32) and an autoencoder's latents "
         "(--autoencoder)",
         stacklevel=3,

@@ -50,7 +50,9 @@ class FlowConfig:
     backbone: Backbone = _PAPER
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "image_size", tuple(self.image_size))  # JSON has lists
+        size: Any = self.image_size
+        if isinstance(size, list):  # as JSON has it
+            object.__setattr__(self, "image_size", tuple(size))
         if type(self.channels) is not int or self.channels < 1:
             raise ValueError(f"channels must be a positive integer; got {self.channels!r}")
         if not is_size(self.image_size):

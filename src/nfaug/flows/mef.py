@@ -18,7 +18,6 @@ from .matrix_exp import (
     series_weights,
     taylor_terms,
 )
-from .mef_config import MefConfig as MefConfig  # where it was before it had a module of its own
 from .networks import CouplingNet
 
 _LOW_RANK_OFFSET = 1e-8  # added to U and V, as the released weights expect

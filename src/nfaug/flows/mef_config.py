@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from ..io.numbers import check_number
+from ..io.numbers import check_number, check_whole
 from ..io.text import did_you_mean
 from ..io.types import ModuleList
 from .backbone import Backbone, is_size
@@ -76,12 +76,9 @@ class MefConfig(Backbone):
                     f"{name} must be one integer of at least {least} per level; got {values!r} "
                     f"with steps {self.steps!r}"
                 )
-        if type(self.rank) is not int or self.rank < 1:
-            raise ValueError(f"rank must be an integer of at least 1; got {self.rank!r}")
-        if type(self.attention_heads) is not int or self.attention_heads < 0:
-            raise ValueError(
-                f"attention_heads must be an integer of at least 0; got {self.attention_heads!r}"
-            )
+        check_whole("rank", self.rank)
+        check_whole("low_rank_above", self.low_rank_above, 0)
+        check_whole("attention_heads", self.attention_heads, 0)
         check_number("bound", self.bound, 0, MAX_BOUND, open_low=True)
         if self.max_scale is not None:
             check_number("max_scale", self.max_scale, 1, 1e6, open_low=True)

@@ -68,9 +68,7 @@ class DataConfig:
 
 @dataclass(frozen=True)
 class TrainPriorConfig(PriorConfig):
-    """The class Gaussians that the flow is trained under.
-
-    The first four fields are those of `PriorConfig`.
+    """The class Gaussians that the flow is trained under: a `PriorConfig`, and when it is solved.
 
     Args:
         refit_epoch: Solve again after this many epochs, in addition to the solve at the start; 0
@@ -143,7 +141,7 @@ class TrainConfig:
         device: "cpu", "cuda", "cuda:1", ...; "auto" for the GPU if there is one.
         eval_every: Epochs between evaluations on the held-out images.
         checkpoint_minutes: Minutes between saved states, from which a run can be resumed.
-        trackers: What receives metrics and pictures beside log.csv: "tensorboard", or nothing.
+        tensorboard: Whether TensorBoard's files get the figures and pictures, beside log.csv.
         pictures_every: Epochs between pictures of samples, one at the end included; 0 for none.
         autoencoder: Train on the latents of this frozen autoencoder, a tiny one of TAESD's family:
             a safetensors file, a directory, or owner/name on the Hub; None for pixels. The latents
@@ -175,7 +173,7 @@ class TrainConfig:
     device: str = "auto"
     eval_every: int = 1
     checkpoint_minutes: float = 10.0
-    trackers: tuple[str, ...] = ("tensorboard",)
+    tensorboard: bool = True
     pictures_every: int = 10
     autoencoder: str | None = None
     latent_noise: float = 1 / 64

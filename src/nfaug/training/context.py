@@ -43,7 +43,7 @@ class TrainResult:
 
     Attributes:
         checkpoint: Averaged flow weights, class Gaussians, axes and memory. With several processes
-            only the main one fits axes.
+            only that of the main one has axes and memory.
         history: One row per evaluation, as in `log.csv`.
         loss: Bits per dimension of every step that was not skipped.
 
@@ -70,9 +70,9 @@ class RunContext:
         ranks: The processes that share the run.
         dataset: All images.
         classes: Class names; empty if the prior has a single Gaussian.
-        noise: The noise generator in its state before the run's first draw.
-        choice: The CPU generator in its state before the run's first draw.
-        shape: The flow's configuration for these settings and images.
+        noise_rng: The noise generator in its state before the run's first draw.
+        choice_rng: The CPU generator in its state before the run's first draw.
+        flow_config: The flow's configuration for these settings and images.
         codec: The autoencoder whose latents the flow models; None for pixels.
         shown: Whether this process reports progress.
         data: Batches to train on.
@@ -83,9 +83,9 @@ class RunContext:
     ranks: Ranks
     dataset: LabelledImages
     classes: Sequence[str]
-    noise: torch.Generator
-    choice: torch.Generator
-    shape: FlowConfig
+    noise_rng: torch.Generator
+    choice_rng: torch.Generator
+    flow_config: FlowConfig
     codec: LatentCodec | None
     shown: bool
     data: Batches
@@ -110,7 +110,7 @@ class RunContext:
         fixed: dict[str, Any] = {}
         for name in ("seed", "batch_size", "prior.kind", "latent_noise"):
             fixed[name] = settings[name]
-        fixed |= flat({"flow": self.shape.to_dict()})
+        fixed |= flat({"flow": self.flow_config.to_dict()})
         fixed["images to train on"] = len(self.data.labels)
         fixed["--data"] = self.fingerprint
         fixed["device"] = self.ranks.device.type  # generators of GPUs have other states
@@ -122,12 +122,12 @@ class RunContext:
         # afterwards: torch.manual_seed would also reseed the GPUs'.
         with torch.random.fork_rng(devices=[]):
             torch.default_generator.manual_seed(self.config.seed)
-            flow = Flow(self.shape, codec=self.codec)
+            flow = Flow(self.flow_config, codec=self.codec)
         flow = flow.to(self.ranks.device)
-        order = torch.randperm(len(self.data.labels), generator=self.choice)[:_INIT_IMAGES]
+        order = torch.randperm(len(self.data.labels), generator=self.choice_rng)[:_INIT_IMAGES]
         augmentation = self.config.augmentation
-        draws = augmentation.draw(len(order), self.noise)
-        noise = draw_noise(flow, len(order), self.noise, augmentation.noise)
+        draws = augmentation.draw(len(order), self.noise_rng)
+        noise = draw_noise(flow, len(order), self.noise_rng, augmentation.noise)
         if self.ranks.main:
             batches = []
             with progress_bar(len(order), "images to start from", "image", shown=self.shown) as bar:
@@ -148,15 +148,15 @@ class RunContext:
     def start(self, flow: Flow) -> RunState:
         """Solve the Gaussians on a flow and return the state of a new run."""
         flow = self._trainable(flow)
-        gaussians, prior = self.solve(flow, self.noise, self.choice)
+        gaussians, prior = self.solve(flow, self.noise_rng, self.choice_rng)
         optimizer = self._optimizer(flow)
-        return RunState(optimizer, gaussians, prior, self.noise, self.choice)
+        return RunState(optimizer, gaussians, prior, self.noise_rng, self.choice_rng)
 
     def resume(self, flow: Flow, snapshot: Snapshot) -> RunState:
         """Return the state of a resumed run; `flow` gives the shape."""
         optimizer = self._optimizer(self._trainable(flow))
         gaussians = ClassGaussians(torch.zeros(1, 1), torch.ones(1, 1))  # for those of the snapshot
-        state = RunState(optimizer, gaussians, {}, self.noise, self.choice)
+        state = RunState(optimizer, gaussians, {}, self.noise_rng, self.choice_rng)
         state.restore(snapshot)
         return state
 
@@ -261,11 +261,11 @@ def open_context(
         codec = start.codec if isinstance(start.codec, LatentCodec) else None
     # Settings that do not fit fail before the images are read.
     if codec is None:
-        shape = FlowConfig(images.channels, images.image_size, config.flow)
+        flow_config = FlowConfig(images.channels, images.image_size, config.flow)
     else:
         channels, height, width = codec.latent_shape
-        shape = FlowConfig(channels, (height, width), config.flow)
-        codec = codec.for_flow(shape)
+        flow_config = FlowConfig(channels, (height, width), config.flow)
+        codec = codec.for_flow(flow_config)
     choice = torch.Generator().manual_seed(config.seed)
     read = functools.partial(_read, config=config, ranks=ranks, codec=codec, shown=shown)
     test: Batches | None = None
@@ -287,9 +287,9 @@ def open_context(
         ranks,
         images,
         classes,
-        noise=torch.Generator(ranks.device).manual_seed(config.seed),
-        choice=choice,
-        shape=shape,
+        noise_rng=torch.Generator(ranks.device).manual_seed(config.seed),
+        choice_rng=choice,
+        flow_config=flow_config,
         codec=codec,
         shown=shown,
         data=data,

@@ -108,20 +108,13 @@ class Loop:
                     self._epoch()
                 except TrainingDiverged as error:
                     self._roll_back(error)
-                except RuntimeError as error:
-                    if not self.signals:
-                        raise
-                    # The signal went to all processes and ended those that read images, which torch
-                    # reports at any moment: the step may not be whole.
-                    hint = self.run.hint()
-                    raise Interrupted(f"interrupted; {hint}", self.signals[0]) from error
 
     def _epoch(self) -> None:
         """Train the rest of the epoch, then evaluate."""
         state = self.state
         data = self.context.data
         if state.order is None:
-            state.order = torch.randperm(len(data.labels), generator=state.choice)
+            state.order = torch.randperm(len(data.labels), generator=state.choice_rng)
         remaining = state.order[state.position * self.config.batch_size :]
         for shard in shared_batches(data, remaining, self.config.batch_size, self.ranks):
             stop = self._step(shard)
@@ -136,10 +129,10 @@ class Loop:
         augmentation = self.config.augmentation
         images = to_device(shard.images, self.ranks.device)
         # All processes draw for the whole batch; each uses the part of its own rows.
-        draws = augmentation.draw(shard.total, state.noise)
+        draws = augmentation.draw(shard.total, state.noise_rng)
         draws = {name: values[shard.part] for name, values in draws.items()}
         images = augmentation.apply(images, draws)
-        noise = draw_noise(self.flow, shard.total, state.noise, augmentation.noise)[shard.part]
+        noise = draw_noise(self.flow, shard.total, state.noise_rng, augmentation.noise)[shard.part]
         labels = to_device(shard.labels, self.ranks.device)
         if not self.config.prior.entry.labelled:
             labels = torch.zeros_like(labels)
@@ -170,13 +163,17 @@ class Loop:
         return min(done, 1.0)
 
     def _between_steps(self, stop: bool) -> None:
-        """Save the state if it is time to; stop if a process received a signal."""
+        """Save the state if it is time to; stop if a process received a signal.
+
+        What a rollback or a resumed run starts from is a good state, or the one before it.
+        """
         due = self.state.elapsed - self.saved_at >= 60 * self.config.checkpoint_minutes
-        if due and not stop and not self.state.optimizer.skipped_in_a_row:
-            self._check_finite(self.flow)  # a rollback needs a good state
-            self._save()
+        if (due or stop) and not self.state.optimizer.skipped_in_a_row:
+            if self._is_finite(self.flow):
+                self._save()
+            elif not stop:
+                raise self._not_finite()
         if stop:
-            self._save()
             self.ranks.wait()  # the main process may still be writing
             number = self.signals[0] if self.signals else signal.SIGTERM  # of another process
             raise Interrupted(f"interrupted; {self.run.hint()}", number)
@@ -191,7 +188,9 @@ class Loop:
         last = self._done() >= 1
         if not last and state.refitted < config.prior.refit_epoch <= state.epoch:
             self._check_finite(self.flow)
-            state.gaussians, state.prior = self.context.solve(self.flow, state.noise, state.choice)
+            state.gaussians, state.prior = self.context.solve(
+                self.flow, state.noise_rng, state.choice_rng
+            )
             state.refitted = state.epoch
         if last:
             self._check_finite(state.optimizer.average)
@@ -238,21 +237,26 @@ class Loop:
         self.saved_at = self.state.elapsed
 
     @torch.no_grad()
-    def _check_finite(self, flow: Flow) -> None:
-        """Check that some images have finite latents; steps may be finite and the weights not.
-
-        Raises:
-            TrainingDiverged: If a latent is not finite.
-        """
-        optimizer = self.state.optimizer
+    def _is_finite(self, flow: Flow) -> bool:
+        """Whether some images have finite latents; steps may be finite and the weights not."""
         order = torch.arange(min(_PROBES, len(self.context.data.labels)))
         for images, _ in self.context.data.iterate(order, _PROBES):
             latents, _ = flow.encode(images.to(self.ranks.device))
             if not bool(latents.isfinite().all()):
-                raise TrainingDiverged(
-                    f"latents are not finite after {optimizer.steps} steps, {optimizer.skipped} of "
-                    f"them skipped; {optimizer.advice()}"
-                )
+                return False
+        return True
+
+    def _check_finite(self, flow: Flow) -> None:
+        """Raise TrainingDiverged unless the flow is finite."""
+        if not self._is_finite(flow):
+            raise self._not_finite()
+
+    def _not_finite(self) -> TrainingDiverged:
+        optimizer = self.state.optimizer
+        return TrainingDiverged(
+            f"latents are not finite after {optimizer.steps} steps, {optimizer.skipped} of them "
+            f"skipped; {optimizer.advice()}"
+        )
 
     def _roll_back(self, error: TrainingDiverged) -> None:
         """Return to the last saved state and halve the learning rate."""

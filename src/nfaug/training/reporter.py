@@ -1,4 +1,4 @@
-"""Progress of a run: a bar or log lines, a CSV file, trackers and pictures."""
+"""Progress of a run: a bar or log lines, a CSV file, TensorBoard's files and pictures."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from nfaug.pictures.preview import sample_grid
 from .config import flat
 from .context import RunContext
 from .snapshots import RunState
-from .trackers import TensorBoard
+from .tensorboard import TensorBoard
 
 
 class Reporter:
@@ -33,22 +33,20 @@ class Reporter:
     def __init__(self, context: RunContext, folder: Path | None) -> None:
         self.context: RunContext = context
         self.folder: Path | None = folder if context.ranks.main else None
-        self.trackers: list[TensorBoard] = []
+        self.tensorboard: TensorBoard | None = None
         images = context.config.epochs * len(context.data.labels)
         self.bar: Any = progress_bar(images, "train", "image", shown=context.shown)
 
     def start(self, state: RunState) -> None:
-        """Open the log and the trackers at the state's step."""
+        """Open the log and TensorBoard's files at the state's step."""
         self.rewind(state)
-        if self.folder is None:
+        if self.folder is None or not self.context.config.tensorboard:
             return
         settings = flat(self.context.config.to_dict())
         for name, value in settings.items():
-            if not isinstance(value, (str, int, float)):  # which trackers take
+            if not isinstance(value, (str, int, float)):  # which TensorBoard takes
                 settings[name] = str(value)
-        steps = state.optimizer.steps
-        if "tensorboard" in self.context.config.trackers:
-            self.trackers.append(TensorBoard(self.folder, settings, steps))
+        self.tensorboard = TensorBoard(self.folder, settings, state.optimizer.steps)
 
     def step(self, state: RunState, images: int, done: float) -> None:
         """Report a step on `images` images, after which a share `done` of the run is over."""
@@ -77,12 +75,12 @@ class Reporter:
         self.bar.refresh()
         self._write_log(state)
         row = {name: value for name, value in state.history[-1].items() if math.isfinite(value)}
-        for tracker in self.trackers:
-            tracker.log(row, step=state.optimizer.steps)
+        if self.tensorboard is not None:
+            self.tensorboard.log(row, step=state.optimizer.steps)
 
     @torch.no_grad()
     def samples(self, state: RunState) -> None:
-        """Draw samples for the folder and the trackers: a row for each of the first 10 classes.
+        """Draw samples for the folder and TensorBoard: a row for each of the first 10 classes.
 
         Uses the averaged weights and none of the run's generators.
         """
@@ -102,8 +100,8 @@ class Reporter:
         name = "progress_samples"
         (self.folder / "pictures").mkdir(parents=True, exist_ok=True)
         write_picture(self.folder / "pictures" / f"{name}.png", picture)
-        for tracker in self.trackers:
-            tracker.picture(name, picture, step)
+        if self.tensorboard is not None:
+            self.tensorboard.picture(name, picture, step)
 
     def rewind(self, state: RunState) -> None:
         """Move to the state's step, at the start or after a rollback."""
@@ -116,10 +114,10 @@ class Reporter:
         self._write_log(state)
 
     def close(self) -> None:
-        """Close the bar and the trackers."""
+        """Close the bar and TensorBoard's files."""
         self.bar.close()
-        for tracker in self.trackers:
-            tracker.finish()
+        if self.tensorboard is not None:
+            self.tensorboard.finish()
 
     def _write_log(self, state: RunState) -> None:
         if self.folder is None:

@@ -19,7 +19,6 @@ from nfaug.run.ranks import Ranks, joined
 
 from .config import TrainConfig
 from .snapshots import Snapshots
-from .trackers import check_trackers
 
 
 class RunStopped(OSError):
@@ -62,13 +61,14 @@ class Run:
 
         Raises:
             ModuleNotFoundError: A library that the settings need is missing.
-            ValueError: There is no such device or tracker.
+            ValueError: There is no such device.
             OSError: Another process writes to the folder.
         """
         require("ema_pytorch")  # of `FlowOptimizer`, which is made after the data are read
         lock: contextlib.AbstractContextManager[None] = contextlib.nullcontext()
         if out is not None:
-            check_trackers(config.trackers)
+            if config.tensorboard:
+                require("tensorboard")
             lock = lock_output(out)
         # In a group, which must be joined before, only the main process locks.
         with joined(config.device) as ranks, lock:

@@ -50,8 +50,8 @@ class RunState:
         optimizer: Weights, their average, moments and the step count.
         gaussians: The class gaussians.
         prior: How they were found.
-        noise: Generator, on the device, of dequantisation noise and augmentation.
-        choice: Generator, on the CPU, of the data order and of samples.
+        noise_rng: Generator, on the device, of dequantisation noise and augmentation.
+        choice_rng: Generator, on the CPU, of the data order and of samples.
         epoch: The current epoch, from 1.
         position: Number of its batches that are done.
         order: The epoch's images in order; None between two epochs.
@@ -67,8 +67,8 @@ class RunState:
     optimizer: FlowOptimizer
     gaussians: ClassGaussians
     prior: dict[str, Any]
-    noise: torch.Generator
-    choice: torch.Generator
+    noise_rng: torch.Generator
+    choice_rng: torch.Generator
     epoch: int = 1
     position: int = 0
     order: Tensor | None = None
@@ -84,8 +84,8 @@ class RunState:
         tensors = self.optimizer.tensors()
         for name, tensor in self.gaussians.state_dict().items():
             tensors[f"gaussians.{name}"] = tensor
-        tensors["noise"] = self.noise.get_state()
-        tensors["choice"] = self.choice.get_state()
+        tensors["noise"] = self.noise_rng.get_state()
+        tensors["choice"] = self.choice_rng.get_state()
         tensors["losses"] = torch.tensor(self.losses, dtype=torch.float64)
         if self.order is not None:
             tensors["order"] = self.order
@@ -115,8 +115,8 @@ class RunState:
         )
         self.gaussians = gaussians.to(self.optimizer.flow.device)
         self.prior = dict(facts["prior"])
-        self.noise.set_state(tensors["noise"])
-        self.choice.set_state(tensors["choice"])
+        self.noise_rng.set_state(tensors["noise"])
+        self.choice_rng.set_state(tensors["choice"])
         self.losses = tensors["losses"].tolist()
         self.order = tensors["order"].clone() if "order" in tensors else None
         self.epoch = facts["epoch"]

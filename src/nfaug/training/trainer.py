@@ -57,8 +57,8 @@ def train(
         data: Images as `nfaug.wrap_dataset` takes them; labels 0..K-1. Data that fit in
             memory are read once, so random transforms of the dataset are drawn once, and such a
             run cannot be resumed: use `config.augmentation`.
-        out: Where the log, snapshots, pictures and trackers' files go; all processes must see it.
-            SIGINT and SIGTERM then save the state first. Without it nothing is written.
+        out: Where the log, snapshots, pictures and TensorBoard's files go; all processes must see
+            it. SIGINT and SIGTERM then save the state first. Without it nothing is written.
         config: The settings.
         checkpoint: Start from the flow of this checkpoint, or of its name or folder, instead of a
             new one. It fixes the flow's shape; the class Gaussians are solved again.

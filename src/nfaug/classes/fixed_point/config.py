@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass
 from typing import Any, Literal, TypeAlias, get_args
 
-from ...io.numbers import check_number
+from ...io.numbers import check_number, check_whole
 from ...io.types import Tensor
 
 #: kld_weight * (K - 1) / d in both settings published with the paper: 3333 x 9 and 303 x 99, both
@@ -19,7 +19,7 @@ Update: TypeAlias = Literal["released", "proposition1"]
 
 # The checks of `SeparationConfig` cover fields of its subclasses, too.
 _CHOICES: dict[str, Any] = {"fit": Fit, "kernel": Kernel, "update": Update}
-_POSITIVE = ("alpha", "tolerance", "max_iterations")
+_POSITIVE = ("alpha", "tolerance")
 
 
 @dataclass(frozen=True)
@@ -117,6 +117,7 @@ class FixedPointConfig(SeparationConfig):
     def __post_init__(self) -> None:
         super().__post_init__()
         check_number("damping", self.damping, 0, 1, open_low=True)
+        check_whole("max_iterations", self.max_iterations)
 
 
 @dataclass(frozen=True)
@@ -147,7 +148,7 @@ class FixedPointResult:
 
 @dataclass(eq=False)
 class FixedPointDivergence(ArithmeticError):
-    """A class Gaussian left the range of positive finite numbers.
+    """A mean is not finite, or a variance is far outside the range of the data's.
 
     Attributes:
         iteration: The evaluation of the update at which it happened, from 1.
@@ -167,7 +168,7 @@ class FixedPointDivergence(ArithmeticError):
 
     def __str__(self) -> str:
         return (
-            f"the Gaussian of class {self.class_index} diverged at iteration {self.iteration}: it "
-            f"left the range of positive finite numbers at kld_weight {self.kld_weight:g}; "
-            f"{self.advice}"
+            f"the Gaussian of class {self.class_index} diverged at iteration {self.iteration}: a "
+            "mean is not finite, or a variance is more than 1e12 times outside the range of the "
+            f"data's, at kld_weight {self.kld_weight:g}; {self.advice}"
         )

@@ -52,7 +52,8 @@ def solve(
     Raises:
         ValueError: If there are fewer than two classes, a value is not finite or a variance is not
             positive.
-        FixedPointDivergence: If a Gaussian leaves the range of positive finite numbers.
+        FixedPointDivergence: If a mean is not finite, or a variance is more than
+            `DIVERGENCE_RATIO` times outside the range of the data's.
 
     Example:
         >>> from nfaug.classes.gaussians import pairwise_kl

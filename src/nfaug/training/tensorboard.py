@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from PIL import Image
-
-from nfaug.io.extras import require
 
 
 class TensorBoard:
@@ -42,13 +40,3 @@ class TensorBoard:
     def finish(self) -> None:
         """Close the files."""
         self.writer.close()
-
-
-def check_trackers(names: Sequence[str]) -> None:
-    """Raise ValueError if a tracker is unknown, and ModuleNotFoundError if it is not installed."""
-    for name in names:
-        if name != "tensorboard":
-            raise ValueError(
-                f"there is no tracker {name!r}: pass [tensorboard], or [] for log.csv alone"
-            )
-        require(name)
