@@ -65,8 +65,9 @@ def main() -> None:
     data = load_dataset("imagefolder", data_dir=args.data)
     nfa = NFAugment.from_pretrained(args.checkpoint, p=0.5)
     nfa.check_classes(data["train"])
-    size = (args.img_size, args.img_size)
-    read = v2.Compose([v2.RGB(), v2.ToImage(), v2.Resize(size), v2.ToDtype(torch.float32, True)])
+    size = args.img_size  # of the shorter side, then of the centre, as nfaug fit has it
+    steps = [v2.RGB(), v2.ToImage(), v2.Resize(size), v2.CenterCrop(size)]
+    read = v2.Compose([*steps, v2.ToDtype(torch.float32, True)])
 
     def plain(rows):
         return {"pixel_values": [read(x) for x in rows["image"]], "label": rows["label"]}

@@ -65,8 +65,9 @@ def main() -> None:
     parser.add_argument("--batch-size", type=int, default=32)
     args = parser.parse_args()
 
-    size = (args.img_size, args.img_size)
-    steps = [v2.ToImage(), v2.Resize(size), v2.ToDtype(torch.float32, scale=True)]
+    size = args.img_size  # of the shorter side, then of the centre, as nfaug fit has it
+    steps = [v2.ToImage(), v2.Resize(size), v2.CenterCrop(size)]
+    steps.append(v2.ToDtype(torch.float32, scale=True))
     dataset = ImageFolder(args.data, v2.Compose([*steps, v2.Normalize(MEAN, STD)]))
     nfa = NFAugment.from_pretrained(args.checkpoint, p=0.5, mean=MEAN, std=STD)
     nfa.check_classes(dataset)

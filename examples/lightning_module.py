@@ -25,6 +25,7 @@ from nfaug import NFAugment
 class Classifier(lightning.LightningModule):
     def __init__(self, nfa: NFAugment, lr: float = 0.05) -> None:
         super().__init__()
+        self.save_hyperparameters(ignore=["nfa"])  # pass nfa= to load_from_checkpoint, too
         self.nfa = nfa
         self.lr = lr
         self.model = resnet18(num_classes=nfa.num_classes)
@@ -51,8 +52,9 @@ def main() -> None:
     parser.add_argument("--workers", type=int, default=4)
     args = parser.parse_args()
 
-    size = (args.img_size, args.img_size)
-    steps = [v2.ToImage(), v2.Resize(size), v2.ToDtype(torch.float32, scale=True)]
+    size = args.img_size  # of the shorter side, then of the centre, as nfaug fit has it
+    steps = [v2.ToImage(), v2.Resize(size), v2.CenterCrop(size)]
+    steps.append(v2.ToDtype(torch.float32, scale=True))
     dataset = ImageFolder(args.data, v2.Compose(steps))
     nfa = NFAugment.from_pretrained(args.checkpoint, p=0.5)
     nfa.check_classes(dataset)

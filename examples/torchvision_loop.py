@@ -40,7 +40,8 @@ def parse() -> argparse.Namespace:
 def main() -> None:
     args = parse()
     device = torch.device(args.device)
-    prepare = [v2.ToImage(), v2.Resize((args.img_size, args.img_size))]
+    size = args.img_size  # of the shorter side, then of the centre, as nfaug fit has it
+    prepare = [v2.ToImage(), v2.Resize(size), v2.CenterCrop(size)]
     finish = [v2.ToDtype(torch.float32, scale=True), v2.Normalize(MEAN, STD)]
     flip = v2.RandomHorizontalFlip()  # here: on a batch, v2 flips all of its images or none
     train = ImageFolder(args.data / "train", v2.Compose([*prepare, flip, *finish]))

@@ -72,7 +72,7 @@ HELP = {
     "--optim.clip-norm --dataset.test-fraction --print-config",
     "fit": "--checkpoint --image-size --per-class --no-memory --gaussians --on-error",
     "preview": "--checkpoint --data --image-size --strength --gate",
-    "timm": "--checkpoint --autoencoder --p --strength --off-epoch",
+    "timm": "--checkpoint --autoencoder --p --strength",
 }
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import pkgutil
 from pathlib import Path
 from typing import Any
@@ -88,8 +89,8 @@ CASES: list[tuple[str, str, list[str], dict[str, Any]]] = [
     ),
     (
         "timm", "nfaug.integrations.timm.run_script",
-        ["train.py", "--checkpoint", "FLOW", "--p", "0.3", "--off-epoch", "6", *MIXING],
-        {"off_epoch": 6},
+        ["train.py", "--checkpoint", "FLOW", "--p", "0.3", *MIXING],
+        {},
     ),
 ]  # fmt: skip
 
@@ -117,6 +118,7 @@ def test_options_arrive(
             found["config"] = positional[2].config
         raise Reached
 
+    importlib.import_module("nfaug.fitting.checkpoints")  # before its parts are replaced
     module, _, name = target.rpartition(".")
     monkeypatch.setattr(pkgutil.resolve_name(module), name, reached)
     places = {"FLOW": tiny_path, "DATA": tiny_folder}

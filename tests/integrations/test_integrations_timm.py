@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import itertools
 import json
 import runpy
 import sys
@@ -20,7 +19,7 @@ from timm.data import (
     create_dataset,
     create_loader,
 )
-from torch.utils.data import DataLoader, DistributedSampler, TensorDataset
+from torch.utils.data import DataLoader, TensorDataset
 
 from nfaug.augment.transform import NFAugment
 from nfaug.integrations.timm import NFALoader, run_script
@@ -199,56 +198,11 @@ def test_arguments_of_another_kind() -> None:
     for make in (lambda: NFALoader(plain, "my-nfa"), lambda: NFACollate("my-nfa")):  # type: ignore[arg-type]
         with pytest.raises(TypeError, match=r"got str\. NFAugment\.from_pretrained"):
             make()
-    with pytest.raises(ValueError, match="off_epoch"):
-        NFALoader(plain, make_nfa(), off_epoch=-1)
     items = [{"image": image, "label": label} for image, label in zip(images, labels, strict=True)]
     named: Any = DataLoader(items, batch_size=4)  # type: ignore[arg-type]
     assert sorted(next(iter(NFALoader(named, make_nfa())))) == ["image", "label"]
     with pytest.raises(ValueError, match="dictionary of image, label"):
         next(iter(NFALoader(named, make_nfa(), mixup=Mixup(num_classes=CLASSES))))
-
-
-def test_epochs_and_the_off_epoch() -> None:
-    images, labels = batch_of(8)
-    plain = DataLoader(TensorDataset(images, labels), batch_size=8)
-    nfa = make_nfa()
-    counted = NFALoader(plain, nfa, off_epoch=2)
-    for _ in range(4):
-        list(counted)
-    assert nfa.stats()["seen"] == 16, "two passes, then off"
-    told: list[int] = []
-    plain.sampler.set_epoch = told.append
-    loader = NFALoader(plain, nfa, off_epoch=2)
-    loader.batch_sampler.set_epoch(5)  # as after a resume
-    assert (len(loader.batch_sampler), loader.batch_sampler.batch_size) == (1, 8)
-    list(loader)
-    assert nfa.stats()["seen"] == 16
-    loader.set_epoch(1)
-    list(loader)
-    assert nfa.stats()["seen"] == 24
-    assert told == [5, 1], "the sampler is told too"
-
-
-def test_the_epoch_is_that_of_the_sampler_or_of_whole_passes() -> None:
-    """A look at the first batch was a pass, and the sampler's own set_epoch was not heard."""
-    images, labels = batch_of(8)
-    data = TensorDataset(images, labels)
-    looked_at = NFALoader(DataLoader(data, batch_size=4), make_nfa(), off_epoch=1)
-    next(iter(looked_at))
-    list(looked_at)
-    assert looked_at.nfa.stats()["seen"] == 12
-    list(looked_at)
-    assert looked_at.nfa.stats()["seen"] == 12
-    cut = NFALoader(DataLoader(data, batch_size=2), make_nfa(), off_epoch=1)
-    for _ in range(2):
-        list(itertools.islice(cut, 2))
-    assert cut.nfa.stats()["seen"] == 4, "a pass that stops early is one"
-    sampler = DistributedSampler(data, num_replicas=1, rank=0)
-    resumed = NFALoader(DataLoader(data, batch_size=4, sampler=sampler), make_nfa(), off_epoch=2)
-    for epoch, seen in ((1, 8), (2, 8)):
-        resumed.sampler.set_epoch(epoch)
-        list(resumed)
-        assert resumed.nfa.stats()["seen"] == seen
 
 
 def test_the_order_of_a_prepared_loader_follows_its_epochs() -> None:
@@ -295,16 +249,16 @@ def test_an_unedited_script_with_all_on(folder: Path, tmp_path: Path, prefetcher
         "--cutmix", "1.0", "--mixup-off-epoch", "2", "--aa", "rand-m9-mstd0.5", "--reprob", "0.5",
     ]  # fmt: skip
     before = timm.data.create_loader, sys.argv, list(sys.path)
-    stats = run_script(SCRIPT, arguments + ["--no-prefetcher"] * (not prefetcher), nfa, off_epoch=2)
+    stats = run_script(SCRIPT, arguments + ["--no-prefetcher"] * (not prefetcher), nfa)
     assert (timm.data.create_loader, sys.argv, sys.path) == before
     record = json.loads((tmp_path / "record.json").read_text())
     assert record["sizes"] == [[4, 3, 32, 32]] * 9
     assert record["labels"][6:] == ["pure"] * 3, "--mixup-off-epoch"
     assert "mixed" in record["labels"][:6]
     assert record["eval"] == 6
-    assert stats["seen"] == 24, "NFA is off in the third epoch"
-    assert stats["applied"] >= 6
-    assert format_stats(stats).startswith("NFA: of 24 images applied ")
+    assert stats["seen"] == 36
+    assert stats["applied"] >= 9
+    assert format_stats(stats).startswith("NFA: of 36 images applied ")
 
 
 @pytest.mark.parametrize(

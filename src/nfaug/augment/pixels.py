@@ -171,10 +171,7 @@ def check_range(images: Tensor, found: Tensor, normalization: Normalization) -> 
 
 def all_finite(images: Tensor) -> Tensor:
     """Whether all values of an image or latent are finite, (B,) bool."""
-    # As in `are_finite`.
-    lowest = images.amin((1, 2, 3))
-    highest = images.amax((1, 2, 3))
-    return (lowest - lowest) == (highest - highest)
+    return are_finite(extremes(images))
 
 
 def to_pil(pixels: np.ndarray) -> Any:

@@ -75,8 +75,9 @@ class NFAugment(nn.Module):
     Shape:
         Images (B, C, H, W) of any size: uint8, floating point in [0, 1], or normalized by `mean`
         and `std`. Of other proportions than the fit's, their centre changes. Labels (B,), integers
-        or names of classes. The result has the images' shape, type, device and memory format, and
-        is a new tensor. Images with NaN or infinite pixels stay unchanged, with a warning.
+        or names of classes, or one-hot rows (B, K). The result has the images' shape, type, device
+        and memory format, and is a new tensor. Images with NaN or infinite pixels stay unchanged,
+        with a warning.
 
     Args:
         checkpoint: A fitted `Checkpoint`, its folder, "owner/name" on the Hub, "builtin:NAME", or
@@ -146,7 +147,8 @@ class NFAugment(nn.Module):
         self._enabled = True  # the same, for compilers, which cannot read shared memory
         self._batches = 0
         self._class_warning = self.engine.class_warning
-        self._warned_of_pixels = False
+        self._warned_of_classes = SharedValue(0.0)
+        self._warned_of_pixels = SharedValue(0.0)
         self._counters = Counters()
 
     @classmethod
@@ -208,7 +210,11 @@ class NFAugment(nn.Module):
 
     @property
     def enabled(self) -> bool:
-        """Whether images are augmented; a change also takes effect in running workers."""
+        """Whether images are augmented; a change also takes effect in running workers.
+
+        All processes share it that were started with this object, such as those of
+        `torch.multiprocessing.spawn`. Make an `NFAugment` in each rank.
+        """
         return float(self._switch) > 0
 
     @enabled.setter
@@ -362,11 +368,10 @@ class NFAugment(nn.Module):
             return sample
         images, given = images_and_labels(sample, self.labels_getter)
         if self._class_warning and not are_names(given):  # names of classes need no order
-            warnings.warn(self._class_warning, stacklevel=2)
-            self._class_warning = ""
-        batch, usable = self._checked(images, given)
+            _warn_once(self._class_warning, self._warned_of_classes)
+        batch = self._checked(images, given)
         if draws is None:
-            draws = self._draw(batch.labels, usable)
+            draws = self._draw(batch.labels, batch.ok)
         else:
             draws = draws.to(images.device)
             draws.check(len(images), self.engine.on(images.device)[1])
@@ -378,7 +383,8 @@ class NFAugment(nn.Module):
     ) -> Iterator[Tensor]:
         """Yield what a call with each generator would make of the images; encode them once.
 
-        The images must not change while it runs.
+        It augments also in `eval()` and while `enabled` is False. The images must not change while
+        it runs.
 
         Args:
             images: (B, C, H, W), as for a call.
@@ -393,12 +399,12 @@ class NFAugment(nn.Module):
             >>> [batch.shape for batch in nfa.variants(images, labels, generators)]
             [torch.Size([32, 1, 8, 8]), torch.Size([32, 1, 8, 8])]
         """
-        batch, usable = self._checked(images, labels)
+        batch = self._checked(images, labels)
         every = torch.arange(len(images), device=images.device)
         with torch.autocast(images.device.type, enabled=False):
             encoded = self.engine.encode(batch, every, self.normalization, self.config.gate)
         for generator in generators:
-            draws = self._draw(batch.labels, usable, generator)
+            draws = self._draw(batch.labels, batch.ok, generator)
             yield self._changed(batch, draws, encoded)
 
     def draw(self, labels: GivenLabels, *, generator: torch.Generator | None = None) -> Draws:
@@ -419,14 +425,12 @@ class NFAugment(nn.Module):
         index, usable = parse_labels(as_labels(labels, self.classes), self.num_classes)
         return self._draw(index, usable, generator)
 
-    def _draw(
-        self, labels: Tensor, usable: Tensor, generator: torch.Generator | None = None
-    ) -> Draws:
+    def _draw(self, labels: Tensor, ok: Tensor, generator: torch.Generator | None = None) -> Draws:
         _, pca = self.engine.on(labels.device)
-        return draw(self.config, labels, usable, pca, generator or self.generator)
+        return draw(self.config, labels, ok, pca, generator or self.generator)
 
-    def _checked(self, images: Tensor, given: Any) -> tuple[Batch, Tensor]:
-        """The batch of images and labels, and which of the labels are usable, (B,) bool.
+    def _checked(self, images: Tensor, given: Any) -> Batch:
+        """The batch of images and labels.
 
         Values are always checked on the CPU. On an accelerator reading them would wait.
         """
@@ -442,19 +446,18 @@ class NFAugment(nn.Module):
             check_usable(labels, usable, self.num_classes)
         self._batches += 1
         if not images.is_floating_point():
-            return Batch(images, index, usable), usable
+            return Batch(images, index, usable)
         found = extremes(images)
         finite = are_finite(found)
         if reads:
             check_range(images, found, self.normalization)
-        if reads and not self._warned_of_pixels and not bool(finite.all()):
-            self._warned_of_pixels = True
-            warnings.warn(
+        if reads and not bool(finite.all()):
+            _warn_once(
                 "images hold NaN or infinite pixels: they stay unchanged, and are counted in "
                 "stats() as not_finite",
-                stacklevel=2,
+                self._warned_of_pixels,
             )
-        return Batch(images, index, usable & finite), usable
+        return Batch(images, index, usable & finite)
 
     def _changed(self, batch: Batch, draws: Draws, encoded: Encoded | None = None) -> Tensor:
         """A copy of the images, with variants; `encoded` has the latents of all, if it is given."""
@@ -511,6 +514,13 @@ class NFAugment(nn.Module):
             f"{self.config}, num_classes={self.num_classes}, rank={self.engine.rank}, "
             f"image_size={self.engine.codec.image_size}, enabled={self.enabled}"
         )
+
+
+def _warn_once(message: str, warned: SharedValue) -> None:
+    """Warn, unless this process or a data-loader worker has, which also shares `warned`."""
+    if not float(warned):
+        warned.set(1.0)
+        warnings.warn(message, stacklevel=3)
 
 
 def check_nfa(nfa: Any) -> NFAugment:

@@ -12,7 +12,7 @@ from jsonargparse import ArgumentParser, Namespace
 
 from ..augment.config import MixConfig
 from .common import CHECKPOINT, add_autoencoder, mixing
-from .parser import Natural, new_parser
+from .parser import new_parser
 
 
 def expand(argv: Sequence[str]) -> list[str]:
@@ -46,7 +46,6 @@ def parser() -> ArgumentParser:
     parser.add_argument("--checkpoint", required=True, help=CHECKPOINT)
     add_autoencoder(parser)
     parser.add_class_arguments(MixConfig)
-    parser.add_argument("--off-epoch", type=Natural, help="the epoch at which NFA stops, from 0")
     parser.add_argument("--script-arg", action="append", type=str, default=[], help=SUPPRESS)
     return parser
 
@@ -63,7 +62,7 @@ def run(arguments: Namespace) -> dict[str, Any] | str:
     print(f"NFA: {arguments.checkpoint}, p = {nfa.p}, in training loaders", file=sys.stderr)
     script_arguments = list(arguments.script_arg)
     try:
-        stats = run_script(arguments.script, script_arguments, nfa, off_epoch=arguments.off_epoch)
+        stats = run_script(arguments.script, script_arguments, nfa)
     except Exception as error:
         # Errors of nfaug become one line on the command line; those of the script need a traceback.
         frames = list(traceback.walk_tb(error.__traceback__))

@@ -42,6 +42,9 @@ _REFUSED = (
 )  # fmt: skip
 
 
+_SLACK = 0.01  # beyond [0, 1], for the overshoot of interpolation, as `NFAugment` allows it
+
+
 class NFATransform(albumentations.ImageOnlyTransform):
     """Replace an image by a variant, with a partner from the memory: `t(image=x, label=3)`.
 
@@ -56,13 +59,11 @@ class NFATransform(albumentations.ImageOnlyTransform):
         uint8, float32
 
     Args:
-        checkpoint: Folder, Hub repository or "builtin:NAME". It must have a memory, unless strength
-            is 0.
+        checkpoint: Folder, "owner/name" or "owner/name@revision" on the Hub, or "builtin:NAME". It
+            must have a memory, unless strength is 0.
         label_key: Name of the argument that holds the label.
-        revision: Branch, tag or commit of a Hub repository.
         config: Fields of `MixConfig` by name, such as {"strength": 1.0}, but not p.
         p: Probability of applying the transform.
-        cache_dir, local_files_only, force_download: See `nfaug.load`.
 
     Raises:
         ValueError: A setting is out of range, the checkpoint is no name, or config no mapping. At a
@@ -88,12 +89,8 @@ class NFATransform(albumentations.ImageOnlyTransform):
         self,
         checkpoint: str | os.PathLike[str],
         label_key: str = "label",
-        revision: str | None = None,
         config: Mapping[str, Any] | None = None,
         p: float = 0.5,
-        cache_dir: str | os.PathLike[str] | None = None,
-        local_files_only: bool = False,
-        force_download: bool = False,
     ) -> None:
         if not isinstance(checkpoint, (str, os.PathLike)):
             raise ValueError(
@@ -112,11 +109,7 @@ class NFATransform(albumentations.ImageOnlyTransform):
         # Text, which to_dict can write to a file.
         self.checkpoint = os.fspath(checkpoint)
         self.label_key = label_key
-        self.revision = revision
         self.config = config
-        self.cache_dir = None if cache_dir is None else os.fspath(cache_dir)
-        self.local_files_only = local_files_only
-        self.force_download = force_download
         self._mix = one_config(None, {**fields, "p": 1.0})
         self._nfa: NFAugment | None = None
 
@@ -124,14 +117,7 @@ class NFATransform(albumentations.ImageOnlyTransform):
     def nfa(self) -> NFAugment:
         """The augmentation, which each process loads for itself with its first image."""
         if self._nfa is None:
-            nfa = NFAugment.from_pretrained(
-                self.checkpoint,
-                revision=self.revision,
-                cache_dir=self.cache_dir,
-                local_files_only=self.local_files_only,
-                force_download=self.force_download,
-                config=self._mix,
-            )
+            nfa = NFAugment.from_pretrained(self.checkpoint, config=self._mix)
             if self._mix.strength and not nfa.engine.has_memory:  # noise alone needs no partners
                 raise ValueError(
                     "NFATransform takes partners from the checkpoint's memory and "
@@ -184,20 +170,20 @@ class NFATransform(albumentations.ImageOnlyTransform):
     def get_params_dependent_on_data(
         self, params: dict[str, Any], data: dict[str, Any]
     ) -> dict[str, Any]:
-        """The index of the class, and the seed of partner, weights and noise."""
-        label = self._index_of(data[self.label_key])
+        """The class, and the seed of partner, weights and noise."""
+        label = self._class_of(data[self.label_key])
         drawn = torch.Generator().manual_seed(int(self.random_generator.integers(2**32)))
         # With the rank and the worker in it, so that a replay elsewhere has the same draws.
         return {"label": label, "seed": own_seed(drawn)}
 
-    def _index_of(self, given: Any) -> int:
-        """The index of a class, from its index or its name."""
+    def _class_of(self, given: Any) -> int | str:
+        """The index or the name of a class, as it is given."""
         nfa = self.nfa
         label = given
         if isinstance(label, (np.ndarray, np.generic, torch.Tensor)) and label.ndim == 0:
             label = label.item()
         if isinstance(label, str) and label in nfa.classes:
-            return nfa.classes.index(label)
+            return str(label)
         if not isinstance(label, int) or not 0 <= label < nfa.num_classes:
             raise ValueError(
                 f"{self.label_key}= must be the image's class, an integer in [0, "
@@ -205,9 +191,18 @@ class NFATransform(albumentations.ImageOnlyTransform):
             )
         return label
 
-    def apply(self, img: np.ndarray, label: int, seed: int, **params: Any) -> np.ndarray:
-        """The image moved towards the partner."""
-        labels = torch.tensor([label])
+    def apply(self, img: np.ndarray, label: int | str, seed: int, **params: Any) -> np.ndarray:
+        """The image moved towards the partner.
+
+        Raises:
+            ValueError: A floating-point image does not lie in [0, 1].
+        """
+        if img.dtype != np.uint8 and img.size and (img.min() < -_SLACK or img.max() > 1 + _SLACK):
+            raise ValueError(
+                f"floating-point images must lie in [0, 1]; got values from {img.min():.3g} to "
+                f"{img.max():.3g}. Divide by 255, or put NFATransform before A.Normalize"
+            )
+        labels = [label] if isinstance(label, str) else torch.tensor([label], device="cpu")
         draws = self.nfa.draw(labels, generator=SharedGenerator().manual_seed(seed))
         pixels = img[..., None] if img.ndim == 2 else img
         images = torch.from_numpy(np.array(pixels)).permute(2, 0, 1)[None]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import sys
 from collections.abc import Iterator
 from typing import Any
@@ -18,7 +17,6 @@ from ...augment.pixels import Normalization
 from ...augment.transform import NFAugment, check_nfa
 from ...data.classes import item_sources
 from ...data.torch_datasets import normalization_of
-from ...io.numbers import check_whole
 
 
 class NFALoader:
@@ -34,8 +32,6 @@ class NFALoader:
         nfa: The augmentation. If it has no mean and std, it gets the loader's.
         mixup: timm's `Mixup`, or any function of images and labels, which runs after NFA.
         device: The device to which batches are moved first. None leaves them where they are.
-        off_epoch: NFA stops at this epoch, counted from 0 by `set_epoch`, also that of the sampler,
-            or else by passes of more than a look at the first batch.
 
     Raises:
         ValueError: Class names, mean or std differ, or NFA cannot augment the loader's batches
@@ -60,8 +56,6 @@ class NFALoader:
         nfa: NFAugment,
         mixup: Any = None,
         device: torch.device | str | None = None,
-        *,
-        off_epoch: int | None = None,
     ) -> None:
         check_nfa(nfa)
         if isinstance(loader, NFALoader):
@@ -81,28 +75,18 @@ class NFALoader:
         self.nfa = nfa
         self.mixup: Any = loader_mixup if mixup is None else mixup
         self.device = device
-        self.off_epoch = None if off_epoch is None else check_whole("off_epoch", off_epoch, 0)
         self._mixes = True
-        self._epoch: int | None = None
-        self._passes = 0
 
     def __iter__(self) -> Iterator[Any]:
         _check_shared(self.loader)
-        active = self.off_epoch is None or self._current_epoch() < self.off_epoch
-        is_pass = False
-        try:
-            for batch in self.loader:
-                yield self._augmented(batch, active)
-                is_pass = True  # a look at the first batch alone is none
-        finally:
-            self._passes += is_pass
+        for batch in self.loader:
+            yield self._augmented(batch)
 
-    def _augmented(self, batch: Any, active: bool) -> Any:
-        """The batch on `device`, after NFA if it is `active`, and after mixup."""
+    def _augmented(self, batch: Any) -> Any:
+        """The batch on `device`, after NFA and then mixup."""
         if self.device is not None:
             batch = self._moved(batch)
-        if active:
-            batch = self.nfa(batch)
+        batch = self.nfa(batch)
         if self.mixup is None or not self._mixes:
             return batch
         if isinstance(batch, dict):
@@ -111,12 +95,6 @@ class NFALoader:
             )
         images, labels, *rest = batch
         return (*self.mixup(images, labels), *rest)
-
-    def _current_epoch(self) -> int:
-        if self._epoch is not None:
-            return self._epoch
-        sampler = getattr(self.loader, "sampler", None)
-        return max(self._passes, getattr(sampler, "epoch", 0))  # which begins at 0 until it is set
 
     def _moved(self, batch: Any) -> Any:
         """The batch, a sequence or a dictionary, with its tensors on `device`."""
@@ -136,32 +114,6 @@ class NFALoader:
         if name.startswith("__") or "loader" not in self.__dict__:
             raise AttributeError(name)
         return getattr(self.loader, name)
-
-    def set_epoch(self, epoch: int) -> None:
-        """Set the epoch that begins, also on the wrapped loader's sampler.
-
-        Args:
-            epoch: The epoch, from 0.
-        """
-        self._epoch = epoch
-        if hasattr(self.loader, "set_epoch"):  # accelerate's, which sets its sampler's in a pass
-            self.loader.set_epoch(epoch)
-            return
-        for name in ("batch_sampler", "sampler"):
-            sampler: Any = getattr(self.loader, name, None)
-            if hasattr(sampler, "set_epoch"):
-                sampler.set_epoch(epoch)
-                return
-
-    @property
-    def batch_sampler(self) -> Any:
-        """A copy of the loader's batch sampler with this loader's `set_epoch`.
-
-        timm's script calls `loader.batch_sampler.set_epoch`.
-        """
-        sampler = copy.copy(self.loader.batch_sampler)
-        sampler.set_epoch = self.set_epoch
-        return sampler
 
     @property
     def mixup_enabled(self) -> bool:

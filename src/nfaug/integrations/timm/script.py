@@ -19,13 +19,7 @@ from .loader import NFALoader
 _NAFLEX = "NFA needs images of one size: leave out --naflex-loader"
 
 
-def run_script(
-    path: str | Path,
-    argv: Sequence[str],
-    nfa: NFAugment,
-    *,
-    off_epoch: int | None = None,
-) -> dict[str, int]:
+def run_script(path: str | Path, argv: Sequence[str], nfa: NFAugment) -> dict[str, int]:
     """Run an unedited training script that uses `timm.data.create_loader`, with NFA.
 
     Training loaders become `NFALoader`s; validation loaders do not change. The script runs in this
@@ -35,7 +29,6 @@ def run_script(
         path: The script, such as timm's own train.py.
         argv: The script's arguments.
         nfa: The augmentation.
-        off_epoch: NFA stops at this epoch, counted from 0.
 
     Returns:
         NFA's counters (see `NFAugment.stats`).
@@ -68,7 +61,7 @@ def run_script(
         device = None  # the prefetcher moves batches itself
         if not settings.get("use_prefetcher", True):
             device = settings.get("device")
-        loaders.append(NFALoader(loader, nfa, device=device, off_epoch=off_epoch))
+        loaders.append(NFALoader(loader, nfa, device=device))
         return loaders[-1]
 
     def create_naflex_loader(*_: Any, **__: Any) -> Any:
