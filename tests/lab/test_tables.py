@@ -9,8 +9,13 @@ from pathlib import Path
 from types import ModuleType
 
 import pytest
+import torch
 
+from nfaug.compare import CompareConfig, Comparison, Images
+from nfaug.compare.cells import Cells
 from nfaug.compare.figures import Gain
+from nfaug.compare.images import Part
+from nfaug.compare.plan import Plan
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -61,6 +66,24 @@ def test_the_numbers_of_the_first_page(tables: ModuleType) -> None:
     assert counts["RandAugment"] == counts["NFA in pixels"], "So did RandAugment"
     assert counts["NFA in pixels"]["below"] == 0
     assert len(tables.files_of("final/*-scratch")) == 7
+
+
+def test_the_page_has_the_advice_of_the_demo(tables: ModuleType, tmp_path: Path) -> None:
+    names = {line["augmentation"] for line in tables.lines_of("compare/demo")}
+    cells = {name: tables.cells_of("compare/demo", name) for name in names}
+    count = len(cells["none"][0].right)
+    kept = Cells(tmp_path, {}, count)
+    kept.update({(name, seed): cell for name in names for seed, cell in cells[name].items()})
+    config = CompareConfig(
+        per_class=10, augment="flip,crop", p=0.75, steps=400, checkpoint=("builtin:rgb32",)
+    )
+    none = torch.zeros((count, 3, 32, 32), dtype=torch.uint8)
+    part = Part(none, torch.arange(count) % 10, torch.empty(0))
+    images = Images([str(label) for label in range(10)], part, part, [""] * count, [])
+    plan = Plan([row.name for row in config.table()], [], 3, 3, 3.0)
+    advice = Comparison(config, images, config.table(), kept, plan).advice()
+    page = (ROOT / "docs" / "tutorials" / "does-it-help.md").read_text(encoding="utf-8")
+    assert f'"{advice}"' in " ".join(page.split())
 
 
 def test_another_figure_is_written_back(tables: ModuleType) -> None:
