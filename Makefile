@@ -92,7 +92,7 @@ as-written: $(ALL)  ## Run every block of the documentation without shortening i
 gpu: $(if $(filter $(BIN)/%,$(GPU_PYTHON)),$(STAMP))  ## Run the CUDA tests, then benchmarks/gpu.py; without a GPU, GPU_ARGS=--tiny
 	export PYTHONPATH="src$${PYTHONPATH:+:$$PYTHONPATH}"; failed=0; \
 	$(GPU_PYTHON) -m pytest -m "" -p no:cacheprovider $(wildcard tests/*/test_*_cuda.py) || failed=$$?; \
-	$(GPU_PYTHON) benchmarks/gpu.py $(GPU_ARGS); \
+	$(GPU_PYTHON) benchmarks/gpu.py $(GPU_ARGS) || failed=$$?; \
 	exit $$failed
 
 bundle: $(STAMP)  ## Turn the run directory RUN into the bundled flow NAME (scripts/bundle.py)
@@ -104,5 +104,5 @@ dist-check: $(STAMP)  ## Build the sdist and the wheel in dist/ and compare thei
 	for file in dist/*; do $(BIN)/python scripts/dist.py contents "$$file"; done
 
 clean:  ## Remove .venv, builds and caches
-	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) build dist src/*.egg-info docs/generated .import_linter_cache .pytest_cache .mypy_cache .ruff_cache .hypothesis
 	find src benchmarks lab tests scripts -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -82,9 +82,9 @@ def loop_overhead(rounds: int, steps: int) -> None:
 
     found = {"loop": list[float](), "bare": list[float]()}
     for turn in range(rounds + 1):
-        for name, run in (("loop", with_loop), ("bare", without)):
+        for name, job in (("loop", with_loop), ("bare", without)):
             began = time.process_time()
-            run()
+            job()
             if turn:  # the first one warms up
                 found[name].append((time.process_time() - began) / steps)
     ratios = [a / b for a, b in zip(found["loop"], found["bare"], strict=True)]

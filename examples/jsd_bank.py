@@ -34,7 +34,7 @@ class TwoViews(Dataset):
     def __init__(self, images: Dataset, bank: str, size: int) -> None:
         self.plain = BankDataset(images, bank, p=0.0)
         self.variants = BankDataset(images, bank, p=1.0)
-        self.read = v2.Compose([v2.RGB(), v2.ToImage(), v2.Resize((size, size))])
+        self.read = v2.Compose([v2.RGB(), v2.ToImage(), v2.Resize(size), v2.CenterCrop(size)])
         # A transform of torchvision draws once for a stack of images.
         self.shared = v2.Compose([
             v2.RandomResizedCrop(size, scale=(0.5, 1.0)), v2.RandomHorizontalFlip(),

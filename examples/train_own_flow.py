@@ -29,7 +29,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--levels", type=int, default=3)
     parser.add_argument("--steps", type=int, default=6, help="steps per level")
     parser.add_argument("--width", type=int, default=48, help="of the coupling networks")
-    parser.add_argument("--epochs", type=int, default=200)
+    parser.add_argument("--epochs", type=int, default=0, help="0: for a million images in all")
     parser.add_argument("--max-minutes", type=float, default=30.0)
     return parser.parse_args()
 
@@ -51,7 +51,6 @@ def main() -> None:
             blocks=(1,) * args.levels,
             width=(args.width,) * args.levels,
         ),
-        dataset=replace(default.dataset, test_fraction=0.05),
         pca=replace(default.pca, rank=min(64, fewest - 1)),  # N images have N - 1 axes
         augmentation=replace(default.augmentation, hflip=True),
     )

@@ -14,7 +14,6 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-import torch
 from sets import (
     NFA,
     NOTHING,
@@ -48,7 +47,6 @@ def rows_of(args: argparse.Namespace, name: str) -> list[str]:
 
 def train(args: argparse.Namespace, name: str, rows: Sequence[str], seed: int) -> dict[str, Cell]:
     """The cell of each row: which test images its classifier gets right."""
-    torch.set_num_threads(1)
     pool, test = opened(args.data, name, SETS[name].size)
     config = config_of(args, "scratch")
     few, _ = split_per_class(pool, args.per_class, seed)

@@ -76,7 +76,6 @@ def train(
 
 def train_row(args: argparse.Namespace, study: Study, row: str, seed: int) -> Cell:
     """The cell of a row."""
-    torch.set_num_threads(1)
     name, network = study
     pool, test = opened(args.data, name, size_of(args, name, network))
     started = time.monotonic()

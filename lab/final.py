@@ -9,7 +9,7 @@ of tars that `python lab/data.py NAME --out DATA` makes.
 from dataclasses import replace
 
 from defaults import Study, rows_of, train
-from sets import SETS, cells_of, new_parser, size_of, train_all
+from sets import SETS, cells_of, networks_of, new_parser, size_of, train_all
 
 from nfaug.compare.cells import Cells
 
@@ -22,9 +22,8 @@ TESTS = {
     "steel": "steel128-test.tar",
     "groceries": "grocery128-test.tar",
 }
-FIRST_SEED = 100  # of those that no choice has drawn labelled images with
+FIRST_SEED = 100  # of labelled images of these files, which no choice has drawn
 SEEDS = 8
-NETWORKS = ("scratch", "finetuned")
 
 for _name, _test in TESTS.items():  # also in the processes of train_all
     SETS[_name] = replace(SETS[_name], test=_test)
@@ -39,7 +38,7 @@ def main() -> None:
     args.seeds = SEEDS
     found: dict[Study, Cells] = {}
     for name in args.sets:
-        for network in NETWORKS if args.weights else NETWORKS[:1]:
+        for network in networks_of(args):
             size = size_of(args, name, network)
             folder = args.out / f"{name}-{network}"
             found[name, network] = cells_of(args, name, network, folder, size)

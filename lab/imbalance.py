@@ -21,9 +21,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from sets import gains_table
 from torch import Tensor, nn
 from torch.nn import functional as F
-from tuned import table
 
 from nfaug.compare.cells import Cells
 from nfaug.compare.classifier import Classifier
@@ -97,6 +97,7 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=8)
     parser.add_argument("--rows", nargs="+", default=ROWS)
     args = parser.parse_args()
+    torch.set_num_threads(1)  # hours are those of a core
     data = open_dataset(args.data, image_size=args.image_size)
     size, channels = data.image_size, data.channels
     test = to_tensors(open_dataset(args.test_data, image_size=size, channels=channels))
@@ -108,8 +109,8 @@ def main() -> None:
                 started = time.monotonic()
                 right = train({*row.split("+")}, data, test, seed, args)
                 cells.add(row, seed, right, time.monotonic() - started)
-        found = {row: [cells[row, s] for s in range(seed + 1)] for row in args.rows}
-        lines = table(f"{args.many} and {args.few} images", found, *args.rows[:2])
+        title = f"{args.many} and {args.few} images"
+        lines = gains_table(title, cells, args.rows, *args.rows[:2])
         write_text(Path(args.out) / "table.md", "\n".join(lines) + "\n")
     print("\n".join(lines))
 

@@ -29,7 +29,7 @@ from nfaug.io.atomic import write_text
 
 NOTHING = "nothing more"
 NFA = "NFA in pixels"
-NETWORKS = {"scratch": "from scratch", "finetuned": "fine-tuned"}
+NETWORKS = ("scratch", "finetuned")
 Study = TypeVar("Study")
 
 
@@ -177,7 +177,8 @@ def train_all(
         train: (args, study, rows, seed) -> the cell of each row.
         first_seed: The first of the seeds.
     """
-    with ProcessPoolExecutor(args.processes) as pool:
+    one_thread = {"initializer": torch.set_num_threads, "initargs": (1,)}  # seconds of a core
+    with ProcessPoolExecutor(args.processes, **one_thread) as pool:
         for seed in range(first_seed, first_seed + args.seeds):
             jobs = []
             for study, cells in found.items():

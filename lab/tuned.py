@@ -215,6 +215,7 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=8, help="seeds of the results")
     parser.add_argument("--rows", nargs="+", required=True, choices=[*MIXES, *STRENGTHS])
     args = parser.parse_args()
+    torch.set_num_threads(1)  # hours are those of a core
     if wrong := wrong_options(args):
         parser.error(wrong)
     study, out = Study(args), Path(args.out)

@@ -16,6 +16,7 @@ import traceback
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
+from unittest import mock
 
 import torch
 from forked import run_python
@@ -226,6 +227,9 @@ def job_share(out: Path, rank: int) -> int:
         found["reads"] = len(reads)
         rows = shared_tensor((20, 2), torch.float16, ranks, step=8).rows
         found["rows"] = [rows.start, rows.stop]
+        with mock.patch("socket.gethostname", return_value=f"machine {rank}"):  # of one TMPDIR
+            rows = shared_tensor((20, 2), torch.float16, ranks).rows
+        found["rows of a machine"] = [rows.start, rows.stop]
         try:
             open_batches(Lost(images_of(labels), labels, NAMES), ranks=ranks)
         except ImageDecodeError as error:

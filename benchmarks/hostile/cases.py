@@ -44,7 +44,6 @@ def run_cases(
     before = _memory()
     outcomes: collections.Counter[str] = collections.Counter()
     wrong = []
-    slowest = (0.0, 0)
     for number in numbers:
         start = _processor()
         signal.alarm(MOST_WAITING if limited else 0)
@@ -56,11 +55,10 @@ def run_cases(
         seconds = _processor() - start
         if limited and seconds > MOST_SECONDS:
             wrong.append(f"case {number}: {seconds:.1f} s of the processor")
-        slowest = max(slowest, (seconds, number))
     grown = _memory() - before
     if limited and grown > MOST_BYTES:
         wrong.append(f"{grown} bytes of memory")
-    return {"outcomes": outcomes, "wrong": wrong, "slowest": slowest, "grown": grown}
+    return {"outcomes": outcomes, "wrong": wrong}
 
 
 def _processor() -> float:

@@ -70,3 +70,10 @@ def test_a_preview_encodes_its_images_twice_whatever_the_number_of_variants(
     """Once for the column of decoded images, once for all variants."""
     preview_grid(tiny_checkpoint, tiny_images, variants=5)
     assert counted.encoded == [3, 3]
+
+
+def test_other_classes_are_an_error(tiny_checkpoint: Checkpoint, tiny_images: TensorImages) -> None:
+    """They were drawn under the wrong names, along the axes of other classes."""
+    turned = TensorImages(tiny_images.images, tiny_images.targets, tiny_images.classes[::-1])
+    with pytest.raises(ValueError, match="class"):
+        preview_grid(tiny_checkpoint, turned)

@@ -18,7 +18,7 @@ import pytest
 import torch
 from bank_tools import Pictures, contents, make, save_pictures
 from nfa_tools import Counted, checkpoint, images_of, tiny_flow
-from torch.utils.data import Subset, TensorDataset, get_worker_info
+from torch.utils.data import DataLoader, Subset, TensorDataset, get_worker_info
 from torchvision.datasets import ImageFolder
 from torchvision.transforms.functional import pil_to_tensor
 
@@ -126,6 +126,30 @@ def test_a_bank_without_a_variant_is_refused(tmp_path: Path) -> None:
     far = TensorDataset(255 - images_of(labels) // 8, labels)
     with pytest.raises(ValueError, match="fitted to other images"):
         make_bank(checkpoint(), far, tmp_path / "b", variants=2, gate=0.01, progress=False)
+    for part in ((0, 2), (1, 2)):  # one of which may have none
+        make(tmp_path / "c", far, gate=0.01, shard=part)
+    with pytest.raises(ValueError, match="fitted to other images"):
+        BankDataset(far, tmp_path / "c")
+
+
+def test_a_path_is_opened_and_a_loader_is_not(tmp_path: Path) -> None:
+    data = save_pictures(tmp_path / "images")
+    for given in (data, str(data)):
+        made = make(tmp_path / "bank", given)
+        assert list(made.manifest.classes) == sorted(path.name for path in data.iterdir())
+    with pytest.raises(ValueError, match=r"loader\.dataset"):
+        make(tmp_path / "other", DataLoader(TensorDataset(images_of(torch.zeros(4)))))
+
+
+def test_an_order_of_classes_that_may_differ_is_warned_of(tmp_path: Path) -> None:
+    """As a call of NFA warns: without names, label 0 may be 2 or 10."""
+    labels = torch.arange(24) % 3
+    data = TensorDataset(images_of(labels), labels)
+    named = wrap_dataset(data, classes=["2", "9", "10"])
+    folder = nfaug.fit("builtin:pixels", named, progress=False).save(tmp_path / "nfa")
+    make_bank(folder, named, tmp_path / "named", variants=1, progress=False)
+    with pytest.warns(UserWarning, match="natural order"):
+        make_bank(folder, data, tmp_path / "nameless", variants=1, progress=False)
 
 
 def test_what_is_refused(bank: Bank, tmp_path: Path) -> None:

@@ -329,8 +329,20 @@ def test_a_directory_that_is_not_empty(tiny_checkpoint: Checkpoint, tmp_path: Pa
         tiny_checkpoint.save(tmp_path / "thesis.tex", overwrite=True)
     (tmp_path / "empty").mkdir()
     tiny_checkpoint.save(tmp_path / "empty")
+    (tmp_path / "samples.png").write_bytes(b"a picture of no checkpoint")
     tiny_checkpoint.save(tmp_path, overwrite=True)
     assert (tmp_path / "thesis.tex").read_text() == "mine"
+    assert (tmp_path / "samples.png").exists()
+
+
+def test_a_model_of_another_program_is_not_replaced(
+    tiny_checkpoint: Checkpoint, tmp_path: Path
+) -> None:
+    (tmp_path / "config.json").write_text('{"model_type": "vit"}')
+    (tmp_path / "model.safetensors").write_bytes(b"theirs")
+    with pytest.raises(FileExistsError, match="another program"):
+        tiny_checkpoint.save(tmp_path, overwrite=True)
+    assert (tmp_path / "model.safetensors").read_bytes() == b"theirs"
 
 
 def _with(checkpoint: Checkpoint, **changes: Any) -> Checkpoint:

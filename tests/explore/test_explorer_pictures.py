@@ -13,6 +13,7 @@ from PIL import Image
 
 from nfaug.augment.config import MixConfig
 from nfaug.augment.transform import NFAugment
+from nfaug.data.preprocess import resize_levels
 from nfaug.explore.pictures import OpenFlow, class_images, compare, open_flow, read_picture
 
 OPEN = MixConfig(gate=None)
@@ -55,6 +56,20 @@ def test_images_that_are_not_square(tmp_path: Path) -> None:
     image = class_images(opened, 0, 1)
     assert image.shape == (1, 3, 24, 16)
     assert compare(opened, image, 0, OPEN).variants.shape[1:] == (3, 24, 16)
+
+
+def test_the_page_shows_the_centre_that_the_flow_sees(tmp_path: Path) -> None:
+    """It squeezed an image of other proportions, and the gate that it named was another."""
+    opened = open_flow("builtin:rgb32", pictures(tmp_path, (48, 96)))
+    image = class_images(opened, 0, 1).clone()
+    image[..., :24] = image[..., 72:] = 255  # which the flow does not see
+    found = compare(opened, image, 0, OPEN)
+    centre = resize_levels(image[..., 24:72], (32, 32))
+    assert found.exact
+    assert torch.equal(found.decoded[..., 24:72], resize_levels(centre, (48, 48)))
+    assert not found.decoded[..., :24].any()
+    alone = compare(opened, image[..., 24:72].contiguous(), 0, OPEN)
+    assert found.radius == alone.radius
 
 
 def test_class_images(

@@ -153,7 +153,10 @@ def test_what_is_no_longer_there_goes(pushed: FakeHub, mine: Path) -> None:
 
 def test_a_card_of_ones_own(hub: FakeHub, mine: Path) -> None:
     (mine / "README.md").write_text("---\nlicense: mit\n---\n# My own words\n")
-    with pytest.warns(UserWarning, match=r"README\.md"):
+    with (
+        pytest.warns(UserWarning, match="license and data apply"),
+        pytest.warns(UserWarning, match="rebuilt from the memory"),
+    ):
         push_to_hub(mine, REPO, data="cats")
     assert hub.files(REPO)["README.md"] == (mine / "README.md").read_bytes()
 

@@ -96,6 +96,8 @@ def test_a_fitted_flow_says_what_it_was_trained_on_and_fitted_to() -> None:
     assert f"the flow {escape('someone/faces')}" in text
     data = ModelCard(text).data.to_dict()
     assert data["base_model"] == "someone/faces"
+    pinned = card(gaussians={**gaussians, "flow": "someone/faces@v1"}, training={})
+    assert ModelCard(pinned).data.to_dict()["base_model"] == "someone/faces"
     local = card(gaussians={**gaussians, "flow": "my-flow"}, training={})
     assert "base_model" not in ModelCard(local).data.to_dict()
 

@@ -140,6 +140,7 @@ def test_each_process_reads_a_part_of_the_images(ran: Ran) -> None:
     assert [found["reads"] for found in reads] == [18, 18]
     assert reads[0]["sum"] == reads[1]["sum"] > 0
     assert [found["rows"] for found in reads] == [[0, 8], [8, 20]], "parts of whole steps"
+    assert [found["rows of a machine"] for found in reads] == [[0, 20], [0, 20]]
     assert [found["error"] for found in reads] == ["image 3.png cannot be read"] * 2
     assert [found["collected"] for found in reads] == [[0, 10, 20], []], "to the main one"
     assert not list(ran.out.glob("nfaug-*")), "the file has no name"

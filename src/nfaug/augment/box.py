@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
-from ..data.preprocess import resized_size
+from ..data.preprocess import resize_levels, resized_size
 
 Box = tuple[int, int, int, int]  # left, top, right, bottom in pixels of the whole image
 
@@ -26,6 +28,21 @@ def centre_box(size: tuple[int, int], shape: tuple[int, int]) -> Box:
     top, bottom = _centre_span(size[0], resized[0], shape[0])
     left, right = _centre_span(size[1], resized[1], shape[1])
     return left, top, right, bottom
+
+
+def seen_part(images: Tensor, shape: tuple[int, int]) -> Tensor:
+    """What a flow of (height, width) sees of whole images, uint8 (B, C, H, W), at its size."""
+    left, top, right, bottom = centre_box((images.shape[-2], images.shape[-1]), shape)
+    return resize_levels(images[..., top:bottom, left:right], shape)
+
+
+def at_its_place(part: Tensor, images: Tensor) -> Tensor:
+    """A `seen_part` at its place in images (B, C, H, W), and black around it."""
+    shape = (part.shape[-2], part.shape[-1])
+    left, top, right, bottom = centre_box((images.shape[-2], images.shape[-1]), shape)
+    view = torch.zeros_like(images)
+    view[..., top:bottom, left:right] = resize_levels(part, (bottom - top, right - left))
+    return view
 
 
 def _centre_span(pixels: int, resized: int, kept: int) -> tuple[int, int]:

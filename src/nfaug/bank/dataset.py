@@ -20,7 +20,7 @@ from ..data.images import spread
 from ..data.torch_datasets import as_label, check_label, part
 from ..io.numbers import check_number
 from ..io.text import printable
-from .reader import Bank
+from .reader import Bank, check_variants
 from .source import UntransformedReader, split_transform, to_uint8
 
 _COMPARED = 32  # images whose hashes are compared
@@ -68,8 +68,9 @@ class BankDataset(Dataset[tuple[Any, int]]):
         transform: Applied to every image.
 
     Raises:
-        ValueError: The bank was made from other data, another order, other classes or other labels;
-            or, when an item is read, its label is not the one that the dataset stores.
+        ValueError: The bank was made from other data, classes or labels, or has no variant; images
+            that are not files are in another order; or, when an item is read, its label is not the
+            one that the dataset stores.
     """
 
     def __init__(
@@ -80,6 +81,7 @@ class BankDataset(Dataset[tuple[Any, int]]):
         transform: Callable[[Any], Any] | None = None,
     ) -> None:
         self.bank: Bank = bank if isinstance(bank, Bank) else Bank(bank)
+        check_variants(self.bank)
         plain, dataset_transform = split_transform(dataset)
         if dataset_transform is not None and transform is not None:
             raise ValueError("the dataset has a transform: pass transform= to one of the two")
@@ -88,8 +90,10 @@ class BankDataset(Dataset[tuple[Any, int]]):
         if dataset_transform is not None:
             self.transform = dataset_transform
         self._p = SharedValue(check_number("p", p, 0, 1))
-        self._rows, self._labels = match(self.dataset, self.bank)
-        self._stores_labels = _trusted_labels(self.dataset) is not None
+        stored = _trusted_labels(self.dataset)
+        self._rows = match(self.dataset, self.bank)
+        self._labels = _compared_labels(self.dataset, self.bank, self._rows, stored)
+        self._stores_labels = stored is not None
 
     @property
     def p(self) -> float:
@@ -158,11 +162,11 @@ class BankDataset(Dataset[tuple[Any, int]]):
         return getattr(self.dataset, name)
 
 
-def match(dataset: Any, bank: Bank) -> tuple[np.ndarray, np.ndarray]:
-    """The row in the bank and the label of every image of a dataset, int64 (N,) both.
+def match(dataset: Any, bank: Bank) -> np.ndarray:
+    """The row in the bank of every image of a dataset, int64 (N,).
 
     Raises:
-        ValueError: The bank was made from other images, labels or classes.
+        ValueError: The bank was made from other images.
     """
     # Labels are compared below, and with each item that is read.
     reader = UntransformedReader(dataset, targets=torch.zeros(len(dataset), dtype=torch.int64))
@@ -191,7 +195,7 @@ def match(dataset: Any, bank: Bank) -> tuple[np.ndarray, np.ndarray]:
             "bank made of the files lacks this change: pass it as transform= instead",
             stacklevel=3,
         )
-    return rows, _compared_labels(dataset, bank, rows)
+    return rows
 
 
 def _rows_of_paths(dataset_paths: list[str], paths: list[str], count: int) -> np.ndarray:
@@ -208,12 +212,15 @@ def _rows_of_paths(dataset_paths: list[str], paths: list[str], count: int) -> np
         name = dataset_paths[missing[0]] if dataset_paths else "image 0, which names no file"
         raise ValueError(
             f"the bank has no variants of {len(missing)} of {count} images, such as "
-            f"{name}: give the dataset `samples`, a list of (path, label), or {_MAKE}"
+            f"{name}: pass the whole dataset, a torch.utils.data.Subset of it, or one with "
+            f"`samples`, a list of (path, label); or {_MAKE}"
         )
     return rows
 
 
-def _compared_labels(dataset: Any, bank: Bank, rows: np.ndarray) -> np.ndarray:
+def _compared_labels(
+    dataset: Any, bank: Bank, rows: np.ndarray, stored: np.ndarray | None
+) -> np.ndarray:
     """The bank's labels in the numbers of the dataset, compared with all that it stores."""
     labels = np.asarray(bank.labels)[rows]
     classes = bank.manifest.classes
@@ -228,7 +235,6 @@ def _compared_labels(dataset: Any, bank: Bank, rows: np.ndarray) -> np.ndarray:
                 f"the bank has images of the class {missing!r}, which the dataset lacks: {_MAKE}"
             )
         labels = dataset_labels[labels]
-    stored = _trusted_labels(dataset)
     if stored is None:
         return labels
     different = (stored != labels).nonzero()[0]

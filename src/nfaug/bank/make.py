@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import time
+import warnings
 from collections.abc import Iterable, Iterator, Sized
 from contextlib import ExitStack
 from dataclasses import replace
@@ -22,6 +23,8 @@ from ..checkpoint.checkpoint import Checkpoint, load
 from ..data.batches import LoaderBatches
 from ..data.classes import dataset_classes
 from ..data.images import HASHED, LabelledImages, spread
+from ..data.open import open_dataset
+from ..data.torch_datasets import check_dataset
 from ..io.atomic import replace_directory
 from ..io.lock import lock_output
 from ..io.numbers import as_size, check_seed, check_whole
@@ -29,7 +32,7 @@ from ..io.progress import progress_bar
 from ..io.tensors import tensors_sha256
 from ..run.seeds import SharedGenerator, seed_of
 from .format import MANIFEST, Manifest, array_files, array_sha256, differences, read_array
-from .reader import Bank
+from .reader import Bank, check_variants
 from .residual import quantize
 from .shards import check_shards, shard_folder, shard_rows
 from .source import HashedImages, open_source, split_transform
@@ -69,9 +72,10 @@ def make_bank(
     Args:
         checkpoint: A checkpoint that is fitted to the classes of the data, its name or its
             folder.
-        data: Dataset of (image, label), PIL images or uint8 tensors (C, H, W). They must have one
-            size, but for `image_size` or a residual bank. Its `transform`, if it has one, is left
-            out: `BankDataset` applies it to the variants.
+        data: Dataset of (image, label), PIL images or uint8 tensors (C, H, W), or a path or a name
+            that `nfaug.open_dataset` takes. Images must have one size, but for `image_size` or a
+            residual bank. A dataset's `transform`, if it has one, is left out: `BankDataset`
+            applies it to the variants.
         out: Folder of the bank.
         variants: Number of variants per image.
         image_size: (height, width), or the side of a square, to resize and crop every image to.
@@ -123,8 +127,13 @@ def make_bank(
         if isinstance(checkpoint, (str, Path)):
             checkpoint = load(checkpoint, gaussians=False)
         nfa = NFAugment(checkpoint, config=replace(config, p=1.0))  # every image is augmented
+        if isinstance(data, (str, Path)):
+            data = open_dataset(data, progress=progress)
+        check_dataset(data)
         data, _ = split_transform(data)
         nfa.check_classes(data, required=False)
+        if nfa.engine.class_warning and dataset_classes(data) is None:
+            warnings.warn(nfa.engine.class_warning, stacklevel=2)
         codec = checkpoint.flow.codec
         if not len(cast(Sized, data)):
             raise ValueError("the dataset must not be empty; got one of 0 images")
@@ -160,11 +169,8 @@ def make_bank(
             loader = LoaderBatches(HashedImages(images), images.targets, workers)
             _fill(folder, manifest, nfa, loader, progress)
     bank = Bank(folder)
-    if shard is None and not bank.applied.any():
-        raise ValueError(
-            f"no image in {folder} has a variant: the checkpoint was fitted to other images (nfaug "
-            "fit fits it to these), or each is the only one of its class, or strength is 0"
-        )
+    if shard is None:
+        check_variants(bank)
     return bank
 
 

@@ -175,3 +175,12 @@ class Bank:
     def __repr__(self) -> str:
         kind = "residuals" if self.manifest.residual else "variants"
         return f"Bank({str(self.path)!r}, {len(self)} images, {self.manifest.variants} {kind} each)"
+
+
+def check_variants(bank: Bank) -> None:
+    """Raise ValueError if no image of a bank has a variant: training would go without NFA."""
+    if not bank.applied.any():
+        raise ValueError(
+            f"no image in {bank.path} has a variant: the checkpoint was fitted to other images "
+            "(nfaug fit fits it to these), or each is the only one of its class, or strength is 0"
+        )

@@ -33,6 +33,7 @@ from .manifest import (
     PCA,
     PICTURE,
     TENSOR_FILES,
+    check_replaceable,
     dump_manifest,
     read_manifest,
     reading_checkpoint,
@@ -181,7 +182,8 @@ class Checkpoint:
             The path of the folder.
 
         Raises:
-            FileExistsError: The folder is not empty and `overwrite` is False.
+            FileExistsError: The folder is not empty and `overwrite` is False, or its `config.json`
+                is that of another program.
             OSError: Another process writes to the folder, or it cannot be written, for example
                 because the disk is full.
             ValueError: The flow is frozen, weights are not finite, or the parts do not match, so
@@ -196,8 +198,11 @@ class Checkpoint:
         path = Path(out).expanduser()
         with lock_output(path):
             check_output(path, overwrite=overwrite)
+            check_replaceable(path)
             self._check_readable()
-            dropped = _REPLACED | replaced_copy(self.config.autoencoder, path)
+            dropped = frozenset[str]()
+            if (path / CONFIG).exists():
+                dropped = _REPLACED | replaced_copy(self.config.autoencoder, path)
             with replace_directory(path, drop=dropped) as staged:
                 hashes = {}
                 for name, tensors in self._tensors().items():

@@ -103,6 +103,18 @@ def read_manifest(directory: str | Path) -> dict[str, Any]:
     return values
 
 
+def check_replaceable(directory: Path) -> None:
+    """Raise FileExistsError if `config.json` of a directory is that of another program."""
+    try:
+        values = read_json(directory / CONFIG)
+    except (ValueError, OSError):  # there is none, or a damaged one
+        return
+    if not isinstance(values, dict) or "format_version" not in values:
+        raise FileExistsError(
+            f"{directory} holds a {CONFIG} of another program: choose another folder"
+        )
+
+
 def _check_keys(values: Mapping[str, Any]) -> None:
     """Raise ValueError for another format version, or if keys are missing or unknown."""
     if "format_version" not in values:

@@ -80,6 +80,18 @@ def wrap_dataset(
     images = labelled_images(dataset)
     if images is not None and image_size is None and channels is None:
         return images if classes is None else images.named(classes)
+    check_dataset(dataset)
+    moments: tuple[Any, Any] | None = (mean, std)
+    if mean is None:
+        moments = normalization_of(dataset)
+    reader = DatasetReader(dataset, classes, moments=moments, progress=progress)
+    return assemble(
+        reader, image_size=image_size, channels=channels, convert=convert, progress=progress
+    )
+
+
+def check_dataset(dataset: Any) -> None:
+    """Raise ValueError for a loader, a path, a stream, or a mapping of splits."""
     if isinstance(getattr(dataset, "loader", dataset), DataLoader):  # timm's wraps torch's
         raise ValueError(
             f"pass a dataset, not a {type(dataset).__name__}: loader.dataset, or for the images "
@@ -95,13 +107,6 @@ def wrap_dataset(
             f"a dataset must have a length and items by index; got {type(dataset).__name__}. "
             "Pass one split of a mapping, such as data['train'], and collect a stream into a list"
         )
-    moments: tuple[Any, Any] | None = (mean, std)
-    if mean is None:
-        moments = normalization_of(dataset)
-    reader = DatasetReader(dataset, classes, moments=moments, progress=progress)
-    return assemble(
-        reader, image_size=image_size, channels=channels, convert=convert, progress=progress
-    )
 
 
 class DatasetReader(Reader):

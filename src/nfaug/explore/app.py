@@ -7,7 +7,6 @@ import os
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NamedTuple, get_args, get_type_hints
 
-import torch
 from PIL import Image
 from torch import Tensor
 
@@ -258,15 +257,16 @@ def show_variants(
     for title, changed in zip(titles, comparison.changed, strict=True):
         captions.append(title if changed else f"{title}: unchanged")
 
-    exact = "bit for bit" if torch.equal(comparison.decoded, image) else "with differences"
+    exact = "bit for bit" if comparison.exact else "with differences"
     position = "the gate is off"
     if gated:
         passes = comparison.radius <= gate
         position = "the gate lets it through" if passes else "the gate leaves it unchanged"
     status = (
-        f"The checkpoint works at {height} x {width} pixels and returns the image **{exact}**. As "
-        f"*{_escape(label)}* the image needs a gate of **{comparison.radius:.2f}**: {position}. "
-        f"{sum(comparison.changed)} of {_VARIANTS} variants differ from it."
+        f"The checkpoint works at {height} x {width} pixels, where it returns the image "
+        f"**{exact}**. As *{_escape(label)}* the image needs a gate of "
+        f"**{comparison.radius:.2f}**: {position}. {sum(comparison.changed)} of {_VARIANTS} "
+        "variants differ from it."
     )
     return _captioned(images, captions), _captioned(comparison.differences, titles), status
 

@@ -11,6 +11,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from ..augment.box import at_its_place, seen_part
 from ..augment.config import MixConfig
 from ..augment.engine import Engine
 from ..augment.open_engine import engine_of
@@ -89,7 +90,7 @@ def read_picture(file: str | Path, flow: OpenFlow) -> Tensor:
     return Preprocess(flow.checkpoint.flow.codec.channels, flow.size)(image, name)[None]
 
 
-@functools.lru_cache(maxsize=64)
+@functools.lru_cache(maxsize=4)
 def class_images(flow: OpenFlow, label: int, number: int, *, seed: int = 0) -> Tensor:
     """Images of a class, uint8 (number, C, H, W): of the dataset, or samples of the flow.
 
@@ -110,7 +111,9 @@ class Comparison(NamedTuple):
     """What NFA makes of an image.
 
     Attributes:
-        decoded: The image, encoded and decoded, uint8 (1, C, H, W).
+        decoded: The part of the image that the flow sees, encoded and decoded, at its place in
+            uint8 (1, C, H, W).
+        exact: Whether it is that part bit for bit, at the flow's size.
         variants: The n variants, uint8 (n, C, H, W).
         differences: Their differences to the image, drawn around mid-grey, uint8 (n, C, H, W).
         changed: Whether each variant differs from the image.
@@ -118,6 +121,7 @@ class Comparison(NamedTuple):
     """
 
     decoded: Tensor
+    exact: bool
     variants: Tensor
     differences: Tensor
     changed: list[bool]
@@ -144,13 +148,16 @@ def compare(
     # The image is the first of each batch.
     variants = torch.cat([images[:1] for images in nfa.variants(batch, labels, draws)])
     frozen, pca = flow.engine.on(image.device)
-    z, _ = frozen.encode(resize_levels(image, frozen.codec.image_size))
+    seen = seen_part(image, frozen.codec.image_size)
+    z = frozen.latents(seen)
+    decoded = frozen.decode(z)
     distance, energy = pca.scores(z, torch.tensor([label]))
     distance_ratio = distance / pca.gate_distance[label]
     energy_ratio = energy / pca.gate_energy[label]
     radius = torch.maximum(distance_ratio, energy_ratio).sqrt()
     return Comparison(
-        decoded=resize_levels(frozen.decode(z), flow.size),
+        decoded=at_its_place(decoded, image),
+        exact=torch.equal(decoded, seen),
         variants=variants,
         differences=(variants.float() - image + 128).clamp(0, 255).to(torch.uint8),
         changed=(variants != image).flatten(1).any(1).tolist(),

@@ -155,6 +155,11 @@ def set_privacy(card: str, generated: str) -> str:
     return _PRIVACY.sub(lambda _: statement, card, count=1)
 
 
+def states_privacy(card: str) -> bool:
+    """Whether a card has the privacy statement of generated cards."""
+    return bool(_PRIVACY.search(card))
+
+
 def _project_links() -> dict[str, str]:
     """The addresses under [project.urls] by their names."""
     links = {}
@@ -165,11 +170,11 @@ def _project_links() -> dict[str, str]:
 
 
 def _metadata(config: CheckpointConfig, name: str, license: str | None) -> ModelCardData:
-    base = config.gaussians.get("flow")
+    base = str(config.gaussians.get("flow")).partition("@")[0]  # without its revision
     return ModelCardData(
         library_name="nfaug",
         license=license,
-        base_model=base if _REPOSITORY.fullmatch(str(base)) else None,
+        base_model=base if _REPOSITORY.fullmatch(base) else None,
         pipeline_tag="unconditional-image-generation",
         tags=["nfaug", "normalizing-flow", "data-augmentation"],
         model_name=name,

@@ -5,8 +5,15 @@ from __future__ import annotations
 import shutil
 from pathlib import Path
 
+from nfaug.checkpoint.autoencoder import replaced_copy
 from nfaug.checkpoint.checkpoint import read_checkpoint
-from nfaug.checkpoint.manifest import CONFIG, PICTURE, TENSOR_FILES, read_manifest
+from nfaug.checkpoint.manifest import (
+    CONFIG,
+    PICTURE,
+    TENSOR_FILES,
+    check_replaceable,
+    read_manifest,
+)
 from nfaug.checkpoint.repository import download_checkpoint
 from nfaug.checkpoint.resolve import repository_name
 from nfaug.io.atomic import check_output, replace_directory
@@ -44,7 +51,8 @@ def pull(
     Raises:
         ValueError: `repo_id` is not a repository name.
         CheckpointError: The files cannot be loaded.
-        FileExistsError: `out` is not empty and `overwrite` is False.
+        FileExistsError: `out` is not empty and `overwrite` is False, or its `config.json` is that
+            of another program.
         HubError: The repository cannot be read, or holds no checkpoint.
         OSError: Another process writes to `out`, or it cannot be written.
 
@@ -63,9 +71,12 @@ def pull(
         return _checked(download_checkpoint(repo_id, options))
     copy = Path(out).expanduser()
     check_output(copy, overwrite=overwrite)
+    check_replaceable(copy)
     with lock_output(copy):
         folder = _checked(download_checkpoint(repo_id, options, extras=_EXTRAS))
-        stale = frozenset(TENSOR_FILES).union(_EXTRAS)  # none of it describes the new flow
+        stale = frozenset[str]()
+        if (copy / CONFIG).exists():  # none of the former checkpoint describes the new one
+            stale = frozenset(TENSOR_FILES).union(_EXTRAS) | replaced_copy(None, copy)
         names = [CONFIG]
         names += read_manifest(folder)["files"]
         names += _EXTRAS

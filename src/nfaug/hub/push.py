@@ -21,7 +21,7 @@ from nfaug.io.hub import HubError, download, hub_errors
 from nfaug.io.hub_options import HubOptions
 from nfaug.pictures.preview import sample_grid
 
-from .card import make_card, set_privacy
+from .card import make_card, set_privacy, states_privacy
 
 CARD: str = "README.md"
 FEWEST: int = 8  # images of a class, below which its mean shows them
@@ -171,8 +171,10 @@ def _flow_alone(checkpoint: Checkpoint) -> Checkpoint:
             "pixels and on latents it holds what was fitted to your images. Push it with the "
             "memory to a private repository, or let others fit to their own images"
         )
-    if checkpoint.config.gaussians.get("fitted"):
-        config = replace(checkpoint.config, classes=(), gaussians={}, metrics={})
+    found = checkpoint.config.gaussians
+    if found.get("fitted"):
+        base = {"flow": found["flow"]} if "flow" in found else {}
+        config = replace(checkpoint.config, classes=(), gaussians=base, metrics={})
         return replace(checkpoint, config=config, gaussians=None, pca=None)
     if checkpoint.gaussians is not None:
         _check_counts(checkpoint.gaussians.counts, checkpoint.config.classes)
@@ -282,6 +284,13 @@ def _staged(
             warnings.warn(
                 f"{CARD} of the folder is used as the card, and its classes or figures are not "
                 "those of this checkpoint: correct them, or remove it",
+                stacklevel=4,
+            )
+        has_memory = checkpoint.pca is not None and checkpoint.pca.memory is not None
+        if has_memory and not states_privacy(card):
+            warnings.warn(
+                f"{CARD} of the folder is used as the card, and lacks the statement that training "
+                "images can nearly be rebuilt from the memory: write it there, or remove the file",
                 stacklevel=4,
             )
     with tempfile.TemporaryDirectory(prefix="nfaug-push-") as folder:

@@ -11,13 +11,13 @@ import torch
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
+from ..augment.box import at_its_place, seen_part
 from ..augment.config import MixConfig, MixSettings, one_config
 from ..augment.pixels import to_pil
 from ..augment.transform import NFAugment
 from ..checkpoint.checkpoint import Checkpoint, sample_images
 from ..classes.gaussians import ClassGaussians
 from ..data.choose import choose_of_class
-from ..data.preprocess import resize_levels
 from ..flows.flow import Flow
 from ..io.progress import progress_bar
 from ..io.text import printable
@@ -60,8 +60,8 @@ def preview_grid(
         The picture.
 
     Raises:
-        ValueError: The checkpoint is not fitted, the data lack a class, a number is out of range,
-            or settings are given twice.
+        ValueError: The checkpoint is not fitted, the data have other classes or no image of one, a
+            number is out of range, or settings are given twice.
 
     Example:
         >>> import nfaug
@@ -79,6 +79,7 @@ def preview_grid(
     generator = torch.Generator().manual_seed(seed)
     config = dataclasses.replace(one_config(config, settings), p=1.0)
     nfa = NFAugment(checkpoint, config=config, generator=generator)
+    nfa.check_classes(data, required=False)
     names = list(nfa.classes)[:max_classes]
     in_batch = config.needs_batch(has_memory=nfa.engine.has_memory)
     per_class = 1 + _PARTNERS * in_batch  # partners of the batch are not shown
@@ -90,12 +91,12 @@ def preview_grid(
         picks.append(rows)
     order = torch.cat([*(rows[:1] for rows in picks), *(rows[1:] for rows in picks)])
     flow, _ = nfa.engine.on(nfa.engine.device)
-    size = data.image_size  # an error if the images differ in size
+    _ = data.image_size  # an error if the images differ in size
     batch = torch.stack([data[index][0] for index in order.tolist()]).to(flow.device)
     shown = batch[: len(names)]
     with progress_bar(1 + variants, "picture", "column", shown=progress) as bar:
-        decoded = flow.decode(flow.latents(resize_levels(shown, flow.codec.image_size)))
-        columns = [shown, resize_levels(decoded, size)]
+        decoded = flow.decode(flow.latents(seen_part(shown, flow.codec.image_size)))
+        columns = [shown, at_its_place(decoded, shown)]
         bar.update()
         labels = data.targets[order].to(flow.device)
         for images in nfa.variants(batch, labels, itertools.repeat(generator, variants)):

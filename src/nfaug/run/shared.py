@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import math
 import os
+import socket
 import tempfile
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -32,8 +33,9 @@ def shared_tensor(
 ) -> SharedTensor:
     """A tensor that all processes of a machine share, through a file without a name.
 
-    Processes share it if they see each other's temporary files, so those of another machine fill
-    one of their own. All must call this, and then wait until the others have filled their parts.
+    Processes share it if they are on one host and see each other's temporary files; those of
+    another machine fill one of their own. All must call this, and then wait until the others have
+    filled their parts.
 
     Args:
         shape: Its shape.
@@ -48,15 +50,18 @@ def shared_tensor(
         return SharedTensor(torch.empty(tuple(shape), dtype=dtype), range(shape[0]))
     handle, name = tempfile.mkstemp(prefix="nfaug-")
     try:
-        names = ranks.everyone(name)
-        # Random names: a file of this name is that of a process on the same machine.
-        sharing = [rank for rank, other in enumerate(names) if os.path.exists(other)]
+        places = ranks.everyone((socket.gethostname(), name))
+        # Several machines may have one TMPDIR, and their maps of a file there differ.
+        sharing = []
+        for rank, (host, other) in enumerate(places):
+            if host == socket.gethostname() and os.path.exists(other):
+                sharing.append(rank)
         error: OSError | None = None
         if ranks.rank == sharing[0]:
             error = _reserve(handle, math.prod(shape) * dtype.itemsize)
         ranks.agree(error)
         values = torch.from_file(
-            names[sharing[0]], shared=True, size=math.prod(shape), dtype=dtype, device="cpu"
+            places[sharing[0]][1], shared=True, size=math.prod(shape), dtype=dtype, device="cpu"
         )
         ranks.wait()  # until all have mapped it
     finally:
