@@ -54,6 +54,7 @@ def test_the_numbers_of_the_first_page(tables: ModuleType) -> None:
     counts = {}
     for row in ("NFA in pixels", "RandAugment"):
         counts[row] = tables.intervals("final/*-scratch", row)
+    tuned = tables.intervals("final/*-finetuned", "NFA in pixels")
     text = " ".join((ROOT / "README.md").read_text(encoding="utf-8").split())
     for words in (
         "gained accuracy on {above} of 7 datasets and lost on none".format(
@@ -61,11 +62,13 @@ def test_the_numbers_of_the_first_page(tables: ModuleType) -> None:
         ),
         f"it gained {tables.gain(signs, 'RandAugment')} points",
         f"nfaug {tables.gain(signs, 'NFA in pixels')}.",
+        f"nfaug gained on none and lost on {tuned['below']}.",
     ):
         assert words in text, words
     assert counts["RandAugment"] == counts["NFA in pixels"], "So did RandAugment"
-    assert counts["NFA in pixels"]["below"] == 0
-    assert len(tables.files_of("final/*-scratch")) == 7
+    assert counts["NFA in pixels"]["below"] == tuned["above"] == 0
+    for network in ("scratch", "finetuned"):
+        assert len(tables.files_of(f"final/*-{network}")) == 7
 
 
 def test_the_page_has_the_advice_of_the_demo(tables: ModuleType, tmp_path: Path) -> None:
