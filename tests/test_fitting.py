@@ -430,7 +430,7 @@ def test_a_fit_that_was_stopped_continues_with_the_finished_classes(
 def test_the_memory_of_many_classes_is_named_before_the_work(
     tiny_checkpoint: Checkpoint, tiny_images: TensorImages, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(checkpoints, "_MUCH", 3 * 4 * 64 * 2)
+    monkeypatch.setattr(checkpoints, "_MUCH", 3 * 4 * 64 * 4)
     with pytest.warns(UserWarning, match="GB"):
         quiet_fit(tiny_checkpoint, tiny_images)
     quiet_fit(tiny_checkpoint, tiny_images, rank=3)

@@ -78,7 +78,12 @@ def test_the_page_has_the_advice_of_the_demo(tables: ModuleType, tmp_path: Path)
     kept = Cells(tmp_path, {}, count)
     kept.update({(name, seed): cell for name in names for seed, cell in cells[name].items()})
     config = CompareConfig(
-        per_class=10, augment="flip,crop", p=0.75, steps=400, checkpoint=("builtin:rgb32",)
+        per_class=10,
+        augment="flip,crop",
+        p=0.75,
+        steps=400,
+        checkpoint=("builtin:rgb32",),
+        device="cpu",
     )
     none = torch.zeros((count, 3, 32, 32), dtype=torch.uint8)
     part = Part(none, torch.arange(count) % 10, torch.empty(0))
