@@ -69,9 +69,7 @@ def commands(args: argparse.Namespace, of_training: list[str]) -> list[list[str]
     reading = options(data_dir=args.data_dir) + ["--download"] * args.download
     data = ["--data", args.data, *reading]
     test = ["--data", args.test_data, *reading]
-    learn = ["train", "--recipe", args.recipe, "--data", args.data, "--prior.kind", "fpi"]
-    learn += options(**{"dataset.data_dir": args.data_dir, "out": flow})
-    learn += ["--dataset.download", "true"] * args.download
+    learn = ["train", "--recipe", args.recipe, *data, "--prior.kind", "fpi", "--out", flow]
     push = ["push", flow, args.repo or "OWNER/NAME", "--no-memory"]
     classifier = options(
         network=args.model,

@@ -1,6 +1,6 @@
 """ResNet-18 on CIFAR-10 with the paper's settings and NFA after crop and flip.
 
-    nfaug train --data torch/cifar10 --dataset.download true --augmentation.hflip true --out flow
+    nfaug train --data torch/cifar10 --download --augmentation.hflip true --out flow
     python examples/resnet18_cifar10.py torch/cifar10 --checkpoint flow
 
 SGD with momentum 0.9 and weight decay 5e-4, a one-cycle schedule up to 0.1, batches of 100, 30

@@ -185,7 +185,7 @@ COMPARE = ("compare", "--data", "digits")
             "seeds must be a whole number from 1 to 10,000; got 0",
         ),
         ((*TRAIN, "--max-minutes", "-1"), "-1"),
-        ((*TRAIN, "--dataset.per-class", "ten"), "must be a whole number or none; got 'ten'"),
+        ((*TRAIN, "--dataset.workers", "ten"), "must be a whole number or none; got 'ten'"),
         (
             ("bank", "--checkpoint", "f", "--data", "d", "--out", "o", "--mix", "odd"),
             "--mix must be one of axis, pair, regions; got 'odd'",
@@ -225,7 +225,7 @@ def test_values_that_options_cannot_have(
         ("train --image-size 200000", "at most 16,384 pixels; got 200000 x 200000"),
         ("train --dataset.image-size 200000", "at most 16,384 pixels; got 200000 x 200000"),
         (f"train --epochs {10**30}", "epochs must be a whole number from 0 to 2,147,483,647"),
-        ("train --dataset.per-class -1", "per_class must be a whole number from 1 to"),
+        ("train --per-class -1", "--per-class: must be a whole number from 1 to"),
     ],
 )
 def test_numbers_that_cannot_be_meant(

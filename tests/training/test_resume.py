@@ -145,7 +145,7 @@ def _words(folder: Path, epochs: int) -> list[str]:
         flow: {{steps: [1, 1], blocks: [1, 1], width: [8, 8]}}
         prior: {{fixed_point: {{kld_weight: 20}}, refit_epoch: 2}}
         pca: {{rank: 4, per_class: 6}}
-        dataset: {{per_class: 10}}
+        per_class: 10
         augmentation: {{pad_crop: 1}}
         """
     )

@@ -89,7 +89,7 @@ set_parsing_settings(import_path_denylist=["*"])
 
 
 class CommandParser(ArgumentParser):
-    """An argument parser whose options have hyphens: `--max-minutes`, `--dataset.per-class`."""
+    """An argument parser whose options have hyphens: `--max-minutes`, `--dataset.image-size`."""
 
     unknown_hint = ""  # what an error adds after arguments that the command does not have
     example = ""  # of the whole command

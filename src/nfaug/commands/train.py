@@ -15,8 +15,8 @@ from ..io.atomic import write_picture
 from ..io.numbers import as_size
 from ..io.text import public_name
 from ..training.config import TrainConfig, config_of, recipe_path, recipes
-from .common import add_channels, add_image_size, loading, place, saving
-from .parser import new_parser
+from .common import READING, add_channels, add_image_size, add_reading, loading, place, saving
+from .parser import Count, new_parser
 
 if TYPE_CHECKING:
     from ..flows.flow import Flow
@@ -26,6 +26,7 @@ _USUAL = (
     *("data", "out", "image_size", "resume", "checkpoint", "recipe", "config"),
     *("overwrite", "epochs", "max_minutes", "batch_size", "device"),
 )
+_READING = (*READING, "per_class")
 EXIT_CODES = (
     "Exit codes: 0 done; 1 a package is missing; 2 bad input; 3 training diverged; 4 stopped from "
     "outside (disk full, images lost, another process ended); 130 and 143 interrupted by Ctrl-C "
@@ -108,6 +109,12 @@ def parser() -> ArgumentParser:
     )
     parser.add_argument("-c", "--config", action=ActionConfigFile, help="a YAML file of settings")
     parser.add_argument("--split", default="train", help="part of the data to train on")
+    add_reading(parser)
+    parser.add_argument(
+        "--per-class",
+        type=Count,
+        help="train on at most this many random images of each class (default: none, for all)",
+    )
     parser.add_argument("--overwrite", action="store_true", help="replace what --out holds")
     parser.add_class_arguments(TrainConfig)
     parser.show_all_with("--help-all", _USUAL)
@@ -145,8 +152,10 @@ def run(arguments: Namespace) -> dict[str, Any] | None:
             arguments.data,
             split=arguments.split,
             seed=config.seed,
+            image_size=config.dataset.image_size,
+            channels=config.dataset.channels,
             labels=config.prior.entry.labelled,
-            **config.dataset.reading(),
+            **{name: arguments[name] for name in _READING},
         )
         where.say()
         result = train_run(
@@ -154,7 +163,7 @@ def run(arguments: Namespace) -> dict[str, Any] | None:
             dataset,
             config,
             checkpoint=start,
-            words={name: arguments[name] for name in ("data", "split", "checkpoint")},
+            words={name: arguments[name] for name in ("checkpoint", "data", "split", *_READING)},
             source=source,
         )
         if not run.ranks.main:

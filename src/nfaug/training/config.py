@@ -28,12 +28,8 @@ class DataConfig:
         image_size: Size to resize to: [height, width], or the side of a square; None for the size
             of the data.
         channels: 1 for grayscale, 3 for RGB; None for the channels of the data.
-        per_class: `nfaug train` uses at most this many random images of each class; None for all.
         test_fraction: Share of each class that is held out for evaluation; classes of fewer than 20
             images hold none out.
-        on_error: Whether `nfaug train` stops at a file that cannot be decoded, or skips it.
-        data_dir: Where `nfaug train` finds named datasets.
-        download: Whether `nfaug train` may download named datasets.
         workers: Processes that read images if they do not fit in memory; None for one for each
             core that this process has to itself.
         memory_gib: Data up to this size are decoded once and kept in RAM.
@@ -41,11 +37,7 @@ class DataConfig:
 
     image_size: int | tuple[int, int] | None = None
     channels: int | None = None
-    per_class: int | None = None
     test_fraction: float = 0.05
-    on_error: Literal["raise", "skip"] = "raise"
-    data_dir: str | None = None
-    download: bool = False
     workers: int | None = None
     memory_gib: float = 4.0
 
@@ -53,17 +45,8 @@ class DataConfig:
         check_number("test_fraction", self.test_fraction, 0, 0.999)
         if self.image_size is not None:
             check_side(as_size(self.image_size))
-        if self.per_class is not None:
-            check_whole("per_class", self.per_class)
         if self.workers is not None:
             check_whole("workers", self.workers, 0)
-
-    def reading(self) -> dict[str, Any]:
-        """The arguments of `open_dataset`."""
-        arguments = dataclasses.asdict(self)
-        for name in ("test_fraction", "workers", "memory_gib"):  # those of training
-            del arguments[name]
-        return arguments
 
 
 @dataclass(frozen=True)
