@@ -144,9 +144,7 @@ class Loop:
         sums[0] = bits.detach()
         self.ranks.sum(sums)
         # The wrapper averages gradients over processes, and the loss is a sum over them.
-        stepped, numbers = state.optimizer.step_and_read(
-            bits * self.ranks.count, self._done(), sums
-        )
+        stepped, numbers = state.optimizer.step(bits * self.ranks.count, self._done(), sums)
         loss, signalled, elapsed = numbers
         state.elapsed = elapsed
         if stepped:

@@ -86,20 +86,7 @@ class FlowOptimizer:
         rate: float = self.optimizer.param_groups[0]["lr"]
         return rate
 
-    def step(self, loss: Tensor, done: float) -> float | None:
-        """Take a step and return the loss, or None if the step was skipped.
-
-        Args:
-            loss: The loss to differentiate.
-            done: Share of the run that is over.
-
-        Raises:
-            TrainingDiverged: If `MAX_BAD_STEPS` steps in a row are not finite.
-        """
-        stepped, (value,) = self.step_and_read(loss, done, loss.detach()[None])
-        return value if stepped else None
-
-    def step_and_read(self, loss: Tensor, done: float, numbers: Tensor) -> tuple[bool, list[float]]:
+    def step(self, loss: Tensor, done: float, numbers: Tensor) -> tuple[bool, list[float]]:
         """Take a step; return whether it was not skipped, and the values of `numbers`.
 
         They are read together with the gradient's norm, before the step is queued: each read makes
