@@ -466,6 +466,9 @@ def test_results_are_ordinary_tensors() -> None:
         draws = nfa.draw(labels)
         auto, _ = nfa.replay(images, labels, draws)
     assert torch.equal(auto, nfa.replay(images, labels, draws)[0]), "float32 under autocast"
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        half, _ = nfa(images.half() / 255, labels)  # torch.stack refuses two half types there
+    assert half.dtype == torch.float16
 
 
 def test_compiled_steps() -> None:

@@ -10,10 +10,13 @@ import numpy as np
 import pytest
 import torch
 from data_tools import save
+from library_tools import needs
 from nfa_tools import checkpoint
 from torch.utils.data import ConcatDataset, Dataset, Subset
 from torchvision.datasets import ImageFolder
 
+import nfaug
+from nfaug.augment.samples import as_labels
 from nfaug.augment.transform import NFAugment
 from nfaug.data.classes import (
     check_class_sizes,
@@ -22,6 +25,7 @@ from nfaug.data.classes import (
     stored_labels,
     unique_names,
 )
+from nfaug.data.open import open_dataset
 from nfaug.data.torch_datasets import DatasetReader, wrap_dataset
 
 SYNONYMS = {"tench": 0, "Tinca tinca": 0, "crane": 1, "ox": 2, "kite": 2}
@@ -66,6 +70,30 @@ def test_accents_and_arrays() -> None:
     with pytest.raises(ValueError, match="label 0"):
         check_same_classes(["cafe"], ["caf\u00e9"])
     assert dataset_classes(SimpleNamespace(classes=np.array(["cat", "dog"]))) == ["cat", "dog"]
+
+
+def test_names_of_a_folder_from_a_mac(tmp_path: Path) -> None:
+    """It stores an accent as a character of its own, and another machine may not."""
+    composed, decomposed = "caf\u00e9", "cafe\u0301"
+    for name in ("bar", decomposed):
+        for index in range(2):
+            save(tmp_path / name / f"{index}.png", 100 * index)
+    folder = ImageFolder(str(tmp_path))
+    assert folder.classes == ["bar", decomposed]
+    images = open_dataset(tmp_path)
+    assert images.classes == dataset_classes(folder) == ["bar", composed]
+    assert len([image for image, _ in images]) == 4
+    fitted = nfaug.fit("builtin:pixels", folder)
+    assert fitted.config.classes == ("bar", composed)
+    batch = torch.stack([image for image, _ in images])
+    for name in (composed, decomposed):
+        NFAugment(fitted, p=1.0)(batch, ["bar", "bar", name, name])
+        assert as_labels([name, "bar"], fitted.config.classes).tolist() == [1, 0]
+    needs("albumentations")
+    fitted.save(tmp_path / "fitted")
+    transform = nfaug.integrations.albumentations.NFATransform(tmp_path / "fitted", p=1.0)
+    array = np.asarray(batch[0].permute(1, 2, 0))
+    assert transform(image=array, label=decomposed)["image"].shape == array.shape
 
 
 def test_a_list_of_images_and_labels_has_no_names() -> None:

@@ -447,10 +447,11 @@ class NFAugment(nn.Module):
         self._batches += 1
         if not images.is_floating_point():
             return Batch(images, index, usable)
-        found = extremes(images)
-        finite = are_finite(found)
-        if reads:
-            check_range(images, found, self.normalization)
+        with torch.autocast(images.device.type, enabled=False):
+            found = extremes(images)
+            finite = are_finite(found)
+            if reads:
+                check_range(images, found, self.normalization)
         if reads and not bool(finite.all()):
             _warn_once(
                 "images hold NaN or infinite pixels: they stay unchanged, and are counted in "

@@ -163,7 +163,8 @@ def find_autoencoder(
     if source is None:
         raise FileNotFoundError(
             f"the flow of {near} needs its autoencoder, the {config.kind} {config.name!r}, which "
-            "is not in or beside the checkpoint: put it there, or pass autoencoder= (--autoencoder)"
+            "is not in or beside the checkpoint: put it there, or give it to nfaug.load as "
+            "autoencoder= (--autoencoder)"
         )
     if not isinstance(source, str | os.PathLike):
         model = open_autoencoder(source)
@@ -207,8 +208,8 @@ def copy_autoencoder(
 ) -> None:
     """Copy the file of a checkpoint's autoencoder into its directory, under the recorded name.
 
-    `load` finds it there. Nothing is copied of a repository, of a directory, of a file that is
-    beside the checkpoint already or above 64 MiB, or under the name of a file of the checkpoint.
+    `load` finds it there. Nothing is copied of a repository, of a directory, of a file above 64
+    MiB, or under the name of a file of the checkpoint.
 
     Args:
         record: The checkpoint's autoencoder, if any.
@@ -225,13 +226,8 @@ def copy_autoencoder(
     if source is None or not source.is_file() or source.stat().st_size > _LARGEST:
         return
     copy = checkpoint / record.name
-    # The first of these that exists is the one that `load` takes.
-    for place in (copy, checkpoint.resolve().parent / record.name):
-        if place.exists():
-            if place.samefile(source):
-                return
-            break
-    write_bytes(copy, source.read_bytes())
+    if not (copy.exists() and copy.samefile(source)):
+        write_bytes(copy, source.read_bytes())
 
 
 def replaced_copy(record: AutoencoderConfig | None, checkpoint: Path) -> frozenset[str]:

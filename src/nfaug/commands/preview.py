@@ -68,8 +68,7 @@ def run(arguments: Namespace) -> dict[str, Any]:
     if checkpoint is not base:
         warnings.warn(
             "the checkpoint does not have the classes of the data: it was fitted to up to 100 "
-            f"images of each. To keep a fitted one: nfaug fit --checkpoint {arguments.checkpoint} "
-            f"--data {arguments.data} --out DIR",
+            "images of each, for this picture alone; nfaug fit keeps one",
             stacklevel=1,
         )
     where.say()

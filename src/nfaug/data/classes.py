@@ -22,13 +22,14 @@ def unique_names(classes: Iterable[Any]) -> list[str]:
     """One unique name per class.
 
     A tuple of synonyms becomes "a, b". Classes that share a name get their label as a suffix, such
-    as "crane (134)". torchvision's ImageNet needs both.
+    as "crane (134)". torchvision's ImageNet needs both. An accent that is a character of its own,
+    as a Mac may store it in the name of a folder, becomes one with its letter.
     """
     names = []
     for synonyms in classes:
         if not isinstance(synonyms, tuple):
             synonyms = (synonyms,)
-        names.append(", ".join(map(str, synonyms)))
+        names.append(normalize("NFC", ", ".join(map(str, synonyms))))
     counts = Counter(names)
     unique_names = []
     for label, name in enumerate(names):
@@ -237,9 +238,8 @@ def check_same_classes(names: Iterable[str] | None, expected: Sequence[str]) -> 
     """Check that a dataset has the class names of a checkpoint, in its order."""
     if not expected:
         raise ValueError("the checkpoint has no class names to compare with; fit it (nfaug fit)")
-    # A Mac may store an accent as a character of its own.
-    actual = [normalize("NFC", name) for name in names or ()]
-    expected = [normalize("NFC", name) for name in expected]
+    actual = unique_names(names or ())
+    expected = unique_names(expected)
     for label, (name, expected_name) in enumerate(itertools.zip_longest(actual, expected)):
         if name != expected_name:
             same = sorted(actual) == sorted(expected)

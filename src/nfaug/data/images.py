@@ -49,7 +49,7 @@ class LabelledImages(Dataset[tuple[Tensor, int]]):
         self.reader: Reader = reader
         self.preprocess: Preprocess = preprocess
         self.indices: Tensor = indices
-        self.classes: list[str] = reader.classes
+        self.classes: list[str] = unique_names(reader.classes)
         self.targets: Tensor = reader.targets[indices]
         self.channels: int = preprocess.channels
         self.preprocessing: dict[str, Any] = preprocess.to_dict()

@@ -12,6 +12,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Mapping
 from typing import Any
+from unicodedata import normalize
 
 import numpy as np
 import torch
@@ -182,8 +183,10 @@ class NFATransform(albumentations.ImageOnlyTransform):
         label = given
         if isinstance(label, (np.ndarray, np.generic, torch.Tensor)) and label.ndim == 0:
             label = label.item()
-        if isinstance(label, str) and label in nfa.classes:
-            return str(label)
+        if isinstance(label, str):
+            label = normalize("NFC", label)  # as unique_names makes the names of classes
+            if label in nfa.classes:
+                return label
         if not isinstance(label, int) or not 0 <= label < nfa.num_classes:
             raise ValueError(
                 f"{self.label_key}= must be the image's class, an integer in [0, "
