@@ -137,7 +137,7 @@ def one_step(way: Recompute) -> None:
     for _ in range(2):
         z, logdet = flow.encode(images, draw_noise(flow, len(images), generator))
         loss = (z.square().flatten(1).sum(1) / 2 - logdet).mean() / flow.config.dim
-        optimizer.step(loss, 0.0)
+        optimizer.step(loss, 0.0, loss.detach()[None])
     print(before, peak())
 
 

@@ -224,7 +224,8 @@ def _step(
 
     def step() -> None:
         loss = model(images, noise, labels, gaussians).sum() / count
-        if optimizer.step(loss, done=0.5) is None:
+        stepped, _ = optimizer.step(loss, 0.5, loss.detach()[None])
+        if not stepped:
             raise ArithmeticError("the step was skipped: its loss or gradient is not finite")
 
     return step

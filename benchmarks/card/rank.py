@@ -46,7 +46,8 @@ def trained(ranks: Ranks, tiny: bool) -> tuple[Tensor, float]:
             _sync(ranks)
             start = time.perf_counter()
         loss = model(images, noise, labels, gaussians).sum() / count
-        if optimizer.step(loss, done=0.5) is None:
+        stepped, _ = optimizer.step(loss, 0.5, loss.detach()[None])
+        if not stepped:
             raise ArithmeticError("the step was skipped: its loss or gradient is not finite")
         ranks.sum(loss.detach())
     _sync(ranks)

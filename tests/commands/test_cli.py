@@ -415,7 +415,7 @@ def test_data_of_other_classes(
         "preview", "--checkpoint", tiny_path, "--data", data, "--out", tmp_path / "x.png"
     )
     assert ran.code == 0, ran.err
-    assert f"nfaug fit --checkpoint {tiny_path} --data {data}" in ran.err
+    assert "nfaug fit keeps one" in ran.err
 
 
 @pytest.mark.filterwarnings("always")
