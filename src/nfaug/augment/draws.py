@@ -136,24 +136,15 @@ def draw(
     share = by_class[own] if shares else most
     # `count` is rounded up; choosing with probability p * B / count makes the share exactly p.
     chosen = coin * count < share * batch
-    # With mix "regions", "auto" takes partners of the memory from classes that the axes span.
-    as_known = config.partners == "auto" and config.mix == "regions"
+    rows = 0
     if pca.memory is None or config.partners == "batch":
-        memory = 0
         partner, paired = pick_in_batch(first, own, ok[index])
         fallback = torch.zeros_like(partner)
         from_memory = torch.zeros_like(paired)
     else:
-        memory = len(pca.memory)
-        partner, fallback, stored = pick_in_memory(first, second, own, pca.offsets)
-        from_memory = stored
-        paired = stored
-        if not pca.all_stored or (as_known and not pca.all_spanned):
-            other, found = pick_in_batch(first, own, ok[index])
-            if as_known:
-                from_memory = stored & ((pca.counts[own] <= pca.rank + 1) | ~found)
-            partner = torch.where(from_memory, partner, other)
-            paired = stored if config.partners == "memory" else found | stored
+        rows = len(pca.memory)
+        found = _partners_in_memory(config, pca, own, ok[index], first, second)
+        partner, fallback, from_memory, paired = found
     return Draws(
         batch=batch,
         mix=config.mix,
@@ -165,8 +156,29 @@ def draw(
         paired=paired,
         weights=weights,
         noise=noise,
-        memory=memory,
+        memory=rows,
     )
+
+
+def _partners_in_memory(
+    config: MixConfig, pca: ClasswisePCA, labels: Tensor, ok: Tensor, first: Tensor, second: Tensor
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """`partner`, `fallback`, `from_memory` and `paired` of `Draws`, where there is a memory.
+
+    A class without rows has partners in the batch, but with partners "memory". So has, with
+    partners "auto" and mix "regions", a class that the axes do not span.
+    """
+    row, fallback, stored = pick_in_memory(first, second, labels, pca.offsets)
+    only_spanned = config.partners == "auto" and config.mix == "regions"
+    if pca.all_stored and (pca.all_spanned or not only_spanned):
+        return row, fallback, stored, stored
+    other, found = pick_in_batch(first, labels, ok)
+    from_memory = stored
+    if only_spanned:
+        spanned = pca.counts[labels] <= pca.rank + 1
+        from_memory = stored & (spanned | ~found)
+    paired = stored if config.partners == "memory" else found | stored
+    return torch.where(from_memory, row, other), fallback, from_memory, paired
 
 
 def _placed(arrays: Sequence[Any], dtype: Any, device: torch.device) -> list[Tensor]:
