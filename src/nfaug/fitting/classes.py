@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -80,35 +80,22 @@ def fit_classes(
     flow = flow.freeze()
     ranks = ranks or Ranks()
     num_classes = len(classes)
-    own = []
-    for label in range(ranks.rank, num_classes, ranks.count):
-        own.append(_choose(data.labels, label, num_classes, config))
-    files: dict[int, Path] = {}
-    missing = own
-    if finished is not None:
-        with progress_bar(len(own), "finished classes", "class", shown=progress) as bar:
-            for chosen in own:
-                files[chosen.label] = finished.file(chosen.label, chosen.rows)
-                bar.update()
-        missing = [chosen for chosen in own if not files[chosen.label].is_file()]
-    own_images = sum(len(chosen.rows) for chosen in own)
-    missing_images = sum(len(chosen.rows) for chosen in missing)
-    fits: dict[int, ClassFit] = {}
-    with progress_bar(
-        own_images, "fit", "image", shown=progress, initial=own_images - missing_images
-    ) as bar:
-        orders = [chosen.rows for chosen in missing]
-        # Closed at once after Ctrl-C, whose traceback would keep it.
-        with contextlib.closing(data.passes(orders, config.batch_size)) as passes:
-            for chosen, batches in zip(missing, passes, strict=True):
-                fit = _fit(flow, batches, chosen, config, bar)
-                if finished is None:
-                    fits[chosen.label] = fit
-                else:
-                    finished.save(files[chosen.label], fit)
+    own = [
+        _choose(data.labels, label, num_classes, config)
+        for label in range(ranks.rank, num_classes, ranks.count)
+    ]
     if finished is None:
+        fits: dict[int, ClassFit] = {}
+        _fit_each(flow, data, own, own, config, fits.__setitem__, progress)
         items = ranks.collect(fits.pop, num_classes, everywhere=everywhere)
     else:
+        files = _files(finished, own, progress)
+        missing = [chosen for chosen in own if not files[chosen.label].is_file()]
+
+        def save(label: int, fit: ClassFit) -> None:
+            finished.save(files[label], fit)
+
+        _fit_each(flow, data, own, missing, config, save, progress)
         items = _read(finished, files, num_classes, ranks, everywhere)
     if not everywhere and not ranks.main:
         for _ in items:  # none: it takes part in the collectives
@@ -124,6 +111,38 @@ def _choose(labels: Tensor, label: int, num_classes: int, config: FitConfig) -> 
     generator = torch.Generator("cpu").manual_seed(class_seed)
     rows = choose_of_class(labels, label, config.per_class, generator)
     return _Chosen(label, rows.sort().values, generator)
+
+
+def _files(finished: FinishedClasses, own: Sequence[_Chosen], progress: bool) -> dict[int, Path]:
+    """The file of each class, which depends on its images."""
+    files: dict[int, Path] = {}
+    with progress_bar(len(own), "finished classes", "class", shown=progress) as bar:
+        for chosen in own:
+            files[chosen.label] = finished.file(chosen.label, chosen.rows)
+            bar.update()
+    return files
+
+
+def _fit_each(
+    flow: Flow,
+    data: Batches,
+    own: Sequence[_Chosen],
+    missing: Sequence[_Chosen],
+    config: FitConfig,
+    keep: Callable[[int, ClassFit], None],
+    progress: bool,
+) -> None:
+    """Fit the missing classes among this process's own, and pass on each label and its fit."""
+    own_images = sum(len(chosen.rows) for chosen in own)
+    missing_images = sum(len(chosen.rows) for chosen in missing)
+    with progress_bar(
+        own_images, "fit", "image", shown=progress, initial=own_images - missing_images
+    ) as bar:
+        orders = [chosen.rows for chosen in missing]
+        # Closed at once after Ctrl-C, whose traceback would keep it.
+        with contextlib.closing(data.passes(orders, config.batch_size)) as passes:
+            for chosen, batches in zip(missing, passes, strict=True):
+                keep(chosen.label, _fit(flow, batches, chosen, config, bar))
 
 
 def _fit(
