@@ -108,7 +108,7 @@ def command(part: str, data: Path, few: Path, home: Path, out: Path) -> tuple[li
         residual = ["--residual", "--variants", "1", "--workers", "0", "--device", "cpu"]
         return ["bank", *flow, "--data", str(few), "--out", str(out), *residual], 1
     words = ["train", "--data", str(data), "--out", str(out), *SMALL, "--device=cpu"]
-    words += ["--trackers=[]", "--pictures-every=0", "--pca.rank=8", "--batch-size=256"]
+    words += ["--tensorboard=false", "--pictures-every=0", "--pca.rank=8", "--batch-size=256"]
     if part == "latents":
         words += ["--autoencoder", str(home / "autoencoder")]
     return words, 2

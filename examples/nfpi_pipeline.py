@@ -6,9 +6,9 @@ Seven commands, which are printed as they run, each with its seconds: train a fl
 Gaussians that the fixed point finds; measure it; push it; pull it by its name, and fit it; draw
 what it does; and train a timm model without a flow, with NFA in pixels and with NFA of this flow.
 With --repo OWNER/NAME the flow travels over the Hugging Face Hub (log in with `hf auth login`), and
-without it, the push is only checked. Other options are those of `nfaug train`. The flow sees all
-labels of --data, and the timm model --per-class of each class: a gain says what a flow of many
-labels gives to a classifier of few.
+without it, the push is only checked. Other options are those of `nfaug train`, but --per-class: the
+flow sees all labels of --data, and the timm model so many of each class. A gain says what a flow of
+many labels gives to a classifier of few.
 
 The paper's flow of CIFAR-10, and EVA02, on a GPU. The flow costs 36 GFLOP for an image, and 500
 epochs are 25 million images: 250 hours at 1 TFLOP/s, 6 at 40 (computed, not measured). The timm

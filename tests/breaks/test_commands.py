@@ -244,6 +244,27 @@ def test_numbers_that_cannot_be_meant(
 
 
 @pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("per_class: x", "in the settings: must be a whole number from 1 to"),
+        ("per_class: 0", "in the settings: must be a whole number from 1 to"),
+        ("image_size: x", "in the settings: an image size is"),
+        ('download: "false"', "download must be true or false; got 'false'"),
+        ("overwrite: 3", "overwrite must be true or false; got 3"),
+    ],
+)
+def test_a_settings_file_of_other_types(
+    text: str, said: str, command: Callable[..., Ran], tmp_path: Path
+) -> None:
+    """Break 101: numbers ended in a traceback; the text "false" turned a switch on."""
+    (tmp_path / "settings.yaml").write_text(text)
+    ran = command(*TRAIN, "-c", "settings.yaml")
+    assert (ran.code, ran.out) == (2, "")
+    assert said in ran.err
+    assert ran.err.count("\n") == 1
+
+
+@pytest.mark.parametrize(
     "single", [{"seed": 10**30}, {"seed": 2.5}, {"rank": 2.5}, {"per_class": 2.5}, {"rank": True},
                {"batch_size": 10**30}, {"image_size": 200000}],
 )  # fmt: skip

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -12,12 +13,13 @@ import torch
 from data_tools import save
 from library_tools import needs
 from nfa_tools import checkpoint
-from torch.utils.data import ConcatDataset, Dataset, Subset
+from torch.utils.data import ConcatDataset, Dataset, Subset, TensorDataset
 from torchvision.datasets import ImageFolder
 
 import nfaug
 from nfaug.augment.samples import as_labels
 from nfaug.augment.transform import NFAugment
+from nfaug.bank import Bank, BankDataset, make_bank
 from nfaug.data.classes import (
     check_class_sizes,
     check_same_classes,
@@ -217,3 +219,21 @@ def test_files_that_a_wrapper_shows_are_not_its_own(tmp_path: Path) -> None:
     assert wrap_dataset(Subset(folder, [1, 0])).paths == ["dog/1.png", "cat/1.png"]
     for data in (Showing(folder), ImageFolder(str(tmp_path), transform=lambda image: image)):
         assert DatasetReader(data).paths is None
+
+
+def test_names_that_an_earlier_version_wrote(tmp_path: Path) -> None:
+    """It kept an accent as a Mac stores it."""
+    composed, decomposed = "caf\u00e9", "cafe\u0301"
+    images = torch.randint(0, 256, (6, 3, 8, 8), dtype=torch.uint8)
+    data = wrap_dataset(
+        TensorDataset(images, torch.arange(6) % 2), classes=["bar", composed], progress=False
+    )
+    nfaug.fit("builtin:pixels", data, progress=False).save(tmp_path / "flow")
+    make_bank(tmp_path / "flow", data, tmp_path / "bank", variants=1, progress=False)
+    for file in (tmp_path / "flow" / "config.json", tmp_path / "bank" / "manifest.json"):
+        text = json.dumps(json.loads(file.read_text()), ensure_ascii=False)
+        assert composed in text
+        file.write_text(text.replace(composed, decomposed))
+    assert nfaug.load(tmp_path / "flow").config.classes == ("bar", composed)
+    assert Bank(tmp_path / "bank").manifest.classes == ("bar", composed)
+    assert len(BankDataset(data, tmp_path / "bank")) == 6

@@ -30,6 +30,7 @@ from typing import Any, NamedTuple, get_args, get_origin, get_type_hints
 import numpy as np
 
 from ..augment.config import MixConfig
+from ..data.classes import unique_names
 from ..io.atomic import write_text
 from ..io.strict_json import read_json
 from ..io.text import printable
@@ -119,7 +120,8 @@ class Manifest:
                 raise ValueError(f"{name} must be {kind}; got {values.get(name)!r:.40}")
         fields = dict(values)
         fields["shape"] = tuple(values["shape"])
-        fields["classes"] = tuple(values["classes"])
+        # Names that an earlier version wrote may have accents as a Mac stores them.
+        fields["classes"] = tuple(unique_names(values["classes"]))
         fields["parameters"] = MixConfig(**values["parameters"])
         manifest = cls(**fields)
         if min(manifest.images, manifest.variants, manifest.batch_size, *manifest.shape) < 1:

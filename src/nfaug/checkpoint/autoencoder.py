@@ -164,7 +164,7 @@ def find_autoencoder(
         raise FileNotFoundError(
             f"the flow of {near} needs its autoencoder, the {config.kind} {config.name!r}, which "
             "is not in or beside the checkpoint: put it there, or give it to nfaug.load as "
-            "autoencoder= (--autoencoder)"
+            "autoencoder= (nfaug fit --autoencoder)"
         )
     if not isinstance(source, str | os.PathLike):
         model = open_autoencoder(source)
@@ -195,7 +195,7 @@ def _check_sha256(
         raise ValueError(
             f"{name!r} is not the autoencoder of {near}: the SHA-256 of its weights is {sha256}, "
             f"the checkpoint has {config.sha256}; pass the right one as autoencoder= "
-            "(--autoencoder)"
+            "(nfaug fit --autoencoder)"
         )
 
 

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from ..classes.gaussians import ClassGaussians
 from ..classes.pca import ClasswisePCA
+from ..data.classes import unique_names
 from ..data.sources.layout import natural_key
 from ..flows.autoencoder import AutoencoderConfig
 from ..flows.codec import Codec
@@ -85,7 +86,8 @@ class CheckpointConfig:
                 autoencoder = AutoencoderConfig(**manifest["autoencoder"])
         return cls(
             flow,
-            classes=tuple(manifest["class_names"]),
+            # Names that an earlier version wrote may have accents as a Mac stores them.
+            classes=tuple(unique_names(manifest["class_names"])),
             preprocessing=manifest["preprocessing"],
             gaussians=manifest["gaussians"],
             training=manifest["training"],

@@ -35,7 +35,7 @@ def add_out(parser: ArgumentParser, what: str) -> None:
     parser.add_argument("--overwrite", action="store_true", help="replace what --out holds")
 
 
-def add_data_options(parser: ArgumentParser, split: str, most: str = "none, for all") -> None:
+def add_data_options(parser: ArgumentParser, split: str, most: str = "all") -> None:
     """Add --data and the options of how it is read.
 
     Args:

@@ -137,11 +137,11 @@ class CommandParser(ArgumentParser):
             raise
         except ImportError as error:  # a settings file names a class
             self.error(str(error))
+        except argparse.ArgumentTypeError as error:  # a settings file has a bad number
+            self.error(f"in the settings: {error}")
         except OverflowError:  # a whole number has hundreds of digits
             self.error("a number in the settings is too large")
-        for group in self.groups or ():  # a settings file can give a dataclass any value
-            if not isinstance(parsed.get(group, Namespace()), Namespace):
-                self.error(f"{group} must be a mapping of settings; got {parsed[group]!r:.80}")
+        self._check_settings(parsed)
         path = parsed.get("out")
         if isinstance(path, str):
             parsed.out = os.path.expanduser(path)  # shells do not expand the ~ of --out=~/run
@@ -151,6 +151,16 @@ class CommandParser(ArgumentParser):
                     f"--out {path} lies in --data {data}: choose a place outside of the data"
                 )
         return parsed
+
+    def _check_settings(self, parsed: Namespace) -> None:
+        """Refuse what a settings file alone can give: to a group or a switch, any value."""
+        for group in self.groups or ():
+            if not isinstance(parsed.get(group, Namespace()), Namespace):
+                self.error(f"{group} must be a mapping of settings; got {parsed[group]!r:.80}")
+        for action in self._actions:
+            value = parsed.get(action.dest)
+            if action.nargs == 0 and value is not None and not isinstance(value, bool):
+                self.error(f"{action.dest} must be true or false; got {value!r:.80}")
 
     def show_all_with(self, option: str, usual: Collection[str]) -> None:
         """Let --help show the `usual` arguments (their names in Python), and `option` show all."""
@@ -184,14 +194,17 @@ class CommandParser(ArgumentParser):
             return ""
         # Without the hyphens, which would make all options look alike.
         options = {name.lstrip("-"): name for name in _OPTION.findall(self.format_help())}
-        return did_you_mean(option[1], options, options)
+        _, _, name = option[1].rpartition(".")  # --dataset.per-class is nearer to --per-class
+        return did_you_mean(name if name in options else option[1], options, options)
 
 
 class _HelpAll(argparse.Action):
     """Print the help of all arguments."""
 
     def __init__(self, option_strings: Sequence[str], dest: str, help: str | None = None) -> None:
-        super().__init__(option_strings, argparse.SUPPRESS, nargs=0, help=help)
+        super().__init__(
+            option_strings, argparse.SUPPRESS, nargs=0, default=argparse.SUPPRESS, help=help
+        )
         self.dest = dest
 
     def __call__(self, parser: Any, *_: Any) -> None:

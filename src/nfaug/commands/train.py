@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 # What --help shows.
 _USUAL = (
     *("data", "out", "image_size", "resume", "checkpoint", "recipe", "config"),
-    *("overwrite", "epochs", "max_minutes", "batch_size", "device"),
+    *("download", "per_class", "overwrite", "epochs", "max_minutes", "batch_size", "device"),
 )
 _READING = (*READING, "per_class")
 EXIT_CODES = (
@@ -113,7 +113,7 @@ def parser() -> ArgumentParser:
     parser.add_argument(
         "--per-class",
         type=Count,
-        help="train on at most this many random images of each class (default: none, for all)",
+        help="train on at most this many random images of each class (default: all)",
     )
     parser.add_argument("--overwrite", action="store_true", help="replace what --out holds")
     parser.add_class_arguments(TrainConfig)

@@ -261,7 +261,7 @@ def _latent_shape(autoencoder: Any, config: AutoencoderConfig) -> tuple[int, int
     if channels != config.channels:
         raise ValueError(
             f"the autoencoder takes {channels} channels, the images have {config.channels}: open "
-            f"them with channels={channels} (--channels {channels})"
+            f"them with channels={channels} (nfaug fit --channels {channels})"
         )
     if factor < 2 or any(n % factor for n in size):
         raise ValueError(
