@@ -169,3 +169,9 @@ def test_strips_have_the_levels_of_the_whole(monkeypatch: pytest.MonkeyPatch) ->
     whole = Preprocess(3, (16, 16))(image, "it")
     monkeypatch.setattr(decode, "STRIP", 700)
     assert torch.equal(Preprocess(3, (16, 16))(image, "it"), whole)
+
+
+def test_a_column_of_colour_pixels_to_one_pixel() -> None:
+    """torch 2.13 has an internal error there."""
+    levels = torch.tensor([[0, 100], [50, 150], [255, 255]], dtype=torch.uint8)[..., None]
+    assert resize_levels(levels, (1, 1)).flatten().tolist() == [50, 100, 255]

@@ -237,6 +237,8 @@ def _interpolate(pixels: Tensor, size: tuple[int, int]) -> Tensor:
     """Resize (C, H, W) or (B, C, H, W) in their type."""
     if pixels.ndim == 3:
         return _interpolate(pixels[None], size)[0]
+    if size == (1, 1):  # torch 2.13 has an internal error for a column of colour pixels
+        pixels = pixels.contiguous(memory_format=torch.channels_last)
     return F.interpolate(pixels, size, mode="bilinear", antialias=True)
 
 
