@@ -5,13 +5,12 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Iterator, Mapping, MutableMapping, Sequence
 from typing import Any
-from unicodedata import normalize
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from ..data.classes import unique_names
+from ..data.classes import composed, unique_names
 from .pixels import check_dense
 
 #: Integers, class names, or one-hot rows.
@@ -169,8 +168,7 @@ def as_labels(labels: Any, classes: Sequence[str]) -> Tensor:
                 f"labels must be integers, class names or one-hot rows; got {labels!r:.80}"
             ) from None
     index = {name: label for label, name in enumerate(unique_names(classes))}
-    # A name may come from the folder of a Mac; see unique_names.
-    labels = [normalize("NFC", name) if isinstance(name, str) else name for name in labels]
+    labels = [composed(name) if isinstance(name, str) else name for name in labels]
     unknown = [name for name in labels if name not in index]
     if unknown:
         raise ValueError(

@@ -18,18 +18,25 @@ from torch.utils.data import ConcatDataset, Subset
 _MOST_LABELS = 65_536  # as many as a checkpoint can name
 
 
+def composed(name: str) -> str:
+    """A name in which an accent is one character with its letter: Unicode's form NFC.
+
+    A Mac may store it as a character of its own in the name of a folder.
+    """
+    return normalize("NFC", name)
+
+
 def unique_names(classes: Iterable[Any]) -> list[str]:
     """One unique name per class.
 
     A tuple of synonyms becomes "a, b". Classes that share a name get their label as a suffix, such
-    as "crane (134)". torchvision's ImageNet needs both. An accent that is a character of its own,
-    as a Mac may store it in the name of a folder, becomes one with its letter.
+    as "crane (134)". torchvision's ImageNet needs both. Accents are `composed`.
     """
     names = []
     for synonyms in classes:
         if not isinstance(synonyms, tuple):
             synonyms = (synonyms,)
-        names.append(normalize("NFC", ", ".join(map(str, synonyms))))
+        names.append(composed(", ".join(map(str, synonyms))))
     counts = Counter(names)
     unique_names = []
     for label, name in enumerate(names):

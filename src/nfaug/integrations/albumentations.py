@@ -12,13 +12,13 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Mapping
 from typing import Any
-from unicodedata import normalize
 
 import numpy as np
 import torch
 
 from ..augment.config import one_config
 from ..augment.transform import NFAugment
+from ..data.classes import composed
 from ..io.extras import optional_imports
 from ..run.seeds import SharedGenerator, own_seed
 
@@ -184,7 +184,7 @@ class NFATransform(albumentations.ImageOnlyTransform):
         if isinstance(label, (np.ndarray, np.generic, torch.Tensor)) and label.ndim == 0:
             label = label.item()
         if isinstance(label, str):
-            label = normalize("NFC", label)  # as unique_names makes the names of classes
+            label = composed(label)
             if label in nfa.classes:
                 return label
         if not isinstance(label, int) or not 0 <= label < nfa.num_classes:
