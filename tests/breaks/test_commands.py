@@ -246,9 +246,9 @@ def test_numbers_that_cannot_be_meant(
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        ("per_class: x", "in the settings: must be a whole number from 1 to"),
-        ("per_class: 0", "in the settings: must be a whole number from 1 to"),
-        ("image_size: x", "in the settings: an image size is"),
+        ("per_class: x", "--per-class: must be a whole number from 1 to"),
+        ("per_class: 0", "--per-class: must be a whole number from 1 to"),
+        ("image_size: x", "--image-size: an image size is"),
         ('download: "false"', "download must be true or false; got 'false'"),
         ("overwrite: 3", "overwrite must be true or false; got 3"),
     ],

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import dataclasses
 import sys
 import warnings
@@ -17,7 +16,7 @@ from ..data.kinds import DATA_SOURCES
 from ..io.numbers import as_size, check_side
 from ..io.progress import progress_bar
 from ..io.text import printable
-from .parser import Count, Seed
+from .parser import BadValue, Count, Seed
 
 if TYPE_CHECKING:
     import torch
@@ -95,7 +94,7 @@ def _image_size(value: Any) -> tuple[int, int]:
     try:
         return check_side(as_size(value))
     except ValueError as error:  # for which argparse would show the name of the type only
-        raise argparse.ArgumentTypeError(str(error)) from None
+        raise BadValue(str(error)) from None
 
 
 def add_checkpoint(parser: ArgumentParser) -> None:

@@ -39,6 +39,10 @@ _PATHS = {
 }
 
 
+class BadValue(argparse.ArgumentTypeError, ValueError):
+    """A bad value: argparse names its option, and jsonargparse its key in a settings file."""
+
+
 def _whole_number(low: int, high: int) -> Callable[[Any], int]:
     """The type of an option that is a whole number in [low, high]."""
 
@@ -48,7 +52,7 @@ def _whole_number(low: int, high: int) -> Callable[[Any], int]:
         except ValueError:
             number = low - 1
         if not low <= number <= high:
-            raise argparse.ArgumentTypeError(
+            raise BadValue(
                 f"must be a whole number from {low:,} to {high:,}; got {str(value)!r:.80}"
             )
         return number
@@ -137,8 +141,6 @@ class CommandParser(ArgumentParser):
             raise
         except ImportError as error:  # a settings file names a class
             self.error(str(error))
-        except argparse.ArgumentTypeError as error:  # a settings file has a bad number
-            self.error(f"in the settings: {error}")
         except OverflowError:  # a whole number has hundreds of digits
             self.error("a number in the settings is too large")
         self._check_settings(parsed)
