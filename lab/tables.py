@@ -11,7 +11,7 @@ has a table of that name in which braces stand for figures:
   interval excludes 0 after Holm's correction over all gains of the table (Holm, 1979).
 - `{FILE: ROW, accuracy}` is its mean accuracy in per cent.
 - `{FILE: NAME=VALUE NAME=VALUE, COLUMN}` is the mean of a column over the lines with these values;
-  `COLUMN ±` adds the standard deviation, and `COLUMN %` is in per cent.
+  `COLUMN ±` adds the standard deviation, and `COLUMN %` is in per cent. Seconds are whole.
 - `{FILE: ROW, above}` counts the files, such as final/*-scratch, in which the interval of a row's
   gain is above 0; `below`, below 0. Each gain is taken by itself.
 - `{FILE: rows}` counts the lines of files, and `{FILE: hours}` adds up their seconds, on one core.
@@ -179,6 +179,8 @@ def figure(file: str, name: str) -> str:
     if not values:
         raise ValueError(f"{file} has no line with {row}")
     mean = statistics.fmean(values)
+    if column in _SECONDS:
+        return f"{mean:,.0f}"
     if form == "±":
         return f"{mean:.1f} ± {statistics.stdev(values):.1f}"
     return f"{100 * mean:.1f}%" if form == "%" else f"{mean:.1f}"

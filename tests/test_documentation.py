@@ -68,9 +68,9 @@ NOT_RUN = re.compile(
 )
 
 
-def make_images(path: Path, count: int = 32) -> None:
+def make_images(path: Path, count: int = 32, seed: int = 0) -> None:
     """An image folder: two classes of so many RGB images, 8 x 8."""
-    generator = torch.Generator().manual_seed(0)
+    generator = torch.Generator().manual_seed(seed)
     for label, name in enumerate(("cat", "dog")):
         (path / name).mkdir(parents=True)
         for index in range(count):
@@ -103,8 +103,8 @@ def make_inputs(folder: Path, page: Path) -> None:
     names = ["my-images", "my-photos", "my-test-images", "my-spectrograms"]
     if "reference" in page.parts or page.name == "imagenet.md":  # timm.md makes its own
         names += ["my-data/train", "my-data/validation"]
-    for name in names:
-        make_images(folder / name, 60)
+    for seed, name in enumerate(names):  # test images are others than those to train on
+        make_images(folder / name, 60, seed)
     state = timm.create_model("resnet18").state_dict()
     weights = {name: each.contiguous() for name, each in state.items()}
     save_file(weights, folder / "model.safetensors")
