@@ -179,11 +179,10 @@ def figure(file: str, name: str) -> str:
     if not values:
         raise ValueError(f"{file} has no line with {row}")
     mean = statistics.fmean(values)
-    if column in _SECONDS:
-        return f"{mean:,.0f}"
+    digits = 0 if column in _SECONDS else 1
     if form == "±":
-        return f"{mean:.1f} ± {statistics.stdev(values):.1f}"
-    return f"{100 * mean:.1f}%" if form == "%" else f"{mean:.1f}"
+        return f"{mean:,.{digits}f} ± {statistics.stdev(values):,.{digits}f}"
+    return f"{100 * mean:.1f}%" if form == "%" else f"{mean:,.{digits}f}"
 
 
 @functools.cache
