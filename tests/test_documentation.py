@@ -104,7 +104,8 @@ def make_inputs(folder: Path, page: Path) -> None:
     if "reference" in page.parts or page.name == "imagenet.md":  # timm.md makes its own
         names += ["my-data/train", "my-data/validation"]
     for seed, name in enumerate(names):  # test images are others than those to train on
-        make_images(folder / name, 300 if name == "my-data/train" else 60, seed)
+        count = 300 if name == "my-data/train" else 60  # eight shards of a bank, in batches of 64
+        make_images(folder / name, count, seed)
     state = timm.create_model("resnet18").state_dict()
     weights = {name: each.contiguous() for name, each in state.items()}
     save_file(weights, folder / "model.safetensors")

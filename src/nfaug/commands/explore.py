@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import atexit
 import contextlib
 import ipaddress
@@ -15,7 +14,7 @@ from jsonargparse import ArgumentParser, Namespace
 
 from ..data.kinds import DATA_SOURCES
 from .common import add_autoencoder, add_image_size, place
-from .parser import new_parser
+from .parser import BadValue, new_parser
 
 _BUNDLED = ("builtin:fashion-mnist", "builtin:rgb32")  # with axes of their own classes
 _FITTED = ("builtin:rgb32", "builtin:pixels")  # fitted to --data
@@ -54,7 +53,7 @@ def _port(value: Any) -> int:
     text = str(value)
     if not text.isdecimal() or not 1 <= int(text) <= _LAST_PORT:
         # For a ValueError argparse would show the name of the type only.
-        raise argparse.ArgumentTypeError(
+        raise BadValue(
             f"a port is a whole number from 1 to {_LAST_PORT}; got {text!r}"
         )
     return int(text)
