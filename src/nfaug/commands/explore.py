@@ -53,9 +53,7 @@ def _port(value: Any) -> int:
     text = str(value)
     if not text.isdecimal() or not 1 <= int(text) <= _LAST_PORT:
         # For a ValueError argparse would show the name of the type only.
-        raise BadValue(
-            f"a port is a whole number from 1 to {_LAST_PORT}; got {text!r}"
-        )
+        raise BadValue(f"a port is a whole number from 1 to {_LAST_PORT}; got {text!r}")
     return int(text)
 
 
