@@ -17,7 +17,7 @@ model takes two hours more. EVA02 needs images of 224 pixels, and weights:
     hf download timm/eva02_tiny_patch14_224.mim_in22k model.safetensors --local-dir eva02
     python examples/nfpi_pipeline.py --data torch/cifar10 --test-data torch/cifar10 --download \\
         --recipe cifar10 --repo OWNER/cifar10-nfpi --model eva02_tiny_patch14_224 \\
-        --weights eva02/model.safetensors --image-size 224 --per-class 50 --minutes 120 \\
+        --weights eva02/model.safetensors --image-size 224 --per-class 50 \\
         --out runs/cifar10
 """
 
@@ -47,7 +47,6 @@ def parse() -> tuple[argparse.Namespace, list[str]]:
     parser.add_argument("--augment", default="flip,crop", help="what keeps the class")
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--steps", type=int, help="of the timm model's training")
-    parser.add_argument("--minutes", type=float, default=30, help="for the timm model, all seeds")
     parser.add_argument("--out", type=Path, required=True, help="a new folder")
     return parser.parse_known_args()
 
@@ -79,10 +78,9 @@ def commands(args: argparse.Namespace, of_training: list[str]) -> list[list[str]
         augment=args.augment,
         seeds=args.seeds,
         steps=args.steps,
-        minutes=args.minutes,
     )
     compare = ["compare", *data, "--test-data", args.test_data, "--checkpoint", fitted]
-    compare += ["--rows", "none,nfa", *classifier, "--out", args.out / "compare"]
+    compare += ["--methods", "none,nfa", *classifier, "--out", args.out / "compare"]
     found = [
         [*learn, *of_training],
         ["eval", "--checkpoint", flow, *test],

@@ -17,7 +17,7 @@ from torch import Tensor
 from torchvision.transforms import v2
 
 import nfaug
-from nfaug.compare import ROWS, Classifier, CompareConfig, Images, open_parts, read_images
+from nfaug.compare import METHODS, Classifier, CompareConfig, Images, open_parts, read_images
 from nfaug.compare import transform_of as augmentations
 
 
@@ -34,8 +34,8 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--per-class", type=int, help="labelled images of each class")
     parser.add_argument("--augment", default="crop", help="what keeps the class: crop, flip, ...")
     parser.add_argument(
-        "--row",
-        choices=[name for name in ROWS if name != "frozen"],
+        "--method",
+        choices=[name for name in METHODS if name != "frozen"],
         default="nfa",
         help="what is added",
     )
@@ -52,15 +52,15 @@ def parse() -> argparse.Namespace:
 
 def train(args: argparse.Namespace, config: CompareConfig, data: Images, name: str) -> float:
     """The accuracy of a classifier, in per cent."""
-    row = ROWS[name]
+    method = METHODS[name]
     few = data.labelled(args.per_class, args.seed)
     torch.manual_seed(args.seed)
     nfa = None
-    if row.flow:
+    if method.flow:
         dataset = torch.utils.data.TensorDataset(few.images, few.labels)
         nfa = nfaug.NFAugment(nfaug.fit(args.checkpoint, dataset), p=args.p)
-    augment = augmentations(config.safe, row.policy, data.shape[1:])
-    mixup = v2.MixUp(num_classes=len(data.classes)) if row.policy == "mixup" else None
+    augment = augmentations(config.safe, method.policy, data.shape[1:])
+    mixup = v2.MixUp(num_classes=len(data.classes)) if method.policy == "mixup" else None
 
     def batch_of(rows: Tensor) -> tuple[Tensor, Tensor]:
         images, labels = few.images[rows], few.labels[rows]
@@ -92,11 +92,11 @@ def main() -> None:
     size = tuple(args.image_size) if args.image_size else None
     parts = open_parts(args.data, args.test_data, image_size=size, **reading)
     data = read_images(*parts, config=config)
-    found = {name: train(args, config, data, name) for name in dict.fromkeys(("none", args.row))}
+    found = {name: train(args, config, data, name) for name in dict.fromkeys(("none", args.method))}
     titles = []
     for name in found:
-        row = ROWS[name]
-        titles.append(row._replace(flow=row.flow and args.checkpoint).added or "nothing more")
+        method = METHODS[name]
+        titles.append(method._replace(flow=method.flow and args.checkpoint).added or "nothing more")
     figures = zip(found.values(), titles, strict=True)
     shown = ", ".join(f"{accuracy:.1f}% with {title}" for accuracy, title in figures)
     print(f"accuracy on {len(data.names)} images: {shown}")

@@ -28,7 +28,7 @@ from sets import (
 )
 
 from nfaug.compare.figures import Cell
-from nfaug.compare.rows import PIXELS
+from nfaug.compare.methods import PIXELS
 from nfaug.compare.work import bank_of
 from nfaug.data.images import split_per_class
 

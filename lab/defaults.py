@@ -33,7 +33,7 @@ from torchvision.transforms import v2
 from nfaug.compare.cells import Cells
 from nfaug.compare.classifier import Classifier
 from nfaug.compare.figures import Cell
-from nfaug.compare.rows import PIXELS
+from nfaug.compare.methods import PIXELS
 from nfaug.compare.transforms import transform_of
 from nfaug.compare.work import bank_of, draw_batch
 from nfaug.data.images import split_per_class, to_tensors

@@ -28,7 +28,7 @@ from torch.nn import functional as F
 from nfaug.compare.cells import Cells
 from nfaug.compare.classifier import Classifier
 from nfaug.compare.config import CompareConfig
-from nfaug.compare.rows import PIXELS
+from nfaug.compare.methods import PIXELS
 from nfaug.compare.transforms import transform_of
 from nfaug.compare.work import bank_of
 from nfaug.data.images import split_per_class, to_tensors

@@ -34,7 +34,7 @@ from nfaug.compare.cells import Cells
 from nfaug.compare.classifier import Classifier
 from nfaug.compare.config import CompareConfig
 from nfaug.compare.figures import Cell, gain_of
-from nfaug.compare.rows import PIXELS
+from nfaug.compare.methods import PIXELS
 from nfaug.compare.transforms import spec_augment, transform_of
 from nfaug.compare.work import bank_of, variants_of
 from nfaug.data.images import split_per_class, to_tensors

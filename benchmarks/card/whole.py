@@ -21,7 +21,7 @@ _RANK = Path(__file__).with_name("rank.py")
 
 
 def compare(card: Card) -> None:
-    """The same small comparison on the card and on the CPU: seconds, and accuracy of each row."""
+    """The same small comparison on the card and on the CPU: seconds, and accuracies."""
     images = nfaug.open_dataset("builtin:clothes", image_size=32, progress=False)
     places = {"one process on the card": (str(card.device), 1)}
     if card.is_gpu:
@@ -31,17 +31,17 @@ def compare(card: Card) -> None:
     for name, (device, count) in places.items():
         with card.case(name), tempfile.TemporaryDirectory() as folder:
             config = CompareConfig(
-                per_class=4 if card.tiny else 10, augment="flip,crop", rows="none,randaugment,nfa",
-                test_images=60 if card.tiny else 2000, seeds=3, steps=2 if card.tiny else 400,
-                variants=2 if card.tiny else 20, minutes=60, device=device,
+                per_class=4 if card.tiny else 10, augment="flip,crop",
+                methods="none,randaugment,nfa", test_images=60 if card.tiny else 2000, seeds=3,
+                steps=2 if card.tiny else 400, variants=2 if card.tiny else 20, device=device,
             )  # fmt: skip
             start = time.perf_counter()
             found = compare_augmentations(
                 images, folder, config=config, processes=count, progress=False
             )
             card.note(name, seconds=time.perf_counter() - start)
-            for row in found.rows:
-                card.note(name, **{row.name: found.accuracy(row)})
+            for method in found.methods:
+                card.note(name, **{method.name: found.accuracy(method)})
 
 
 def nccl(card: Card) -> None:

@@ -178,7 +178,7 @@ COMPARE = ("compare", "--data", "digits")
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        ((*COMPARE, "--minutes", "-1"), "-1"),
+        ((*COMPARE, "--minutes", "-1"), "no time limit: seeds (--seeds) decides"),
         ((*COMPARE, "--per-class", "ten"), "--per-class must be a whole number or none; got 'ten'"),
         (
             (*COMPARE, "--seeds", "0"),

@@ -4,6 +4,7 @@ import importlib
 import math
 import os
 import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -14,12 +15,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import timm
 import torch
 import yaml
 from command_tools import Ran, run_main
 from hub_tools import FakeHub
 from nfa_tools import NAMES, TensorImages, batch_of, images_of, write_images
 from PIL import Image
+from safetensors.torch import save_file
 
 import nfaug
 from nfaug.commands import COMMANDS
@@ -67,7 +70,7 @@ def test_the_bare_command(nfaug_command: Any) -> None:
 
 
 HELP = {
-    "compare": "--json --data --test-data --image-size --checkpoint --per-class --minutes --seeds",
+    "compare": "--json --data --test-data --image-size --checkpoint --per-class --methods --seeds",
     "train": "--recipe --config --resume --max-minutes --flow.steps --prior.fixed-point.kld-weight "
     "--optim.clip-norm --dataset.test-fraction --print-config",
     "fit": "--checkpoint --image-size --per-class --no-memory --gaussians --on-error",
@@ -563,7 +566,7 @@ def test_a_missing_repository(hub: FakeHub, nfaug_command: Any) -> None:
 
 
 def test_compare(tmp_path: Path, nfaug_command: Any) -> None:
-    """Advice, the table, settings to paste and an example; a finished folder is refused."""
+    """Advice, the table, settings to paste and an example; a finished folder is shown again."""
     for part, seed in (("data", 0), ("test", 1)):
         labels = torch.arange(80) % 2
         for index, image in enumerate(images_of(labels, channels=1, seed=seed)):
@@ -579,13 +582,11 @@ def test_compare(tmp_path: Path, nfaug_command: Any) -> None:
     assert ran.out.startswith(table.rstrip())
     assert "| NFA in pixels |" in ran.out
     assert "python examples/train_classifier.py --data" in ran.out
-    assert "timm's train.py needs a folder that holds one of training" in ran.out
     assert str(out) in ran.out
-    for said in ("40 test images", "3 seeds of 5 rows.", "NFA in pixels, seed 2: "):
+    for said in ("40 test images", "Methods: nothing more, RandAugment", "NFA in pixels, seed 2: "):
         assert said in ran.err
     again = nfaug_command("compare", *words, "--out", out)
-    assert again.code == 2
-    assert "finished comparison" in again.err
+    assert (again.code, again.out) == (0, ran.out)
     test = ["--test-data", tmp_path / "test", "--out", tmp_path / "judged"]
     judged = nfaug_command("compare", *words, *test, "--json")
     assert judged.code == 0, judged.err
@@ -597,25 +598,34 @@ def test_compare(tmp_path: Path, nfaug_command: Any) -> None:
     assert "--test-data" in found["example"]
 
 
-def test_what_compare_says_of_timm(tmp_path: Path, nfaug_command: Any) -> None:
-    """Its commands have the channels that were asked for; it does not read all files."""
+def test_the_example_of_compare_has_its_channels(tmp_path: Path, nfaug_command: Any) -> None:
     write_images(tmp_path / "data", 8, train=12, val=40)
-    rare = tmp_path / "data" / "train" / NAMES[0] / "0.png"
-    Image.new("L", (8, 8)).save(rare)  # among images in colour
+    Image.new("L", (8, 8)).save(tmp_path / "data" / "train" / NAMES[0] / "0.png")  # among colour
+    words = ["--steps", 1, "--seeds", 3, "--methods", "none,mixup", "--processes", 1]
+    words += ["--data", tmp_path / "data", "--channels", 1, "--out", tmp_path / "out"]
+    ran = nfaug_command("compare", *words)
+    assert ran.code == 0, ran.err
+    assert "--channels 1" in ran.out.partition("train_classifier.py")[2].splitlines()[0]
 
-    def said(name: str, *words: object) -> str:
-        out = tmp_path / f"out-{name}"
-        options = ["--steps", 1, "--seeds", 3, "--rows", "none,mixup", "--processes", 1]
-        ran = nfaug_command("compare", *options, *words, "--out", out)
-        assert ran.code == 0, ran.err
-        return str(ran.out)
 
-    both = said("both", "--data", tmp_path / "data", "--channels", 1)
-    assert "python train.py --data-dir" in both
-    assert "--input-size 1 8 8" in both
-    assert "--channels 1" in both.partition("train_classifier.py")[2].splitlines()[0]
-    rare.rename(rare.with_suffix(".webp"))
-    assert "timm's train.py does not read .webp files" in said("b", "--data", tmp_path / "data")
+def test_compare_prints_the_command_at_one_size(tmp_path: Path, nfaug_command: Any) -> None:
+    """Frozen features have the network's own size, here 160, and fine-tuning has 32."""
+    write_images(tmp_path / "data", 32, train=12, val=40)
+    file = tmp_path / "w.safetensors"
+    save_file(timm.create_model("test_resnet").state_dict(), file)
+    words = ["--data", tmp_path / "data", "--network", "test_resnet", "--weights", file]
+    words += ["--methods", "frozen,none", "--per-class", "4", "--seeds", "3", "--steps", "1"]
+    ran = nfaug_command("compare", *words, "--out", tmp_path / "out")
+    assert ran.code == 0, ran.err
+    _, _, after = ran.out.partition("The same comparison at one size:\n\n")
+    program, *again = shlex.split(after.splitlines()[0])
+    assert program == "nfaug"
+    assert again[again.index("--image-size") + 1] == "160"
+    again[again.index("--out") + 1] = str(tmp_path / "again")
+    found = nfaug_command(*again, "--json")
+    assert found.code == 0, found.err
+    assert set(found.json["accuracy"]) == {"frozen features", "fine-tuned"}
+    assert "one_size" not in found.json
 
 
 def test_threads_do_not_spin_while_they_wait(tmp_path: Path) -> None:

@@ -49,7 +49,7 @@ def test_training_and_comparing_say_it(tiny_folder: Path, tmp_path: Path, capsys
     ran = run_main(capsys, "train", "--data", tiny_folder, "--out", out, *tiny)
     assert ran.code == 0, ran.err
     assert ran.err.splitlines().count("computing on the CPU") == 1
-    words = ["--per-class", "2", "--seeds", "1", "--steps", "1", "--rows", "none"]
+    words = ["--per-class", "2", "--seeds", "1", "--steps", "1", "--methods", "none"]
     words += ["--processes", "1", "--device", "cpu", "--out", str(tmp_path / "compared")]
     ran = run_main(capsys, "compare", "--data", tiny_folder, *words)
     assert ran.code == 0, ran.err

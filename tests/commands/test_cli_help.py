@@ -209,8 +209,9 @@ def test_none_in_options_and_settings(tmp_path: Path) -> None:
         assert found.optim.recompute == "none"
     assert train.parse_args([*words, "--optim.recompute", "none"]).optim.recompute == "none"
     compare = importlib.import_module("nfaug.commands.compare").parser()
-    found = compare.parse_args(["--data", "d", "--rows", "none", "--weights", "none"])
-    assert (found.rows, found.weights) == ("none", None)
+    for option in ("--methods", "--rows"):  # the old name
+        found = compare.parse_args(["--data", "d", option, "none", "--weights", "none"])
+        assert (found.methods, found.weights) == ("none", None)
 
 
 def test_completion(tmp_path: Path, nfaug_command: Any) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -11,41 +12,46 @@ import pytest
 import torch
 
 from nfaug.compare import CompareConfig, Comparison, Images
-from nfaug.compare.advice import collapsed, finding_of
+from nfaug.compare.advice import MOST_LEFT, finding_of
 from nfaug.compare.cells import Cells
-from nfaug.compare.figures import Cell, Gain, is_clear, student
+from nfaug.compare.figures import Cell, Gain, is_significant, student
 from nfaug.compare.images import Part
-from nfaug.compare.plan import Plan
-from nfaug.compare.rows import PIXELS, Row
+from nfaug.compare.measured import MEASURED, measured_gains
+from nfaug.compare.methods import PIXELS, Method
 
-NONE, NFA, RAND = Row(), Row(PIXELS), Row("", "randaugment")
-BOTH = Row(PIXELS, "randaugment")
-FROZEN, SMALL = Row(frozen="own"), Row(frozen="small")
-SETTINGS = CompareConfig(rows="none,randaugment,nfa,nfa+randaugment", per_class=10)
+NONE, NFA, RAND = Method(), Method(PIXELS), Method("", "randaugment")
+BOTH = Method(PIXELS, "randaugment")
+FROZEN = Method(frozen=True)
+NAMES = {NONE: "none", NFA: "nfa", RAND: "randaugment", BOTH: "nfa+randaugment", FROZEN: "frozen"}
+SETTINGS = CompareConfig(per_class=10)
 
 
 def compared(
     folder: Path,
-    accuracies: Mapping[Row, Sequence[float]],
+    accuracies: Mapping[Method, Sequence[float]],
     images: int = 400,
     config: CompareConfig = SETTINGS,
+    *,
+    planned: int | None = None,
+    side: int = 8,
+    left: float = 0.01,
+    later: int = 0,
 ) -> Comparison:
     """A comparison whose classifiers are right on the first images."""
     cells = Cells(folder, {}, images)
-    for row, found in accuracies.items():
+    for method, found in accuracies.items():
         for seed, accuracy in enumerate(found):
-            cells[row.name, seed] = Cell(np.arange(images) < accuracy * images / 100, 1.0)
+            right = np.arange(images) < accuracy * images / 100
+            cells[method.name, seed] = Cell(right, 1.0, left)
     labels = torch.arange(images) % 10
-    pixels = torch.zeros(images, 1, 8, 8, dtype=torch.uint8)
+    pixels = torch.zeros(images, 1, side, side, dtype=torch.uint8)
     part = Part(pixels, labels, torch.empty(0))
     names = [f"{number}.png" for number in range(images)]
     data = Images([f"class {label}" for label in range(10)], part, part, names, [])
-    planned = [row for row in (FROZEN, SMALL) if row in accuracies] + config.table()
-    planned = list(dict.fromkeys(planned))
-    rows = [row.name for row in planned if row in accuracies]
-    left_out = [row.name for row in planned if row not in accuracies]
-    seeds = len(next(iter(accuracies.values())))
-    return Comparison(config, data, planned, cells, Plan(rows, left_out, seeds, 12, 10.0))
+    methods = ",".join(NAMES[method] for method in accuracies)
+    seeds = planned or len(next(iter(accuracies.values())))
+    settings = replace(config, methods=methods, seeds=seeds, steps=60)
+    return Comparison(settings, data, cells, later)
 
 
 def test_the_simplest_of_the_best(tmp_path: Path) -> None:
@@ -56,25 +62,35 @@ def test_the_simplest_of_the_best(tmp_path: Path) -> None:
     assert comparison.best() == NFA
     advice = comparison.advice()
     assert advice.startswith("Use NFA in pixels: +10")
-    assert "over RandAugment" in advice
-    assert comparison.rows == SETTINGS.table()  # in the order of cost, not of gain
+    assert "Not told apart from it: NFA in pixels, then RandAugment (+10" in advice
+    assert "RandAugment (+5" not in advice, "it is significantly below"
+    assert comparison.methods == [NONE, RAND, NFA, BOTH]  # in the order of cost, not of gain
     assert "nfaug.NFAugment(" in comparison.text()
 
 
-def test_rows_that_cannot_be_told_apart_are_not_called_the_same(tmp_path: Path) -> None:
+def test_every_method_within_the_interval_is_named(tmp_path: Path) -> None:
+    """Of two that could not be told apart from the best, one was named, and not the better one."""
     found = {NONE: [40.0, 40.0, 40.5, 40.0], NFA: [60.0, 61.0, 60.6, 60.1]}
     found[RAND] = [55.0, 70.0, 41.0, 52.0]
-    assert "not clearly apart from RandAugment (+" in compared(tmp_path, found).advice()
+    found[BOTH] = [62.0, 60.5, 61.0, 59.5]
+    comparison = compared(tmp_path, found)
+    named = [f"{comparison.title(method)} ({comparison.gain(method)})" for method in (RAND, BOTH)]
+    assert comparison.advice().endswith(f"Not told apart from it: {' and '.join(named)}.")
 
 
 def test_words_of_the_report(tmp_path: Path) -> None:
-    """Of what keeps the class, of one planned row, and of p where no row has it."""
-    words = "crop,flip,colour"
-    config = CompareConfig(rows="none,randaugment", per_class=10, augment=words)
-    text = compared(tmp_path, {NONE: [50.0] * 4, RAND: [60.0] * 4}, config=config).text()
+    """Of what keeps the class, of the one standard of significance, and of p where NFA is."""
+    config = replace(SETTINGS, augment="crop,flip,colour")
+    found = {NONE: [50.0] * 4, RAND: [60.0] * 4}
+    text = compared(tmp_path / "two", found, config=config).text()
+    assert text.startswith("Use RandAugment")
     assert "on top of translations, flips and colour changes |" in text
-    assert "above zero over the planned row:" in text
     assert "p = " not in text
+    text = compared(tmp_path / "three", found | {NFA: [60.0] * 4}, config=config).text()
+    assert "only if its gain is significant after correction for all 2 methods." in text
+    assert "p = 0.5" in text
+    again = compared(tmp_path / "later", found | {NFA: [60.0] * 4}, config=config, later=1).text()
+    assert "all 2 methods and for 2 looks at these results." in again
 
 
 def test_what_limits_a_gain_is_named(tmp_path: Path) -> None:
@@ -117,88 +133,89 @@ def test_few_test_images(tmp_path: Path) -> None:
     assert compared(tmp_path / "30", found, 30).best() == NFA
 
 
-def test_frozen_features_are_kept_unless_training_is_better(tmp_path: Path) -> None:
+@pytest.mark.parametrize("side", [8, 160])
+def test_frozen_features_are_kept_unless_training_is_better(side: int, tmp_path: Path) -> None:
+    """At one size; at two, the advice does not choose between frozen and fine-tuned."""
     weights = tmp_path / "w.safetensors"
     weights.touch()
-    settings = CompareConfig(network="resnet18", weights=str(weights))
-    rows = [FROZEN, SMALL, *settings.table()[1:]]
-    flat = {row: [60.0, 61.0, 60.0, 60.5] for row in rows}
-    kept = compared(tmp_path / "kept", flat, config=settings)
-    assert kept.best() == FROZEN
-    assert "LogisticRegression" in kept.text()
+    settings = CompareConfig(network="test_resnet", weights=str(weights))
+    flat = {method: [60.0, 61.0, 60.0, 60.5] for method in (FROZEN, NONE, RAND, NFA)}
+    kept = compared(tmp_path / "kept", flat, config=settings, side=side)
     better = flat | {NONE: [75.0, 76.0, 75.0, 75.5], NFA: [82.0, 83.0, 82.0, 82.5]}
-    tuned = compared(tmp_path / "tuned", better, config=settings)
+    tuned = compared(tmp_path / "tuned", better, config=settings, side=side)
     assert tuned.best() == NFA
-    assert "over fine-tuned at 8 x 8 pixels" in tuned.advice()
-    for comparison in (kept, tuned):
-        assert "Fine-tuning had 8 x 8 pixels" in comparison.advice()
-        assert "the network's own resolution" in comparison.text()
-    one_size = compared(
-        tmp_path / "one", {row: flat[row] for row in rows if row != SMALL}, config=settings
-    )
-    assert "pixels" not in one_size.advice()
+    if side == 160:
+        assert kept.best() == FROZEN
+        assert "import timm" in kept.text()
+        assert tuned.advice().startswith("Use fine-tuned, NFA in pixels: +22")
+        assert "over frozen features" in tuned.advice()
+        assert "pixels and" not in kept.advice()
+    else:
+        assert kept.best() == NONE
+        assert "fine-tuned at 8 x 8 pixels, NFA in pixels: +7" in tuned.advice()
+        for comparison in (kept, tuned):
+            assert "Frozen features had 160 x 160 pixels and" in comparison.advice()
+            assert "| frozen features at 160 x 160 pixels | 60.4 |" in comparison.text()
 
 
-def test_rows_without_time_are_named(tmp_path: Path) -> None:
-    comparison = compared(tmp_path, {NONE: [50.0] * 3, NFA: [51.0] * 3})
-    assert comparison.left_out == [RAND, BOTH]
-    assert "Left out, for want of time: RandAugment, NFA in pixels, then" in comparison.text()
-    assert "--minutes 12" in comparison.text()
+def test_the_folder_has_no_advice_before_its_last_seed(tmp_path: Path) -> None:
+    comparison = compared(tmp_path, {NONE: [50.0] * 4, NFA: [70.0] * 4}, planned=10)
+    assert comparison.advice() == "4 of 10 seeds: no advice yet."
+    assert comparison.best() == NONE
+    assert "| NFA in pixels | 70.0 | +20" in comparison.text()
+    assert "**" not in comparison.text()
 
 
-def test_rows_that_were_left_out_count_in_the_correction() -> None:
-    """Clear alone, and not clear as one of 300 that were planned."""
-    cells: dict[Row, dict[int, Cell]] = {NONE: {}, NFA: {}}
-    for seed, gain in enumerate((3, 5, 4, 6)):
-        cells[NONE][seed] = Cell(np.arange(20000) < 10000, 1.0)
-        cells[NFA][seed] = Cell(np.arange(20000) < 10000 + 200 * gain, 1.0)
-    verdicts = {}
-    for planned in (1, 300):
-        finding = finding_of([NONE, NFA], cells, planned)
-        assert finding is not None
-        verdicts[planned] = finding.best
-    assert verdicts == {1: NFA, 300: NONE}
+def test_trainings_that_are_too_short(tmp_path: Path) -> None:
+    """60 steps gave RandAugment -17 ± 9, and firm advice."""
+    found = {NONE: [50.0] * 4, NFA: [70.0] * 4}
+    short = compared(tmp_path / "short", found, left=MOST_LEFT + 0.01)
+    assert short.advice().startswith("No advice: training was too short. After 60 steps 6% of")
+    assert "--steps" in short.advice()
+    assert short.best() == NONE
+    assert compared(tmp_path / "long", found, left=MOST_LEFT - 0.01).best() == NFA
+
+
+def test_measured_gains_stand_beside_the_accuracy(tmp_path: Path) -> None:
+    assert {len(row) for row in MEASURED} == {4}
+    low = [row for row in MEASURED if row[1] < 55]
+    said = measured_gains(30.0)
+    assert f"in {len(low)} comparisons from scratch with an accuracy below 55%" in said
+    assert f"NFA in pixels {np.mean([row[2] for row in low]):+.1f} (" in said
+    assert measured_gains(55.0) == measured_gains(100.0) != said
+    text = compared(tmp_path, {NONE: [30.0] * 4, NFA: [30.0] * 4}).text()
+    assert said in text
+
+
+def test_all_methods_and_looks_count_in_the_correction() -> None:
+    """A gain is significant alone, and not as one of 300, or at a late look."""
     gain = Gain(3.0, 1.0, 0.3, 20)
-    assert is_clear(gain, 1)
-    assert not is_clear(gain, 30)
-
-
-def test_a_row_that_collapsed_in_a_seed_is_named(tmp_path: Path) -> None:
-    found = {NONE: [50.0] * 5, NFA: [60.0, 61.0, 11.0, 60.0, 59.0]}
-    text = compared(tmp_path, found).text()
-    assert "NFA in pixels collapsed in seed 2: 11.0%" in text
-    assert "nothing more collapsed" not in text
-    random = np.random.default_rng(0)
-    for chance, count, classes in ((0.6, 30, 2), (0.55, 300, 2), (0.14, 300, 10)):
-        named = 0
-        for _ in range(200):
-            cells = {seed: Cell(random.random(count) < chance, 0.0) for seed in range(10)}
-            named += bool(collapsed(cells, classes))
-        assert named <= 2, "the noise of answers is no collapse"
-
-
-@pytest.mark.parametrize(("accuracy", "named"), [(95.0, True), (85.0, False)])
-def test_wrong_labels_where_the_table_can_tell(
-    accuracy: float, named: bool, tmp_path: Path
-) -> None:
-    found = {NONE: [80.0] * 3, NFA: [accuracy] * 3}
-    notes = compared(tmp_path, found, 40).notes()
-    doubted = [note for note in notes if "labels may be wrong" in note]
-    assert bool(doubted) == named
-    if named:
-        assert "39.png" in doubted[0]
-        assert "37.png" not in doubted[0]
+    assert is_significant(gain, 1)
+    assert not is_significant(gain, 30)
+    assert not is_significant(gain, 1, later=5)
+    cells: dict[Method, dict[int, Cell]] = {NONE: {}, NFA: {}}
+    for seed, points in enumerate((3, 5, 4, 6)):
+        cells[NONE][seed] = Cell(np.arange(20000) < 10000, 1.0)
+        cells[NFA][seed] = Cell(np.arange(20000) < 10000 + 200 * points, 1.0)
+    verdicts = {}
+    for later in (0, 8):
+        finding = finding_of([NONE, NFA], cells, later)
+        assert finding is not None
+        verdicts[later] = finding.best
+    assert verdicts == {0: NFA, 8: NONE}
 
 
 def test_all_labels_have_no_variation_of_images(tmp_path: Path) -> None:
     for per_class in (None, 3):
         config = CompareConfig(per_class=per_class)
-        found = compared(tmp_path / str(per_class), {NONE: [1.0] * 3}, config=config)
+        found = compared(
+            tmp_path / str(per_class), {NONE: [1.0] * 3, NFA: [1.0] * 3}, config=config
+        )
         said = any("same labelled images" in note for note in found.notes())
         assert said == (per_class is None)
 
 
-def simulated(gain: float, random: np.random.Generator) -> dict[Row, dict[int, Cell]]:
+def simulated(gain: float, random: np.random.Generator) -> dict[Method, dict[int, Cell]]:
     """Five seeds of three rows on 500 images, the second of which gains some points."""
     luck = random.standard_normal((3, 5, 1)) * 0.02
     # Each image is right with a probability of its own, about 60% on average.
@@ -212,8 +229,8 @@ def simulated(gain: float, random: np.random.Generator) -> dict[Row, dict[int, C
 def test_advice_on_no_effect_is_rarely_wrong_and_finds_twelve_points() -> None:
     random = np.random.default_rng(0)
 
-    def advised(gain: float) -> Row:
-        finding = finding_of([NONE, NFA, RAND], simulated(gain, random), planned=2)
+    def advised(gain: float) -> Method:
+        finding = finding_of([NONE, NFA, RAND], simulated(gain, random))
         assert finding is not None
         return finding.best
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import io
 import json
 from dataclasses import replace
 from pathlib import Path
@@ -22,15 +21,13 @@ from nfaug.compare import CompareConfig, Comparison, compare, spec_augment, tran
 from nfaug.compare.cells import Cells
 from nfaug.compare.classifier import Classifier
 from nfaug.compare.figures import Cell, gain_of
-from nfaug.compare.images import open_parts, read_images
-from nfaug.compare.pictures import pairs_of, variants_of_row, variants_picture
-from nfaug.compare.rows import PIXELS, Row
-from nfaug.compare.size import sized
+from nfaug.compare.images import open_parts, read_images, sized
+from nfaug.compare.methods import PIXELS, Method
 from nfaug.compare.work import Work
 from nfaug.data import readers
 
 TINY = CompareConfig(per_class=4, seeds=3, steps=3, variants=2, device="cpu")
-ROWS = {"none", "randaugment", "mixup", "nfa:builtin:pixels", "nfa:builtin:pixels+randaugment"}
+METHODS = {"none", "randaugment", "mixup", "nfa:builtin:pixels", "nfa:builtin:pixels+randaugment"}
 
 
 @pytest.fixture(scope="module")
@@ -88,15 +85,14 @@ def test_cells_of_another_learning_rate_do_not_count(
         compare(images, config=TINY, out=tmp_path, progress=False)
 
 
-def test_every_row_is_a_row_of_the_csv_file(whole: tuple[Comparison, Path]) -> None:
+def test_every_classifier_is_a_line_of_the_csv_file(whole: tuple[Comparison, Path]) -> None:
     found, folder = whole
-    rows = list(csv.DictReader((folder / "cells.csv").read_text().splitlines()))
-    assert {row["augmentation"] for row in rows} == ROWS
-    assert len(rows) == 3 * len(found.rows) == 15
+    lines = list(csv.DictReader((folder / "cells.csv").read_text().splitlines()))
+    assert {line["augmentation"] for line in lines} == METHODS
+    assert len(lines) == 3 * len(found.methods) == 15
     assert found.seeds == [0, 1, 2]
     assert found.advice() in (folder / "table.md").read_text()
-    for name in ("gains.png", "variants.png"):
-        assert (folder / name).stat().st_size > 1000
+    assert (folder / "gains.png").stat().st_size > 1000
 
 
 @pytest.mark.parametrize("when", [2, 5, 8])
@@ -107,7 +103,7 @@ def test_the_same_call_goes_on_after_a_kill(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """In the first seed or after it; nothing is trained twice, and the picture is the same."""
+    """In the first seed or after it; nothing is trained twice."""
     trained: list[int] = []
     train = Classifier.train
 
@@ -117,20 +113,106 @@ def test_the_same_call_goes_on_after_a_kill(
             raise KeyboardInterrupt
         train(self, *args, **options)
 
-    monkeypatch.setattr("nfaug.compare.run.check_time", lambda *_: None)  # it trains for 3 steps
     monkeypatch.setattr(Classifier, "train", killed)
     out = tmp_path / "cut"
     with pytest.raises(KeyboardInterrupt, match=f"{when - 1} classifiers .* same command"):
         compare(images, config=TINY, out=out, progress=False)
-    assert not (out / "table.md").exists(), "there is one look, at the end"
-    drawn = (out / "variants.png").stat().st_mtime_ns
+    if when > 5:
+        assert (out / "table.md").read_text().startswith("1 of 3 seeds: no advice yet.\n")
+    else:
+        assert not (out / "table.md").exists()
     resumed = compare(images, config=TINY, out=out, progress=False)
     assert len(trained) == 16  # one was interrupted
-    assert resumed.rows == whole[0].rows
-    for row in resumed.rows:
-        assert resumed.accuracy(row) == whole[0].accuracy(row)
-    assert (out / "variants.png").read_bytes() == (whole[1] / "variants.png").read_bytes()
-    assert (out / "variants.png").stat().st_mtime_ns == drawn
+    assert resumed.methods == whole[0].methods
+    for method in resumed.methods:
+        assert resumed.accuracy(method) == whole[0].accuracy(method)
+    assert without_seconds(out) == without_seconds(whole[1])
+    assert resumed.advice() == whole[0].advice()
+
+
+def without_seconds(folder: Path) -> list[tuple[str, ...]]:
+    """The lines of cells.csv but for the time that they took."""
+    lines = csv.DictReader((folder / "cells.csv").read_text().splitlines())
+    return [tuple(value for name, value in line.items() if name != "seconds") for line in lines]
+
+
+def test_a_finished_comparison_is_shown_again_and_goes_on_with_more_seeds(
+    images: TensorImages,
+    whole: tuple[Comparison, Path],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A later look asks for more; fewer seeds than were asked for are another comparison."""
+    for name in ("settings.json", "cells.csv", "table.md"):
+        (tmp_path / name).write_bytes((whole[1] / name).read_bytes())
+    train = Classifier.train
+    trained: list[int] = []
+
+    def counted(self: Classifier, *args: Any, **options: Any) -> None:
+        trained.append(self.seed)
+        train(self, *args, **options)
+
+    monkeypatch.setattr(Classifier, "train", counted)
+    again = compare(images, config=TINY, out=tmp_path, progress=False)
+    assert not trained
+    assert again.text() == whole[0].text()
+    more = compare(images, config=replace(TINY, seeds=4), out=tmp_path, progress=False)
+    assert trained == [3] * 5
+    assert more.seeds == [0, 1, 2, 3]
+    assert "for 2 looks at these results" in (tmp_path / "table.md").read_text()
+    assert json.loads((tmp_path / "settings.json").read_text())["seeds"] == [3, 4]
+    with pytest.raises(ValueError, match="of 4 seeds, and seeds is 3"):
+        compare(images, config=TINY, out=tmp_path, progress=False)
+
+
+@pytest.mark.parametrize("looks", ["3", [3, 2], ["3"], [0], [True], [10**30], None, {}])
+def test_damaged_looks(
+    looks: Any, images: TensorImages, whole: tuple[Comparison, Path], tmp_path: Path
+) -> None:
+    """Break 100: what a comparison reads back is checked as what a user passes."""
+    saved = json.loads((whole[1] / "settings.json").read_text())
+    (tmp_path / "settings.json").write_text(json.dumps(saved | {"seeds": looks}))
+    with pytest.raises(ValueError, match=r"settings\.json.*seeds"):
+        compare(images, config=TINY, out=tmp_path, progress=False)
+
+
+def test_a_full_disk_leaves_the_last_table(
+    images: TensorImages, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write = Cells.add_all
+    count = 0
+
+    def full(self: Cells, cells: Any) -> None:
+        nonlocal count
+        count += 1
+        if count > 7:
+            raise OSError(28, "No space left on device")
+        write(self, cells)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Cells, "add_all", full)
+        with pytest.raises(OSError, match="No space"):
+            compare(images, config=TINY, out=tmp_path / "out", progress=False)
+    assert (tmp_path / "out" / "table.md").read_text().startswith("1 of 3 seeds")
+    assert compare(images, config=TINY, out=tmp_path / "out", progress=False).seeds == [0, 1, 2]
+
+
+def test_a_folder_of_an_earlier_version(images: TensorImages, tmp_path: Path) -> None:
+    (tmp_path / "settings.json").write_text(json.dumps({"rows": ["none"], "per_class": 4}))
+    with pytest.raises(ValueError, match=r"of an earlier version of nfaug.* another --out"):
+        compare(images, config=TINY, out=tmp_path, progress=False)
+
+
+@pytest.mark.parametrize(("name", "word"), [("rows", "methods"), ("minutes", "seeds")])
+def test_settings_of_an_earlier_version(
+    name: str, word: str, whole: tuple[Comparison, Path]
+) -> None:
+    with pytest.raises(TypeError, match=f"{name}.*{word}"):
+        CompareConfig(**{name: 5})
+    with pytest.raises(TypeError, match=f"{name}.*{word}"):
+        replace(TINY, **{name: "none"})
+    with pytest.raises(AttributeError, match=r"comparison\.methods"):
+        print(whole[0].rows)
 
 
 def test_other_settings_or_images_need_another_folder(
@@ -140,8 +222,8 @@ def test_other_settings_or_images_need_another_folder(
         (tmp_path / name).write_bytes((whole[1] / name).read_bytes())
     with pytest.raises(ValueError, match="variants"):
         compare(images, config=replace(TINY, variants=3), out=tmp_path, progress=False)
-    with pytest.raises(ValueError, match="rows"):
-        compare(images, config=replace(TINY, rows="none,nfa"), out=tmp_path, progress=False)
+    with pytest.raises(ValueError, match="methods"):
+        compare(images, config=replace(TINY, methods="none,nfa"), out=tmp_path, progress=False)
     others = TensorImages(255 - images.images, images.targets, images.classes)
     with pytest.raises(ValueError, match="images"):
         compare(others, config=TINY, out=tmp_path, progress=False)
@@ -211,12 +293,11 @@ def test_95_of_100_intervals_hold_the_true_gain(seeds: int, luck: float) -> None
     ("settings", "word"),
     [
         ({"augment": "flop"}, "flop"),
-        ({"rows": "cutmix"}, "cutmix"),
+        ({"methods": "cutmix"}, "cutmix"),
         ({"weights": "x.safetensors"}, "--network"),
         ({"network": "resnet18", "weights": "x.pth"}, "safetensors"),
-        ({"rows": "frozen,none"}, "--weights"),
+        ({"methods": "frozen,none"}, "--weights"),
         ({"p": 0.0}, "p"),
-        ({"minutes": 0.0}, "minutes"),
         ({"augment": "spectrogram,flip"}, "another sound"),
     ],
 )
@@ -225,17 +306,17 @@ def test_settings_are_checked(settings: dict[str, Any], word: str) -> None:
         CompareConfig(**settings)
 
 
-def test_the_usual_rows() -> None:
-    names = [row.name for row in CompareConfig().table()]
+def test_the_usual_methods() -> None:
+    names = [method.name for method in CompareConfig().table()]
     assert names == ["none", "randaugment", "mixup", f"nfa:{PIXELS}", f"nfa:{PIXELS}+randaugment"]
-    rows = CompareConfig(rows="nfa,none,trivialaugment").table()
-    assert [row.name for row in rows] == ["none", "trivialaugment", f"nfa:{PIXELS}"]
+    methods = CompareConfig(methods="nfa,none,trivialaugment").table()
+    assert [method.name for method in methods] == ["none", "trivialaugment", f"nfa:{PIXELS}"]
 
 
 def test_spectrograms_have_masks_as_rivals_and_no_flips() -> None:
-    rows = CompareConfig(augment="spectrogram", checkpoint=("my-flow",)).table()
-    assert {row.policy for row in rows} == {"", "specaugment", "mixup"}
-    assert [row.flow for row in rows if not row.policy] == ["", PIXELS, "my-flow"]
+    methods = CompareConfig(augment="spectrogram", checkpoint=("my-flow",)).table()
+    assert {method.policy for method in methods} == {"", "specaugment", "mixup"}
+    assert [one.flow for one in methods if not one.policy] == ["", PIXELS, "my-flow"]
     image = torch.arange(0, 256, dtype=torch.uint8).view(1, 16, 16) // 2 * 2  # the mean is odd
     torch.manual_seed(0)
     changed = torch.stack([spec_augment(image) != image for _ in range(50)]).any(0)
@@ -262,10 +343,11 @@ def test_mixup_mixes_what_is_trained_on(
 
     def train(_: Classifier, draw: Any, count: int, after_step: Any) -> None:
         drawn.append(draw(torch.arange(count)))
+        after_step(torch.zeros(()))
 
     monkeypatch.setattr(Classifier, "train", train)
     data = read_images(images, config=TINY)
-    Work(data, replace(TINY, augment=""), print).trained([Row(policy="mixup")], 0)
+    Work(data, replace(TINY, augment=""), bool).trained([Method(policy="mixup")], 0)
     (batch, targets) = drawn[0]
     assert targets.shape == (12, 3)
     assert torch.allclose(targets.sum(1), torch.ones(12))
@@ -277,55 +359,15 @@ def test_mixup_mixes_what_is_trained_on(
     )
 
 
-def test_the_partner_of_the_picture_is_mixed_in() -> None:
-    """Along each axis a variant moves from its image towards the partner that stands beside it."""
-    labels = torch.arange(32) % 2
-    few = TensorImages(images_of(labels), labels, ("a", "b"))
-    config = replace(TINY, per_class=None, steps=1, rows="nfa")
-    data = read_images(few, config=config)
-    part = data.labelled(None, 0)
-    firsts, partners = pairs_of(part.labels)
-    shown = variants_of_row(Row(PIXELS), part, config)
-    dataset = torch.utils.data.TensorDataset(part.images, part.labels)
-    fitted = nfaug.fit(PIXELS, dataset, progress=False)
-    assert fitted.pca is not None
-
-    def along(batch: torch.Tensor) -> torch.Tensor:
-        return fitted.pca.project(fitted.flow.latents(batch), torch.arange(2))
-
-    start = along(part.images[firsts])
-    moves = {}
-    for name, end in {"beside": partners, "another": partners - 2}.items():
-        towards = along(part.images[end]) - start
-        ahead = []
-        for variants in shown:
-            moved = along(variants) - start
-            large = moved.abs() > 0.3  # rounding to levels moves all coefficients a little
-            ahead.append((moved * towards > 0)[large].float().mean())
-        moves[name] = float(torch.stack(ahead).mean())
-    assert moves["beside"] > 0.97
-    assert moves["another"] < 0.9
-
-
-def test_the_picture_shows_the_first_ten_classes(monkeypatch: pytest.MonkeyPatch) -> None:
-    """NFA is called for these alone, once an image and its partner."""
-    labels = torch.arange(48) % 12
-    few = TensorImages(images_of(labels), labels, tuple("abcdefghijkl"))
-    config = replace(TINY, per_class=None)
-    called = []
-    variants = nfaug.NFAugment.variants
-
-    def counted(self: nfaug.NFAugment, images: torch.Tensor, *others: Any) -> Any:
-        called.append(len(images))
-        return variants(self, images, *others)
-
-    monkeypatch.setattr(nfaug.NFAugment, "variants", counted)
-    rows = [Row(), Row(PIXELS), Row(policy="randaugment"), Row(PIXELS, "randaugment")]
-    picture = variants_picture(read_images(few, config=config), rows, config)
-    assert called == [20]
-    width, height = Image.open(io.BytesIO(picture)).size
-    assert 10 * 96 < height < 11 * 96
-    assert width > 10 * 96, "an image, its partner, and four variants of NFA and RandAugment each"
+def test_what_training_left_of_the_loss(images: TensorImages) -> None:
+    """The mean of the last tenth of the steps, over that of a guess."""
+    data = read_images(images, config=TINY)
+    short, long = (
+        Work(data, replace(TINY, steps=steps), bool).trained([Method()], 0)[0].left
+        for steps in (1, 60)
+    )
+    assert 0.5 < short < 2
+    assert long < 0.5 * short
 
 
 def test_a_classifier_takes_the_steps_of_a_comparison(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -363,37 +405,33 @@ def test_a_timm_model_is_fine_tuned(tmp_path: Path, network: str, channels: int)
 
 @pytest.mark.parametrize("side", [32, 160])
 def test_frozen_features_beside_fine_tuning(side: int, tmp_path: Path) -> None:
-    """At another size than the network's own, frozen features of that size stand beside it."""
+    """At another size than the network's own, titles say both sizes."""
     file = tmp_path / "w.safetensors"
     save_file(timm.create_model("test_resnet").state_dict(), file)
     labels = torch.arange(120) % 3
     noise = torch.rand(120, 3, 8, 8, generator=torch.Generator().manual_seed(0))
     pixels = (255 * torch.nn.functional.interpolate(noise, (side, side))).byte()
     data = TensorImages(pixels, labels, ("a", "b", "c"))
-    config = replace(TINY, network="test_resnet", weights=str(file), rows="frozen,none,nfa")
+    config = replace(TINY, network="test_resnet", weights=str(file), methods="frozen,none,nfa")
     found = compare(data, config=config, out=tmp_path / "out", progress=False)
-    assert found.rows[0].frozen == "own"
-    assert (Row(frozen="small") in found.rows) == (side == 32)
+    assert [method.frozen for method in found.methods] == [True, False, False]
     assert f"{side} x {side} pixels" in found.text()
-    for row in found.rows:
-        assert ("frozen" in found.title(row)) == bool(row.frozen)
-        if side == 32:
-            assert ("resolution" in found.title(row)) == (row.frozen == "own")
-    if side == 32:
-        assert "Fine-tuning had 32 x 32 pixels" in found.advice()
-    assert not any("±" in text and "resolution" in text for text in found.notes())
+    for method in found.methods:
+        assert ("frozen" in found.title(method)) == method.frozen
+        own = 160 if method.frozen else side
+        assert (f"at {own} x {own} pixels" in found.title(method)) == (side == 32)
 
 
-@pytest.mark.parametrize("side", [16, 64])
-def test_a_time_that_is_far_too_short(side: int, tmp_path: Path) -> None:
-    """It is refused before a training, with a time that is enough."""
-    labels = torch.arange(72) % 3
-    noise = torch.randint(256, (72, 1, side, side), generator=torch.Generator().manual_seed(0))
-    images = TensorImages(noise.byte(), labels, ("a", "b", "c"))
-    config = replace(TINY, steps=1_000_000, minutes=0.1)
-    with pytest.raises(TimeoutError, match=rf"small-cnn at {side} x {side} .* --minutes \d+"):
-        compare(images, config=config, out=tmp_path / "out", progress=False)
-    assert len(compare(images, config=TINY, out=tmp_path / "out", progress=False).rows) == 5
+@pytest.mark.parametrize(
+    ("network", "stored", "side"),
+    [("small-cnn", 128, 48), ("small-cnn", 28, 28), ("resnet18", 128, 96), ("resnet18", 4, 8)],
+)
+def test_the_size_depends_on_the_data_and_the_network(network: str, stored: int, side: int) -> None:
+    labels = torch.arange(6) % 2
+    data = nfaug.wrap_dataset(
+        TensorImages(images_of(labels, size=(stored, stored)), labels, ("a", "b"))
+    )
+    assert sized(data, CompareConfig(network=network)).image_size == (side, side)
 
 
 def test_images_are_decoded_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -407,8 +445,8 @@ def test_images_are_decoded_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr(
         readers, "decode_image", lambda data, name: (opened.append(name), decode(data, name))[1]
     )
-    config = replace(TINY, rows="none,nfa", seeds=3)
+    config = replace(TINY, methods="none,nfa", seeds=3)
     data, _ = open_parts(tmp_path / "data")
-    data = sized(data, config, tmp_path / "out", processes=1)
+    data = sized(data, config)
     compare(data, config=config, out=tmp_path / "out", progress=False)
     assert len(set(opened)) == len(opened) == 64

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import warnings
 from pathlib import Path
 
 import pytest
@@ -16,7 +15,7 @@ from nfaug.compare.images import split_images
 from nfaug.data.images import LabelledImages
 from nfaug.data.open import open_dataset
 
-TINY = CompareConfig(per_class=2, seeds=3, steps=1, variants=1, rows="none,nfa", device="cpu")
+TINY = CompareConfig(per_class=2, seeds=3, steps=1, variants=1, methods="none,nfa", device="cpu")
 
 
 def images(*counts: int, seed: int = 0) -> TensorImages:
@@ -98,8 +97,7 @@ def test_a_flow_that_was_trained_on_the_test_images(tmp_path: Path) -> None:
         compare(data, config=settings, out=tmp_path / "out", test_data=test, progress=False)
     settings = dataclasses.replace(TINY, checkpoint=(str(tmp_path / "ours"),))
     found = compare(data, config=settings, out=tmp_path / "out", test_data=test, progress=False)
-    assert len(found.rows) == 3
-    assert (tmp_path / "out" / "variants.png").stat().st_size > 1000
+    assert len(found.methods) == 3
 
 
 def test_small_classes(tmp_path: Path) -> None:
@@ -121,9 +119,7 @@ def test_files_that_are_not_read_are_counted_and_named(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="pillow-heif"):
         open_dataset(tmp_path / "data" / "train", image_size=16)[1]
     data = open_dataset(tmp_path / "data", on_error="skip")
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", ".* look like one")
-        notes = read_images(data, config=TINY).notes
+    notes = read_images(data, config=TINY).notes
     note = next(note for note in notes if "not read" in note)
     assert note.startswith("3 files")
     assert "1.heic" in note
@@ -138,9 +134,7 @@ def test_test_images_that_are_not_read_are_counted(tmp_path: Path) -> None:
         for number in range(count):
             (tmp_path / "data" / part / NAMES[0] / f"{part}{number}.png").write_bytes(b"cut")
     parts = open_parts(tmp_path / "data", on_error="skip", image_size=16)
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", ".* look like one")
-        notes = read_images(*parts, config=TINY).notes
+    notes = read_images(*parts, config=TINY).notes
     note = next(note for note in notes if "not read" in note)
     assert note.startswith("3 files")
     assert "val1.png" in note

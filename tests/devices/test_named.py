@@ -100,7 +100,7 @@ def test_a_training_run_stays_on_the_cpu(
 def test_a_comparison_stays_on_the_cpu(tmp_path: Path) -> None:
     labels = torch.arange(72) % 3
     images = TensorImages(images_of(labels), labels, NAMES)
-    config = CompareConfig(per_class=2, seeds=3, steps=1, rows="none,nfa", device="cpu")
+    config = CompareConfig(per_class=2, seeds=3, steps=1, methods="none,nfa", device="cpu")
     assert compare(images, tmp_path / "cpu", config=config, progress=False).seeds == [0, 1, 2]
     unnamed = dataclasses.replace(config, device="auto")
     with pytest.raises(NO_CUDA, match="CUDA"):

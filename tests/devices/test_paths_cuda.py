@@ -320,7 +320,7 @@ def a_comparison(device: torch.device) -> Figures:
     with TemporaryDirectory() as folder:
         found = compare_augmentations(images, folder, config=settings, progress=False)
     assert found.seeds == [0, 1, 2]
-    return torch.tensor(len(found.rows))
+    return torch.tensor(len(found.methods))
 
 
 def steps_of_training(device: torch.device) -> Figures:

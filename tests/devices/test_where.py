@@ -22,7 +22,7 @@ from nfaug.compare import CompareConfig, compare, work
 from nfaug.compare.classifier import Classifier
 from nfaug.integrations.torchvision import NFACollate
 
-COMPARE = CompareConfig(per_class=4, seeds=3, steps=2, variants=2, rows="none,nfa", device="cpu")
+COMPARE = CompareConfig(per_class=4, seeds=3, steps=2, variants=2, methods="none,nfa", device="cpu")
 
 
 def data(count: int = 24) -> TensorImages:

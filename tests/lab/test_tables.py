@@ -15,7 +15,6 @@ from nfaug.compare import CompareConfig, Comparison, Images
 from nfaug.compare.cells import Cells
 from nfaug.compare.figures import Gain
 from nfaug.compare.images import Part
-from nfaug.compare.plan import Plan
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -78,18 +77,17 @@ def test_the_page_has_the_advice_of_the_demo(tables: ModuleType, tmp_path: Path)
     kept = Cells(tmp_path, {}, count)
     kept.update({(name, seed): cell for name in names for seed, cell in cells[name].items()})
     config = CompareConfig(
+        methods="none,randaugment,nfa",
         per_class=10,
         augment="flip,crop",
-        p=0.75,
         steps=400,
-        checkpoint=("builtin:rgb32",),
+        seeds=5,
         device="cpu",
     )
     none = torch.zeros((count, 3, 32, 32), dtype=torch.uint8)
     part = Part(none, torch.arange(count) % 10, torch.empty(0))
     images = Images([str(label) for label in range(10)], part, part, [""] * count, [])
-    plan = Plan([row.name for row in config.table()], [], 3, 3, 3.0)
-    advice = Comparison(config, images, config.table(), kept, plan).advice()
+    advice = Comparison(config, images, kept).advice()
     page = (ROOT / "docs" / "tutorials" / "does-it-help.md").read_text(encoding="utf-8")
     assert f'"{advice}"' in " ".join(page.split())
 

@@ -2,24 +2,20 @@
 
 from __future__ import annotations
 
+import argparse
 import os
-from collections.abc import Mapping
 from dataclasses import fields
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from jsonargparse import ArgumentParser, Namespace
 
-from ..compare.config import CompareConfig
+from ..compare.config import GONE, CompareConfig
 from ..data.kinds import DATA_SOURCES
 from .common import READING, add_channels, add_image_size, add_reading, place
 from .parser import lies_in, new_parser
 
 if TYPE_CHECKING:
     import torch
-
-    from ..compare.report import Comparison
-    from ..data.images import LabelledImages
 
 _FLOWS = (
     "checkpoints to compare besides builtin:pixels; they need a test split or --test-data, images "
@@ -33,9 +29,10 @@ def parser() -> ArgumentParser:
         "compare",
         "What should I do with my few labelled images? Train classifiers on some of them, without "
         "and with NFA, RandAugment and MixUp, and test them on others; with --network and "
-        "--weights, compare fine-tuning with features of the frozen network. Write a table, "
-        "pictures, advice, and the settings that it names.",
-        "Ctrl-C keeps what is done; the same command goes on.",
+        "--weights, compare fine-tuning with features of the frozen network. Write advice, a "
+        "table, a picture, and the settings that the advice names.",
+        "There is a table after each whole seed, and advice after --seeds of them. Ctrl-C keeps "
+        "what is done; the same command goes on, and with more --seeds, too.",
         usage="--data DATA [options]",
         example="nfaug compare --data my-images --per-class 10",
     )
@@ -49,17 +46,15 @@ def parser() -> ArgumentParser:
     parser.add_argument(
         "--out",
         default="nfaug-compare",
-        help="the folder to write: a new or empty one, or that of the same comparison, if it was "
-        "interrupted; it cannot lie in the data",
+        help="the folder to write: a new or empty one, or that of the same comparison; it cannot "
+        "lie in the data",
     )
-    add_image_size(
-        parser,
-        "their own, at most 48, or 96 for a timm model; that of the network with --weights, if "
-        "three seeds of all rows fit into --minutes",
-    )
+    add_image_size(parser, "their own, at most 48, or 96 for a timm model")
     add_channels(parser, "1 if all images are grayscale, otherwise 3")
     parser.add_argument("--checkpoint", nargs="*", default=[], help=_FLOWS)
     parser.add_class_arguments(CompareConfig, skip={"checkpoint"})
+    parser.add_argument("--rows", dest="methods", default="", help=argparse.SUPPRESS)
+    parser.add_argument("--minutes", action=_NoClock, help=argparse.SUPPRESS)
     parser.add_argument(
         "--processes",
         type=int,
@@ -68,6 +63,13 @@ def parser() -> ArgumentParser:
         "core, or one if there is a GPU",
     )
     return parser
+
+
+class _NoClock(argparse.Action):
+    """Says what took the place of --minutes."""
+
+    def __call__(self, parser: Any, *_: Any) -> None:
+        parser.error(GONE["minutes"])
 
 
 def run(arguments: Namespace) -> dict[str, Any] | str:
@@ -82,10 +84,10 @@ def run(arguments: Namespace) -> dict[str, Any] | str:
     values["checkpoint"] = tuple(values["checkpoint"])
     config = CompareConfig(**values)  # its errors need no torch
 
-    from ..compare.images import open_parts
-    from ..compare.next_steps import example_command
+    from ..compare.images import open_parts, sized
+    from ..compare.next_steps import command_at, example_command
+    from ..compare.report import frozen_side
     from ..compare.run import compare
-    from ..compare.size import sized
 
     where = place(config.device)
     processes = _processes(arguments.processes, where.device)
@@ -93,7 +95,7 @@ def run(arguments: Namespace) -> dict[str, Any] | str:
     size = arguments.image_size
     data, test_data = open_parts(arguments.data, arguments.test_data, image_size=size, **reading)
     if size is None:
-        data = sized(data, config, arguments.out, processes)
+        data = sized(data, config)
         test_data = None if test_data is None else test_data.at(data.image_size)
     where.say()
     comparison = compare(
@@ -102,12 +104,18 @@ def run(arguments: Namespace) -> dict[str, Any] | str:
     config = comparison.config  # with the number of steps
     read = {"test_data": arguments.test_data, **reading}
     example = example_command(comparison.best(), config, arguments.data, read, data.image_size)
+    side = frozen_side(config, (data.channels, *data.image_size))
+    one_size = ""
+    if side is not None:
+        one_size = command_at(side, config, arguments.data, read)
     if arguments.json:
-        return {"out": arguments.out, **comparison.figures(), "example": example}
+        figures = {"out": arguments.out, **comparison.figures(), "example": example}
+        return figures | ({"one_size": one_size} if one_size else {})
     lines = [comparison.text().rstrip()]
+    if one_size:
+        lines += ["", "The same comparison at one size:", "", one_size]
     if example:
         lines += ["", "An example that trains so, with the same test images:", "", example]
-    lines += ["", *_timm(comparison, config, arguments.data, reading, data)]
     return "\n".join([*lines, "", f"All results are in {arguments.out}."])
 
 
@@ -122,41 +130,3 @@ def _processes(wanted: int, device: torch.device) -> int:
     if hasattr(os, "sched_getaffinity"):  # not on every system
         return len(os.sched_getaffinity(0))
     return min(61, os.cpu_count() or 1)  # Windows waits for no more
-
-
-def _timm(
-    comparison: Comparison,
-    config: CompareConfig,
-    path: str,
-    reading: Mapping[str, Any],
-    data: LabelledImages,
-) -> list[str]:
-    """How timm's train.py trains as the advice says, or what it needs."""
-    from ..compare.next_steps import TIMM_READS, timm_commands
-    from ..data.open import open_dataset
-    from ..data.sources.folders import FolderReader
-
-    shape = (data.channels, *data.image_size)
-
-    def commands(*splits: str) -> list[str]:
-        best = comparison.best()
-        return timm_commands(best, config, path, reading, splits, shape, len(data.classes))
-
-    if not commands("folder", "train", "validation"):
-        return []
-    needed = "timm's train.py needs a folder that holds one of training and one of validation"
-    reader = data.reader
-    if not isinstance(reader, FolderReader):
-        return [f"{needed}, as --data."]
-    others = {Path(name).suffix.lower() for name in reader.paths} - TIMM_READS
-    if others:
-        return [f"timm's train.py does not read {', '.join(sorted(others))} files."]
-    try:
-        held = open_dataset(path, split="validation", **reading).reader
-    except (ValueError, OSError) as error:  # such as a missing split: the report is not lost
-        return [f"{needed}, as --data: {error}"]
-    assert isinstance(held, FolderReader)
-    if reader.root.parent != held.root.parent:
-        return [f"{needed}, as --data."]
-    found = commands(str(reader.root.parent), reader.root.name, held.root.name)
-    return ["With timm's train.py:", "", *found]

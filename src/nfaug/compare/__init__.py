@@ -8,13 +8,13 @@ if TYPE_CHECKING:
     from .classifier import Classifier, small_cnn
     from .config import CompareConfig
     from .images import Images, open_parts, read_images
+    from .methods import METHODS
     from .report import Comparison
-    from .rows import ROWS
     from .run import compare
     from .transforms import spec_augment, transform_of
 
 __all__ = [
-    "ROWS",
+    "METHODS",
     "Classifier",
     "CompareConfig",
     "Comparison",
@@ -35,7 +35,7 @@ _MODULES = {
     "open_parts": "images",
     "read_images": "images",
     "Comparison": "report",
-    "ROWS": "rows",
+    "METHODS": "methods",
     "compare": "run",
     "spec_augment": "transforms",
     "transform_of": "transforms",

@@ -1,11 +1,10 @@
-"""The cells of a comparison in a folder."""
+"""The cells of a comparison in a folder, what they depend on, and how often they were looked at."""
 
 from __future__ import annotations
 
 import base64
 import csv
 import io
-import json
 import math
 from collections.abc import Mapping
 from pathlib import Path
@@ -14,21 +13,24 @@ from typing import Any
 import numpy as np
 
 from nfaug.io.atomic import write_text
-from nfaug.io.errors import reading
-from nfaug.io.strict_json import jsonable, read_json
+from nfaug.io.errors import FileError, reading
+from nfaug.io.facts import Facts
+from nfaug.io.numbers import check_whole
 
+from .config import MOST_SEEDS
 from .figures import Cell
 
 _COLUMNS = ("augmentation", "seed", "accuracy", "seconds", "right")
+_LEFT = "left"  # a sixth column, if the training loss was kept
 _REMOVE = "remove this line, and the same command trains its classifier again"
 
 
 class Cells(dict[tuple[str, int], Cell]):
-    """The cells of a folder by augmentation and seed; on disk as soon as they are known.
+    """The cells of a folder by method and seed; on disk as soon as they are known.
 
     Args:
         folder: A new or empty folder, or that of the same comparison.
-        config: What the cells depend on.
+        facts: What the cells depend on.
         images: The number of test images.
 
     Raises:
@@ -36,65 +38,116 @@ class Cells(dict[tuple[str, int], Cell]):
         ValueError: The folder holds the comparison of other data or settings, or is damaged.
     """
 
-    def __init__(self, folder: Path, config: Mapping[str, Any], images: int) -> None:
+    def __init__(self, folder: Path, facts: Mapping[str, Any], images: int) -> None:
         self.file: Path = folder / "cells.csv"
-        record = folder / "settings.json"
-        if not record.exists():
+        self.record: Path = folder / "settings.json"
+        asked = Facts(facts)
+        if not self.record.exists():
             _check_empty(folder)
             folder.mkdir(parents=True, exist_ok=True)
-            write_text(record, json.dumps(jsonable(config), indent=2))
-        with reading(record):
-            saved = read_json(record)
-        for name, value in jsonable(config).items():
-            if value != saved.get(name):
-                raise ValueError(
-                    f"{folder} holds a comparison with other settings: {name} was "
-                    f"{saved.get(name)!r} and is {value!r}. Use another --out"
-                )
+            asked.save(self.record)
+        asked.check_same(
+            Facts.read(self.record), f"{folder} holds a comparison", "Use another --out"
+        )
         if self.file.exists():
             with reading(self.file):
                 self._read(images)
 
     def _read(self, images: int) -> None:
-        text = self.file.read_text(encoding="utf-8")
-        table = csv.DictReader(text.splitlines(), restkey="more")
-        try:
-            names = table.fieldnames
-            rows = list(table)
-        except csv.Error as error:  # such as a field of 200,000 characters
-            raise ValueError(f"it is no table ({error})") from None
-        if names != list(_COLUMNS):
+        # Lines end in a line feed, and in no other character that Unicode knows as a line's end.
+        with self.file.open(encoding="utf-8", newline="\n") as opened:
+            table = csv.DictReader(opened, restkey="more")
+            try:
+                names = tuple(table.fieldnames or ())
+                lines = list(table)
+            except csv.Error as error:  # such as a field of 200,000 characters
+                raise ValueError(f"it is no table ({error})") from None
+        if names not in (_COLUMNS, (*_COLUMNS, _LEFT)):
             raise ValueError(f"its columns are {names}; those of cells are {_COLUMNS}")
-        for line, row in enumerate(rows, start=2):
-            if None in row.values() or "more" in row:
-                raise ValueError(f"line {line} must have {len(_COLUMNS)} fields; {_REMOVE}")
-            packed = np.frombuffer(base64.b64decode(row["right"], validate=True), np.uint8)
+        for number, line in enumerate(lines, start=2):
+            if None in line.values() or "more" in line:
+                raise ValueError(f"line {number} must have {len(names)} fields; {_REMOVE}")
+            packed = np.frombuffer(base64.b64decode(line["right"], validate=True), np.uint8)
             right = np.unpackbits(packed, count=images) > 0
-            cell = Cell(right, float(row["seconds"]))
+            cell = Cell(right, float(line["seconds"]), float(line.get(_LEFT) or math.nan))
             complete = len(packed) == math.ceil(images / 8)
-            if not complete or f"{cell.accuracy:.4f}" != row["accuracy"]:
-                raise ValueError(f"line {line} is damaged or cut; {_REMOVE}")
-            self[row["augmentation"], int(row["seed"])] = cell
+            if not complete or f"{cell.accuracy:.4f}" != line["accuracy"]:
+                raise ValueError(f"line {number} is damaged or cut; {_REMOVE}")
+            self[line["augmentation"], int(line["seed"])] = cell
 
-    def add(self, augmentation: str, seed: int, right: Any, seconds: float) -> None:
+    def add(self, method: str, seed: int, right: Any, seconds: float) -> None:
         """Keep a cell, in memory and on disk."""
-        self.add_all({(augmentation, seed): Cell(np.asarray(right), seconds)})
+        self.add_all({(method, seed): Cell(np.asarray(right), seconds)})
 
     def add_all(self, cells: Mapping[tuple[str, int], Cell]) -> None:
         """Keep cells, in memory and on disk."""
         self.update(cells)
+        with_loss = any(not math.isnan(cell.left) for cell in self.values())
         text = io.StringIO()
         table = csv.writer(text, lineterminator="\n")
-        table.writerow(_COLUMNS)
-        for (name, number), cell in self.items():
+        table.writerow((*_COLUMNS, _LEFT) if with_loss else _COLUMNS)
+        # The order does not depend on which of several processes was faster.
+        for (name, seed), cell in sorted(self.items(), key=lambda item: item[0][::-1]):
             packed = base64.b64encode(np.packbits(cell.right).tobytes()).decode()
-            table.writerow((name, number, f"{cell.accuracy:.4f}", f"{cell.seconds:.2f}", packed))
+            line = [name, seed, f"{cell.accuracy:.4f}", f"{cell.seconds:.2f}", packed]
+            if with_loss:
+                line.append("" if math.isnan(cell.left) else f"{cell.left:.4f}")
+            table.writerow(line)
         write_text(self.file, text.getvalue())
+
+    def whole_seeds(self, methods: list[str]) -> int:
+        """How many seeds, from seed 0 on, have a cell of each of these methods."""
+        seed = 0
+        while all((method, seed) in self for method in methods):
+            seed += 1
+        return seed
+
+    def look(self, seeds: int) -> int:
+        """Record how many seeds are asked for, which is a look at the results.
+
+        Returns:
+            The number of earlier looks, each of which asked for fewer seeds.
+
+        Raises:
+            ValueError: An earlier call asked for more seeds.
+        """
+        saved = Facts.read(self.record)
+        with reading(self.record):
+            looks = _looks(saved.get("seeds", []))
+        if looks and seeds < looks[-1]:
+            raise ValueError(
+                f"{self.file.parent} holds a comparison of {looks[-1]} seeds, and seeds is "
+                f"{seeds}: go on with that number (--seeds) or more, or use another --out"
+            )
+        if seeds not in looks:
+            looks.append(seeds)
+            Facts(saved | {"seeds": looks}).save(self.record)
+        return len(looks) - 1
 
     @property
     def seconds(self) -> float:
         """Time of all cells."""
         return sum(cell.seconds for cell in self.values())
+
+
+def _looks(saved: object) -> list[int]:
+    """The numbers of seeds that a folder was asked for, checked as those that a user passes."""
+    if not isinstance(saved, list):
+        raise ValueError(f"seeds must be a list of numbers; got {saved!r:.80}")
+    looks = [check_whole("seeds", number, 1, MOST_SEEDS) for number in saved]
+    if looks != sorted(set(looks)):
+        raise ValueError(f"the numbers of seeds must increase; got {looks!r:.80}")
+    return looks
+
+
+def check_format(folder: Path, facts: Mapping[str, Any]) -> None:
+    """Raise FileError if a folder holds the comparison of an earlier version of nfaug."""
+    record = folder / "settings.json"
+    if record.exists() and Facts.read(record).get("format") != facts["format"]:
+        raise FileError(
+            f"{folder} holds a comparison of an earlier version of nfaug, which this one does not "
+            "read: use another --out"
+        )
 
 
 def _check_empty(folder: Path) -> None:

@@ -4,12 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Collection
 from dataclasses import dataclass
+from functools import wraps
 from pathlib import Path
+from typing import Any
 
 from nfaug.io.numbers import check_number, check_whole
 from nfaug.io.text import did_you_mean
 
-from .rows import PIXELS, ROWS, Row, rows_of, usual_rows
+from .methods import METHODS, PIXELS, Method, methods_of, usual_methods
+
+MOST_SEEDS = 10**4
+
+#: What to use in place of settings of earlier versions.
+GONE = {
+    "minutes": "a comparison has no time limit: seeds (--seeds) decides how much is trained",
+    "rows": "rows are now methods: methods='none,nfa' (--methods)",
+}
 
 #: The label-preserving augmentations that `augment` may name, with titles.
 SAFE = {
@@ -34,16 +44,16 @@ class CompareConfig:
         weights: A .safetensors file of the timm model's pretrained weights. Its features are
             compared frozen, and the network fine-tuned; None to train from random weights.
         augment: Augmentations that never change the class of these images (label-preserving), which
-            every row that trains has, comma-separated: crop (translations by up to an eighth), flip
-            (left-right), rotate (90-degree rotations and flips), colour (brightness, contrast,
+            every method that trains has, comma-separated: crop (translations by up to an eighth),
+            flip (left-right), rotate (90-degree rotations and flips), colour (brightness, contrast,
             saturation); spectrogram stands for translations, and brings SpecAugment (masks of time
             and frequency) instead of RandAugment.
-        rows: What is compared, comma-separated, of frozen (features of a frozen network), none,
+        methods: What is compared, comma-separated, of frozen (features of a frozen network), none,
             randaugment, trivialaugment, specaugment, mixup, nfa, nfa+randaugment,
             nfa+trivialaugment and nfa+specaugment; empty for those that suit network and `augment`.
         test_images: The most test images, drawn at random; more take time.
-        minutes: Time for everything. It decides the number of seeds and, if it is short, of rows.
-        seeds: The most repetitions, each with its own labelled images, weights and draws.
+        seeds: Repetitions, each with its own labelled images, weights and draws. There is advice
+            after all of them: ten find most gains of 5 points, five a third, three few.
         steps: Optimiser steps of a classifier; None for ten passes over the labelled images, at
             least 800 (300 from pretrained weights) and at most 2,000.
         lr: Peak learning rate; None for 0.1 (small-cnn), 1e-3 (a timm model), or 6e-4 (pretrained).
@@ -57,9 +67,9 @@ class CompareConfig:
 
     Example:
         >>> from nfaug.compare import CompareConfig
-        >>> config = CompareConfig(per_class=10, rows="none,nfa", minutes=5)
+        >>> config = CompareConfig(per_class=10, methods="none,nfa", seeds=5)
         >>> config.augment, config.seeds
-        ('crop', 10)
+        ('crop', 5)
     """
 
     checkpoint: tuple[str, ...] = ()
@@ -67,9 +77,8 @@ class CompareConfig:
     network: str = "small-cnn"
     weights: str | None = None
     augment: str = "crop"
-    rows: str = ""
+    methods: str = ""
     test_images: int = 2000
-    minutes: float = 10.0
     seeds: int = 10
     steps: int | None = None
     lr: float | None = None
@@ -82,7 +91,7 @@ class CompareConfig:
         if isinstance(names, str):  # whose letters would be names
             raise ValueError(f"checkpoint must be a tuple of names; got {names!r}")
         _check_words("augment", self.augment, SAFE)
-        _check_words("rows", self.rows, ROWS)
+        _check_words("methods", self.methods, METHODS)
         self._check_numbers()
         if self.weights is not None:
             if self.network == "small-cnn" or not str(self.weights).endswith(".safetensors"):
@@ -92,9 +101,10 @@ class CompareConfig:
                 )
             if not Path(self.weights).is_file():
                 raise FileNotFoundError(f"there is no file {self.weights!r} of weights")
-        elif "frozen" in _words(self.rows):
+        elif "frozen" in _words(self.methods):
             raise ValueError(
-                f"rows {self.rows!r}: frozen features need weights (--weights), pretrained ones"
+                f"methods {self.methods!r}: frozen features need weights (--weights), pretrained "
+                "ones"
             )
         if "spectrogram" in self.safe and not {"flip", "rotate", "colour"}.isdisjoint(self.safe):
             raise ValueError(
@@ -104,12 +114,12 @@ class CompareConfig:
 
     def _check_numbers(self) -> None:
         # Larger numbers cannot be meant, and would end in an error in the middle, or never.
-        counts = {"per_class": 10**6, "test_images": 10**5, "seeds": 10**4, "steps": 10**6}
+        counts = {"per_class": 10**6, "test_images": 10**5, "seeds": MOST_SEEDS, "steps": 10**6}
         for name, most in {**counts, "variants": 1000}.items():
             value = getattr(self, name)
             if value is not None:
                 check_whole(name, value, 1, most)
-        for name, limit in {"minutes": 1e6, "lr": 10, "p": 1}.items():
+        for name, limit in {"lr": 10, "p": 1}.items():
             value = getattr(self, name)
             if value is not None:
                 check_number(name, value, 0, limit, open_low=True)
@@ -133,14 +143,27 @@ class CompareConfig:
         """The words of `augment`."""
         return _words(self.augment)
 
-    def table(self) -> list[Row]:
-        """The rows of the table, in the order of cost.
+    def table(self) -> list[Method]:
+        """The methods of the table, in the order of cost.
 
         Returns:
-            The rows; others gain over the first one.
+            The methods; others gain over the first one.
         """
-        usual = usual_rows(self.pretrained, "spectrogram" in self.safe)
-        return rows_of(_words(self.rows) or usual, [PIXELS, *self.checkpoint])
+        usual = usual_methods(self.pretrained, "spectrogram" in self.safe)
+        return methods_of(_words(self.methods) or usual, [PIXELS, *self.checkpoint])
+
+
+_init = CompareConfig.__init__
+
+
+@wraps(_init)
+def _without_old_names(self: CompareConfig, *args: Any, **settings: Any) -> None:
+    for name in GONE.keys() & settings.keys():
+        raise TypeError(f"CompareConfig has no {name}: {GONE[name]}")
+    _init(self, *args, **settings)
+
+
+CompareConfig.__init__ = _without_old_names  # type: ignore[method-assign]
 
 
 def _words(text: str) -> list[str]:

@@ -1,4 +1,4 @@
-"""The figures of a comparison: cells, gains with their intervals, and when a gain is clear."""
+"""The figures of a comparison: cells, gains with their intervals, and which are significant."""
 
 from __future__ import annotations
 
@@ -12,14 +12,22 @@ from numpy.typing import NDArray
 
 LEAST_SEEDS = 3  # an interval of two numbers says nothing
 LEAST_IMAGES = 30  # of the test set: with ten, what has no effect was advised too often
-ERRORS = 0.025  # how often something without effect may be advised, whatever the number of rows
+ERRORS = 0.025  # how often a method without effect may be advised at the first look
 
 
 class Cell(NamedTuple):
-    """A classifier: which test images were right, (N,) bool, and its seconds."""
+    """A classifier.
+
+    Attributes:
+        right: Which test images were right, (N,) bool.
+        seconds: What it took.
+        left: The training loss of its last steps as a share of log(classes), the loss of a guess;
+            NaN if it was not kept.
+    """
 
     right: NDArray[np.bool_]
     seconds: float
+    left: float = math.nan
 
     @property
     def accuracy(self) -> float:
@@ -70,7 +78,7 @@ class Gain(NamedTuple):
     def __str__(self) -> str:
         """Rounded to what can be told apart: +4 ± 1, +2.1 ± 0.6; without ± for under 3 seeds.
 
-        Empty for rows that have no seed in common.
+        Empty for methods that have no seed in common.
         """
         if self.number == 0:
             return ""
@@ -125,6 +133,10 @@ def student(tail: float, freedom: int) -> float:
     return -float(stdtrit(freedom, tail))
 
 
-def is_clear(gain: Gain, rows: int) -> bool:
-    """Whether the 95% interval of a gain, one of so many planned rows, is above 0 (Bonferroni)."""
-    return gain.mean > gain.half_at(ERRORS / max(1, rows))
+def is_significant(gain: Gain, methods: int, later: int = 0) -> bool:
+    """Whether a gain, one of those of so many methods, is above 0 after correction.
+
+    The tail below the interval is 2.5%, divided by the number of methods (Bonferroni) and, at the
+    k-th look after the first, by 2^k: over all looks without an effect, at most 5% are significant.
+    """
+    return gain.mean > gain.half_at(ERRORS / max(1, methods) / 2**later)

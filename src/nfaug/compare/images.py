@@ -11,7 +11,6 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from nfaug.data.choose import choose_of_class, choose_per_class
 from nfaug.data.classes import check_same_classes
@@ -20,12 +19,13 @@ from nfaug.data.images import LabelledImages, run_over
 from nfaug.data.open import open_dataset
 from nfaug.data.sources.layout import MissingSplitError
 from nfaug.data.torch_datasets import wrap_dataset
+from nfaug.fitting.opening import common_size
 
 from .config import CompareConfig
 
 _DRAWS = 20  # labelled images of so many seeds are decoded; more seeds draw from the same
-_THUMBNAIL = 16  # pixels a side
-_ALIKE = 0.08  # of a thumbnail's standard deviation: copies differ less, in root mean square
+_SMALL = 48  # the longest side by default for small-cnn
+_LARGE = 96  # and for a timm model
 
 
 class Part(NamedTuple):
@@ -54,7 +54,7 @@ class Images:
     Attributes:
         classes: The names of the classes.
         pool: The images that labelled ones are drawn from. None has the pixels of a test image.
-        test: The test images. They depend on the data alone, and not on rows, seeds or time.
+        test: The test images. They depend on the data alone, and not on methods or seeds.
         names: The names of the test images.
         notes: Sentences on the data, for the report.
 
@@ -141,6 +141,14 @@ def open_parts(
     return pool, open_dataset(test_data, **reading)
 
 
+def sized(data: LabelledImages, config: CompareConfig) -> LabelledImages:
+    """The images at their own size, at most 48 pixels for small-cnn and 96 for a timm model."""
+    longest = _SMALL if config.network == CompareConfig.network else _LARGE
+    height, width = common_size(data, longest)
+    scale = min(1.0, longest / max(height, width))
+    return data.at((max(8, round(height * scale)), max(8, round(width * scale))))  # 8: small-cnn
+
+
 def read_images(data: Any, test_data: Any = None, *, config: CompareConfig) -> Images:
     """Decide which are the test images, and decode all images, as `compare` does.
 
@@ -221,8 +229,6 @@ def decode_images(
     test_names = [test.name(index) for index in range(len(test))]
     kept, notes = _without_copies(trained, tested, names, test_names, pool.classes)
     trained = trained.rows(kept)
-    names = [names[row] for row in kept.tolist()]
-    _warn_of_near_copies(trained.images, tested.images, names, test_names)
     notes += _notes(pool.classes, trained.labels, config)
     notes += _skipped(dict.fromkeys([*pool.skipped, *test.skipped]))
     return Images(pool.classes, trained, tested, test_names, notes)
@@ -329,37 +335,6 @@ def _without_copies(
         )
     warnings.warn(note, stacklevel=3)
     return kept, [note]
-
-
-def _thumbnails(images: Tensor) -> Tensor:
-    """Small grey images (N, 256)."""
-    parts = []
-    for batch in images.split(256):
-        grey = batch.float().mean(1, keepdim=True)
-        parts.append(F.interpolate(grey, (_THUMBNAIL, _THUMBNAIL), mode="area").flatten(1))
-    return torch.cat(parts)
-
-
-def _warn_of_near_copies(
-    pool: Tensor, test: Tensor, names: Sequence[str], test_names: Sequence[str]
-) -> None:
-    """Warn if thumbnails agree: a photograph in another format or size, or its mirror image."""
-    ours = _thumbnails(pool)
-    found = []
-    for start, batch in enumerate(test.split(256)):
-        small = _thumbnails(batch)
-        mirrored = _thumbnails(batch.flip(-1))
-        apart = torch.minimum(torch.cdist(small, ours), torch.cdist(mirrored, ours)) / _THUMBNAIL
-        least = apart.min(1)
-        for row in (least.values < _ALIKE * small.std(1)).nonzero().flatten().tolist():
-            found.append((test_names[256 * start + row], names[int(least.indices[row])]))
-    if found:
-        warnings.warn(
-            f"{len(found)} of {len(test)} test images look like one to train on, such as "
-            f"{found[0][0]} and {found[0][1]}. If they are the same picture, figures are too good: "
-            "remove one of the two",
-            stacklevel=3,
-        )
 
 
 def _notes(classes: list[str], labels: Tensor, config: CompareConfig) -> list[str]:

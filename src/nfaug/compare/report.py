@@ -1,108 +1,110 @@
-"""The results of a comparison: a table, a picture of gains, and advice."""
+"""The results of a comparison: advice, a table, and a picture of gains."""
 
 from __future__ import annotations
 
+import math
 import statistics
 from collections.abc import Mapping, Sequence
 
-import numpy as np
-
-from .advice import Finding, collapsed, finding_of, gain_between
+from .advice import Finding, finding_of, gain_between, is_too_short
 from .cells import Cells
 from .config import SAFE, CompareConfig
-from .figures import ERRORS, LEAST_IMAGES, LEAST_SEEDS, Cell, Gain
+from .figures import LEAST_IMAGES, LEAST_SEEDS, Cell, Gain
+from .frozen import input_size
 from .images import Images
+from .measured import measured_gains
+from .methods import Method
 from .next_steps import paste
 from .pictures import Bar, gains_picture
-from .plan import Plan
-from .rows import Row, titles_of
-
-_DOUBTED = 5  # names of images that are shown
-_SURE = 90.0  # per cent: an image that so good classifiers all get wrong may have a wrong label
 
 
 class Comparison:
-    """The rows of a comparison: each adds something to the safe augmentations. `compare` makes it.
+    """The results of a comparison, as `compare` returns them.
+
+    Every method adds something to the safe augmentations, or classifies frozen features.
 
     Args:
         config: What was compared.
         images: The images of the comparison.
-        planned: All rows, in the order of cost.
-        cells: Which images each classifier got right.
-        plan: The rows and the seeds for which there was time.
+        cells: Which images each classifier got right; whole seeds are shown.
+        later: The number of earlier looks at these results.
 
     Example:
         >>> import tempfile
         >>> from nfaug import open_dataset
         >>> from nfaug.compare import CompareConfig, compare
         >>> digits = open_dataset("digits", per_class=20)
-        >>> config = CompareConfig(per_class=5, rows="none,nfa", seeds=3, steps=5)
+        >>> config = CompareConfig(per_class=5, methods="none,nfa", seeds=3, steps=5)
         >>> comparison = compare(digits, tempfile.mkdtemp(), config=config, progress=False)
-        >>> first, pixels = comparison.rows
+        >>> first, pixels = comparison.methods
         >>> comparison.seeds
         [0, 1, 2]
 
     Attributes:
         config: What was compared.
-        rows: The rows that every seed has, in the order of cost.
-        left_out: The rows for which there was no time.
-        seeds: The seeds.
+        methods: The methods, in the order of cost.
+        seeds: The seeds that every method has.
         seconds: Seconds of all cells, on one process each.
     """
 
-    def __init__(
-        self,
-        config: CompareConfig,
-        images: Images,
-        planned: Sequence[Row],
-        cells: Cells,
-        plan: Plan,
-    ) -> None:
+    def __init__(self, config: CompareConfig, images: Images, cells: Cells, later: int = 0) -> None:
         self.config: CompareConfig = config
-        self.rows: list[Row] = [row for row in planned if row.name in plan.rows]
-        self.left_out: list[Row] = [row for row in planned if row.name not in plan.rows]
-        self.seeds: list[int] = list(range(plan.seeds))
+        self.methods: list[Method] = config.table()
+        self.seeds: list[int] = list(range(cells.whole_seeds([m.name for m in self.methods])))
         self.seconds: float = cells.seconds
-        self._planned: int = len(planned) - 1
-        self._plan: Plan = plan
+        self._later: int = later
         self._images: Images = images
-        self._titles = titles_of(planned, images.shape, pretrained=config.pretrained)
-        self._cells: dict[Row, dict[int, Cell]] = {}
-        for row in self.rows:
-            self._cells[row] = {seed: cells[row.name, seed] for seed in self.seeds}
+        self._titles: dict[Method, str] = titles_of(config, images.shape)
+        self._cells: dict[Method, dict[int, Cell]] = {}
+        for method in self.methods:
+            self._cells[method] = {seed: cells[method.name, seed] for seed in self.seeds}
+        # The advice chooses among methods at one size.
+        self._chosen_from: list[Method] = self.methods
+        if frozen_side(config, images.shape) is not None:
+            self._chosen_from = [method for method in self.methods if not method.frozen]
 
-    def title(self, row: Row) -> str:
-        """The name of a row in the table.
+    def __getattr__(self, name: str) -> object:
+        if name == "rows":
+            raise AttributeError("rows are now methods: comparison.methods")
+        raise AttributeError(f"a Comparison has no attribute {name!r}")
+
+    @property
+    def _first(self) -> Method:
+        """What the others gain over."""
+        return self._chosen_from[0]
+
+    def title(self, method: Method) -> str:
+        """The name of a method in the table.
 
         Args:
-            row: One of `rows`.
+            method: One of `methods`.
 
         Returns:
             The name.
         """
-        return self._titles[row]
+        return self._titles[method]
 
-    def accuracy(self, row: Row) -> float:
-        """The mean accuracy of a row over its seeds.
+    def accuracy(self, method: Method) -> float:
+        """The mean accuracy of a method over the seeds.
 
         Args:
-            row: One of `rows`.
+            method: One of `methods`.
 
         Returns:
             Per cent.
         """
-        return statistics.fmean(cell.accuracy for cell in self._cells[row].values())
+        return statistics.fmean(cell.accuracy for cell in self._cells[method].values())
 
-    def _cost(self, row: Row) -> float:
+    def _cost(self, method: Method) -> float:
         """Mean seconds of a seed, on one process."""
-        return statistics.fmean(cell.seconds for cell in self._cells[row].values())
+        return statistics.fmean(cell.seconds for cell in self._cells[method].values())
 
-    def gain(self, ours: Row, other: Row | None = None) -> Gain:
-        """The gain of a row over another one, paired over seeds.
+    def gain(self, ours: Method, other: Method | None = None) -> Gain:
+        """The gain of a method over another one, paired over seeds.
 
         Args:
-            ours: The row.
-            other: What it is compared with; None for the first row.
+            ours: The method.
+            other: What it is compared with; None for what the table compares with.
 
         Returns:
             Points of accuracy, with the half-width `half` of the 95% interval.
@@ -111,19 +113,21 @@ class Comparison:
             >>> comparison.gain(pixels).number
             3
         """
-        return gain_between(self._cells, ours, other or self.rows[0])
+        return gain_between(self._cells, ours, other or self._first)
 
     def _finding(self) -> Finding | None:
-        return finding_of(self.rows, self._cells, self._planned)
+        if len(self.seeds) < self.config.seeds or self._is_too_short():
+            return None
+        return finding_of(self._chosen_from, self._cells, self._later)
 
-    def best(self) -> Row:
-        """The row to use: the simplest of those that the best one is not clearly above.
+    def best(self) -> Method:
+        """The method to use: the simplest of those that the best one is not significantly above.
 
         Returns:
-            The row; the first one if nothing is clearly better, or if there is no advice.
+            The method; what the others gain over if no gain is significant, or without advice.
         """
         finding = self._finding()
-        return self.rows[0] if finding is None else finding.best
+        return self._first if finding is None else finding.best
 
     def advice(self) -> str:
         """What to do with these images.
@@ -132,32 +136,31 @@ class Comparison:
             A few sentences.
         """
         finding = self._finding()
-        base = self._base
         if finding is None:
             return self._no_advice()
-        if finding.best != self.rows[0]:
-            return f"{self._use(finding.best, finding.gain)}{self._resolution()}"
-        keep = f"Keep {base} ({self.accuracy(self.rows[0]):.1f}%)"
+        if finding.best != self._first:
+            return f"{self._use(finding)}{self._sizes()}"
+        keep = f"Keep {self._base} ({self.accuracy(self._first):.1f}%)"
         if finding.no_effect:
             text = f"{keep}: nothing gains a point of accuracy or more."
         elif finding.gain.mean <= 0:
             text = f"{keep}: nothing gained accuracy over it."
         else:
-            limit = "number of seeds (--seeds, --minutes)"
+            limit = "number of seeds (--seeds)"
             if finding.gain.half_of_images > finding.gain.half_of_seeds:
                 limit = "number of test images (--test-data)"
             text = (
-                f"{keep}: no gain is clear. The largest is that of "
+                f"{keep}: no gain is significant. The largest is that of "
                 f"{self.title(finding.largest)}, {finding.gain} points. The {limit} limits it."
             )
-        return f"{text}{self._resolution()}"
+        return f"{text}{self._sizes()}"
 
     @property
     def _base(self) -> str:
-        """The first row, in a sentence."""
-        row = self.rows[0]
-        if row.frozen or row.added or self.config.pretrained or not self.config.safe:
-            return self.title(row)
+        """What the others gain over, in a sentence."""
+        first = self._first
+        if first.frozen or first.added or self.config.pretrained or not self.config.safe:
+            return self.title(first)
         return f"{self._safe} alone"
 
     @property
@@ -168,48 +171,53 @@ class Comparison:
 
     def _no_advice(self) -> str:
         """Why there is no advice."""
+        done = len(self.seeds)
+        planned = self.config.seeds
         count = len(self._images.names)
-        if len(self.rows) == 1:
-            return "No advice: there is one row."
+        if len(self._chosen_from) == 1:
+            return "No advice: there is one method."
         if count < LEAST_IMAGES:
             return f"No advice: there are {count} test images, and it needs {LEAST_IMAGES}."
-        return f"No advice: {len(self.seeds)} seeds were trained, and advice needs {LEAST_SEEDS}."
+        if done < planned:
+            return f"{done} of {planned} seeds: no advice yet."
+        if planned < LEAST_SEEDS:
+            return f"No advice: {planned} seeds were trained, and advice needs {LEAST_SEEDS}."
+        return (
+            f"No advice: training was too short. After {self.config.steps} steps "
+            f"{self._left():.0%} of the training loss is left without an augmentation, and with "
+            "one it takes longer still: pass more --steps, and another --out."
+        )
 
-    def _use(self, best: Row, gain: Gain) -> str:
-        """A sentence on the best row, and on what it is compared with."""
-        text = f"Use {self.title(best)}: {gain} points of accuracy over {self._base}"
-        others = []
-        plain = Row()
-        if not best.frozen and plain in self.rows[1:] and plain != best:
-            others.append(plain)
-        rivals = []
-        for row in self.rows[1:]:
-            if row.added and row.frozen == best.frozen and bool(row.flow) != bool(best.flow):
-                rivals.append(row)
-        if rivals:
-            others.append(max(rivals, key=self.accuracy))
-        for other in others:
-            lead = self.gain(best, other)
-            if abs(lead.mean) > lead.half:
-                text += f", {lead} over {self.title(other)}"
-            else:
-                text += f", not clearly apart from {self.title(other)} ({lead})"
-        return f"{text}."
+    def _left(self) -> float:
+        """The share of the training loss that is left without an augmentation; NaN if unknown."""
+        plain = [method for method in self.methods if not method.frozen and not method.added]
+        if not plain:
+            return math.nan
+        return statistics.fmean(cell.left for cell in self._cells[plain[0]].values())
 
-    def _resolution(self) -> str:
-        """A sentence on the resolution, if it may be the cause of what the table shows."""
-        small = Row(frozen="small")
-        plain = Row()
-        if small not in self.rows or plain not in self.rows:
+    def _is_too_short(self) -> bool:
+        return is_too_short(self._left())
+
+    def _use(self, finding: Finding) -> str:
+        """A sentence on the best method, and on those that cannot be told apart from it."""
+        best = finding.best
+        text = f"Use {self.title(best)}: {finding.gain} points of accuracy over {self._base}."
+        equals = [f"{self.title(method)} ({self.gain(method)})" for method in finding.equals]
+        if equals:
+            *some, last = equals
+            named = f"{', '.join(some)} and {last}" if some else last
+            text += f" Not told apart from it: {named}."
+        return text
+
+    def _sizes(self) -> str:
+        """A sentence on frozen features that had another size than training."""
+        side = frozen_side(self.config, self._images.shape)
+        if side is None:
             return ""
-        lead = self.gain(plain, small)
-        relation = "not clearly apart from"
-        if abs(lead.mean) > lead.half:
-            relation = "better than" if lead.mean > 0 else "worse than"
         height, width = self._images.shape[1:]
         return (
-            f" Fine-tuning had {height} x {width} pixels, where it is {relation} frozen features "
-            f"({lead} points). With a GPU or more --minutes, --image-size can be the network's own."
+            f" Frozen features had {side} x {side} pixels and fine-tuning {height} x {width}, so "
+            "the advice does not choose between the two."
         )
 
     def text(self) -> str:
@@ -223,12 +231,14 @@ class Comparison:
             "|---|---|---|---|",
         ]
         best = self.best()
-        for row in self.rows:
-            gain = "" if row == self.rows[0] else str(self.gain(row))
-            if row == best and gain:
+        for method in self.methods:
+            gain = "" if method == self._first else str(self.gain(method))
+            if method == best and gain:
                 gain = f"**{gain}**"
-            accuracy = f"{self.accuracy(row):.1f}"
-            lines.append(f"| {self.title(row)} | {accuracy} | {gain} | {self._cost(row):.0f} |")
+            accuracy = f"{self.accuracy(method):.1f}"
+            lines.append(
+                f"| {self.title(method)} | {accuracy} | {gain} | {self._cost(method):.0f} |"
+            )
         notes = [f"- {note}" for note in self.notes()]
         code = paste(self.best(), self.config, self._images)
         if code:
@@ -251,62 +261,33 @@ class Comparison:
             first += f", learning rate {config.lr:g}"
         first += f"; {len(self.seeds)} seeds, {len(self._images.names)} test images"
         notes = [f"{first}; {self.seconds:.0f} s of training in all."]
-        if self._planned:
-            rows = f"all {self._planned} planned rows" if self._planned > 1 else "the planned row"
+        others = len(self._chosen_from) - 1
+        if others:
+            looks = ""
+            if self._later:
+                looks = f" and for {self._later + 1} looks at these results"
             notes.append(
-                "± is a 95% interval of one row over seeds and test images. For the advice "
-                f"a gain is clear if it is above zero over {rows}: if none gains, it names one in "
-                f"about {100 * ERRORS:g}% of comparisons."
+                "± is a 95% interval of one method over seeds and test images. The advice names a "
+                "method only if its gain is significant after correction for all "
+                f"{others} methods{looks}."
             )
         if config.per_class is None:
             notes.append(
                 "Every seed has the same labelled images: the intervals hold no variation of them."
             )
-        flows = [row.flow for row in self.rows if row.flow]
+        flows = [method.flow for method in self.methods if method.flow]
         if len(flows) > len(set(flows)):
             notes.append(
-                "Rows of one checkpoint share its fit and variants: the first has their time."
+                "Methods of one checkpoint share its fit and variants: the first has their time."
             )
-        if any(row.added for row in self.rows):
+        if any(method.added for method in self.methods):
             share = f"; p = {config.p:g}" if flows else ""
             notes.append(
                 f"Nothing was tuned: settings are defaults, chosen with other images{share}."
             )
-        if self.left_out:
-            names = ", ".join(self.title(row) for row in self.left_out)
-            notes.append(
-                f"Left out, for want of time: {names}. All rows need --minutes {self._plan.needed} "
-                "and another --out."
-            )
-        notes += self._collapsed()
-        doubted = self._doubted()
-        if doubted:
-            notes.append(doubted)
+        if Method() in self.methods and not config.pretrained:
+            notes.append(measured_gains(self.accuracy(Method())))
         return [*notes, *self._images.notes]
-
-    def _collapsed(self) -> list[str]:
-        """Trainings that ended near chance."""
-        found = []
-        for row in self.rows:
-            lost = collapsed(self._cells[row], len(self._images.classes))
-            for seed, accuracy in lost.items():
-                found.append(f"{self.title(row)} collapsed in seed {seed}: {accuracy:.1f}%.")
-        return found
-
-    def _doubted(self) -> str:
-        """The images that nothing gets right, whose labels may be wrong."""
-        cells = [cell for found in self._cells.values() for cell in found.values()]
-        if len(self.seeds) < LEAST_SEEDS or max(map(self.accuracy, self.rows)) < _SURE:
-            return ""
-        names = self._images.names
-        wrong = np.flatnonzero(~np.any([cell.right for cell in cells], axis=0))
-        if not len(wrong):
-            return ""
-        shown = ", ".join(names[index] for index in wrong[:_DOUBTED])
-        return (
-            f"{len(wrong)} of {len(names)} test images are wrong in every row and seed: "
-            f"their labels may be wrong ({shown}{', ...' if len(wrong) > _DOUBTED else ''})."
-        )
 
     def figures(self) -> Mapping[str, object]:
         """The table, as JSON values.
@@ -314,12 +295,13 @@ class Comparison:
         Returns:
             Advice, seeds, accuracies, gains and notes.
         """
+        others = [method for method in self.methods if method != self._first]
         return {
             "advice": self.advice(),
             "seeds": len(self.seeds),
             "seconds": round(self.seconds, 1),
-            "accuracy": {self.title(row): round(self.accuracy(row), 2) for row in self.rows},
-            "gain": {self.title(row): str(self.gain(row)) for row in self.rows[1:]},
+            "accuracy": {self.title(one): round(self.accuracy(one), 2) for one in self.methods},
+            "gain": {self.title(one): str(self.gain(one)) for one in others},
             "notes": self.notes(),
             "paste": paste(self.best(), self.config, self._images),
         }
@@ -331,8 +313,36 @@ class Comparison:
             A PNG file.
         """
         bars = []
-        for row in self.rows[1:]:
-            bars.append(Bar(self.title(row), self.gain(row), self._cost(row), bool(row.flow)))
-        first = self.rows[0]
-        cost = f"{self.accuracy(first):.1f}%, {self._cost(first):.0f} s"
-        return gains_picture(bars, f"{self._base} ({cost})")
+        for method in self.methods:
+            if method != self._first:
+                seconds = self._cost(method)
+                bars.append(Bar(self.title(method), self.gain(method), seconds, bool(method.flow)))
+        first = f"{self.accuracy(self._first):.1f}%, {self._cost(self._first):.0f} s"
+        return gains_picture(bars, f"{self._base} ({first})")
+
+
+def frozen_side(config: CompareConfig, shape: Sequence[int]) -> int | None:
+    """The side of what a frozen network sees, if other methods train at another size."""
+    kinds = {method.frozen for method in config.table()}
+    if kinds != {True, False}:
+        return None
+    side, _ = input_size(config)
+    return None if tuple(shape[1:]) == (side, side) else side
+
+
+def titles_of(config: CompareConfig, shape: Sequence[int]) -> dict[Method, str]:
+    """The names of methods in the table; where sizes differ, they say which one they have."""
+    side = frozen_side(config, shape)
+    own = small = ""
+    if side is not None:
+        own = f" at {side} x {side} pixels"
+        small = f" at {shape[1]} x {shape[2]} pixels"
+    found = {}
+    for method in config.table():
+        if method.frozen:
+            found[method] = f"frozen features{own}"
+        elif config.pretrained:
+            found[method] = ", ".join(filter(None, [f"fine-tuned{small}", method.added]))
+        else:
+            found[method] = method.added or "nothing more"
+    return found

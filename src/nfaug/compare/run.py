@@ -1,14 +1,12 @@
-"""Run a comparison: rows times seeds, seed by seed."""
+"""Run a comparison: methods times seeds, seed by seed."""
 
 from __future__ import annotations
 
-import json
 import sys
 import warnings
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
-from time import monotonic
 from typing import Any
 
 import numpy as np
@@ -21,30 +19,26 @@ from nfaug.data.images import LabelledImages
 from nfaug.data.torch_datasets import wrap_dataset
 from nfaug.fitting.opening import load_base
 from nfaug.io.atomic import write_bytes, write_text
-from nfaug.io.errors import reading
 from nfaug.io.extras import require
 from nfaug.io.lock import lock_output
 from nfaug.io.progress import progress_bar
-from nfaug.io.strict_json import read_json
 from nfaug.io.tensors import file_sha256, read_tensors
 from nfaug.io.text import printable
 from nfaug.io.version import __version__
 from nfaug.run.device import pick_device
 
-from .cells import Cells
+from .cells import Cells, check_format
 from .classifier import Classifier, default_steps
 from .config import CompareConfig
 from .figures import LEAST_IMAGES, LEAST_SEEDS, Cell
 from .frozen import input_size
 from .images import Images, decode_images, split_images
-from .pictures import variants_picture
-from .plan import Plan, plan_of
-from .report import Comparison
-from .rows import PIXELS, Row, titles_of
-from .size import check_time
+from .methods import PIXELS, Method
+from .report import Comparison, titles_of
 from .work import Work
 from .workers import RunJobs, workers
 
+_FORMAT = 2  # of settings.json
 _CHUNK = 64  # test images whose features are a job
 
 
@@ -59,21 +53,22 @@ def compare(
 ) -> Comparison:
     """Compare augmentations on a dataset, by classifiers that are trained on few of its images.
 
-    Every row adds something to the safe augmentations of `config.augment`: nothing, RandAugment
+    Every method adds something to the safe augmentations of `config.augment`: nothing, RandAugment
     (arXiv:1909.13719), MixUp (arXiv:1710.09412), NFA in pixels, NFA with another checkpoint, or NFA
-    before RandAugment. With pretrained weights the first row is logistic regression on the features
-    of the frozen network, and the other rows fine-tune it. All rows of a seed share the
-    labelled images, the initial weights and the order of the images. NFA's class statistics come
-    from the labelled images alone.
+    before RandAugment. With pretrained weights the first method classifies features of the frozen
+    network, and the others fine-tune it. All methods of a seed share the labelled images, the
+    initial weights and the order of the images. NFA's class statistics come from the labelled
+    images alone.
 
-    After the first whole seed it is decided how many fit into the time, and which rows are left out
-    if it is short. There is one look at the results, at the end. An interrupted comparison goes on
-    with the same call.
+    What is trained depends on the data and the settings alone, and on no clock. After every whole
+    seed the folder has a table, and after `config.seeds` of them advice. An interrupted comparison
+    goes on with the same call. With more seeds a finished one goes on, too: that is another look at
+    its results, which asks for more (`nfaug.compare.figures.is_significant`).
 
     Args:
         data: Images as `nfaug.wrap_dataset` takes them.
-        out: The folder of the results: table.md, gains.png, variants.png and cells.csv.
-        config: What to compare, and how long.
+        out: The folder of the results: table.md, gains.png and cells.csv.
+        config: What to compare, and how often.
         test_data: Test images; by default a part of each class is held out. Images with the
             pixels of one of them are not trained on.
         processes: How many classifiers are trained at once, each with one thread. With one, they
@@ -81,33 +76,29 @@ def compare(
         progress: Print each result, and a bar, on standard error.
 
     Returns:
-        The rows, with their accuracy in per cent and their gains in points, a table and advice.
+        The methods, with their accuracy in per cent and their gains in points, a table and advice.
 
     Raises:
         ValueError: A class has too few images, there is a checkpoint and no `test_data`, or `out`
-            holds a comparison of something else.
-        FileExistsError: `out` holds a finished comparison, or other files.
-        TimeoutError: Three seeds do not fit into the time. If that is clear from three steps,
-            nothing is trained. Otherwise the first seed is kept, and the same call with more
-            minutes goes on.
+            holds a comparison of something else or of more seeds.
+        FileExistsError: `out` holds other files.
 
     Example:
         >>> from tempfile import mkdtemp
         >>> from nfaug.compare import CompareConfig, compare
         >>> from nfaug import open_dataset
         >>> digits = open_dataset("digits", per_class=20)
-        >>> config = CompareConfig(per_class=5, rows="none,mixup,nfa", seeds=3, steps=5)
+        >>> config = CompareConfig(per_class=5, methods="none,mixup,nfa", seeds=3, steps=5)
         >>> comparison = compare(digits, mkdtemp(), config=config, progress=False)
-        >>> comparison.title(comparison.rows[0]), len(comparison.rows)
+        >>> comparison.title(comparison.methods[0]), len(comparison.methods)
         ('nothing more', 3)
     """
-    started = monotonic()
     config = config or CompareConfig()
     require("torchvision", "scipy", "matplotlib")
     if config.network != CompareConfig.network:
         require("timm", "sklearn")
     folder = Path(out).expanduser()
-    _check_unfinished(folder)
+    check_format(folder, {"format": _FORMAT})
     flows = [flow for flow in config.checkpoint if flow != PIXELS]
     if flows and test_data is None:
         raise ValueError(
@@ -120,39 +111,18 @@ def compare(
         _check_flow(name, pool, wrap_dataset(test_data))
     shape = (pool.channels, *pool.image_size)
     Classifier(config, shape, len(pool.classes), seed=0)  # its errors come first
-    rows = _rows(config, pool)
-    side = input_size(config)[1] if any(row.frozen for row in rows) else None
+    side = None
+    if any(method.frozen for method in config.table()):
+        _, side = input_size(config)
     images = decode_images(pool, test, config, frozen_side=side, progress=progress)
     labelled = len(images.labelled(config.per_class, 0).labels)
     config = replace(config, steps=config.steps or default_steps(config, labelled))
-    record = _record(config, images)
+    facts = _facts(config, images)
     _warn_of_no_advice(config, images)
     with lock_output(folder):
-        _check_unfinished(folder)
-        if not (folder / "cells.csv").exists():
-            check_time(config, rows, images.shape, len(pool.classes), processes)
-        cells = Cells(folder, record, len(images.names))
-        run = _Run(config, images, rows, cells, processes, started, progress)
-        return run.finish(run.fill())
-
-
-def _rows(config: CompareConfig, data: LabelledImages) -> list[Row]:
-    """The rows of the table. Frozen features at the size of fine-tuning stand beside it."""
-    rows = config.table()
-    trained = [row for row in rows if not row.frozen]
-    if len(trained) < len(rows):
-        side, _ = input_size(config)
-        if trained and data.image_size != (side, side):
-            rows.insert(1, Row(frozen="small"))
-    return rows
-
-
-def _check_unfinished(folder: Path) -> None:
-    if (folder / "table.md").exists() and (folder / "settings.json").exists():
-        raise FileExistsError(
-            f"{folder} holds a finished comparison, whose results are in {folder / 'table.md'}. "
-            "Another one needs another folder: --out"
-        )
+        cells = Cells(folder, facts, len(images.names))
+        later = cells.look(config.seeds)
+        return _Run(config, images, cells, later, processes, progress).finish()
 
 
 def _check_shape(data: LabelledImages, config: CompareConfig) -> None:
@@ -200,24 +170,25 @@ def _warn_of_no_advice(config: CompareConfig, images: Images) -> None:
         )
 
 
-def _record(config: CompareConfig, images: Images) -> dict[str, Any]:
-    """What the results depend on; a comparison goes on only while it is the same."""
-    record = asdict(config)
-    del record["minutes"]
-    record["versions"] = {"nfaug": __version__, "torch": torch.__version__}
-    record["device"] = pick_device(config.device).type  # figures of a GPU are not those of a CPU
-    record["rows"] = [row.name for row in config.table()]
-    record["lr"] = config.learning_rate
-    record["shape"] = list(images.shape)
-    record["images"] = images.sha256()
+def _facts(config: CompareConfig, images: Images) -> dict[str, Any]:
+    """What the cells depend on; a comparison goes on only while it is the same."""
+    facts = asdict(config)
+    del facts["seeds"]  # a comparison goes on with more
+    facts["format"] = _FORMAT
+    facts["versions"] = {"nfaug": __version__, "torch": torch.__version__}
+    facts["device"] = pick_device(config.device).type  # figures of a GPU are not those of a CPU
+    facts["methods"] = [method.name for method in config.table()]
+    facts["lr"] = config.learning_rate
+    facts["shape"] = list(images.shape)
+    facts["images"] = images.sha256()
     for name in config.checkpoint:
-        record[f"files of {name}"] = read_manifest(resolve(name, whole=False))["files"]
-    record["weights"] = None
+        facts[f"files of {name}"] = read_manifest(resolve(name, whole=False))["files"]
+    facts["weights"] = None
     if config.weights is not None:
         file = Path(config.weights)
         read_tensors(file)  # for a damaged file timm raises no ValueError
-        record["weights"] = file_sha256(file)  # in place of the path
-    return record
+        facts["weights"] = file_sha256(file)  # in place of the path
+    return facts
 
 
 class _Run:
@@ -227,161 +198,118 @@ class _Run:
         self,
         config: CompareConfig,
         images: Images,
-        rows: list[Row],
         cells: Cells,
+        later: int,
         processes: int,
-        started: float,
         progress: bool,
     ) -> None:
         self.config = config
         self.images = images
-        self.rows = rows
         self.cells = cells
+        self.later = later
         self.processes = processes
-        self.started = started
         self.progress = progress
         self.folder = cells.file.parent
-        self.features: dict[str, NDArray[np.float32]] = {}  # of the test images
-        self.titles = titles_of(rows, images.shape, pretrained=config.pretrained)
+        self.methods = config.table()
+        self.titles = titles_of(config, images.shape)
 
-    def fill(self) -> Plan:
-        """Compute the cells that are missing, and return the plan.
+    def finish(self) -> Comparison:
+        """Compute the cells that are missing, and write the report.
 
         Raises:
             KeyboardInterrupt: With what is kept, and how to go on.
         """
+        planned = len(self.methods) * self.config.seeds
+        missing = self._missing()
+        self.bar = progress_bar(
+            planned,
+            f"{self.config.seeds} seeds",
+            "training",
+            shown=self.progress,
+            initial=planned - sum(len(methods) for methods, _ in missing),
+        )
         try:
-            self._picture()
-            kept = [name for name, _ in self.cells if not name.startswith("frozen")]
-            self.kept_steps = len(kept) * (self.config.steps or 0)
-            self.bar = progress_bar(
-                self._steps(self.rows, [0]),
-                "the first seed",
-                "step",
-                shown=self.progress,
-                initial=self.kept_steps,
-            )
-            with self.bar, workers(
-                self.images, self.config, self.processes, self.folder / ".images", self._report
-            ) as run_jobs:  # fmt: skip
-                names = ", ".join(self.titles.values())
-                self._say(f"{len(self.images.names)} test images. Rows: {names}")
-                self._test_features(run_jobs)
-                self._compute(run_jobs, self.rows, [0])
-                plan = self._plan()
-                rows = [row for row in self.rows if row.name in plan.rows]
-                self.bar.total += self._steps(rows, range(1, plan.seeds))
-                self.bar.set_description(f"{plan.seeds} seeds")
-                self._compute(run_jobs, rows, range(1, plan.seeds))
+            if missing:
+                self._fill(missing)
         except KeyboardInterrupt:
             raise KeyboardInterrupt(
                 f"interrupted: {len(self.cells)} classifiers are kept in {self.folder}, and the "
                 "same command goes on"
             ) from None
-        return plan
+        return self._report()
 
-    def _picture(self) -> None:
-        """Draw what is compared, before anything is trained."""
-        file = self.folder / "variants.png"
-        if not file.exists() and any(not row.frozen for row in self.rows):
-            write_bytes(file, variants_picture(self.images, self.rows, self.config))
+    def _fill(self, missing: list[tuple[tuple[Method, ...], int]]) -> None:
+        with self.bar, workers(
+            self.images, self.config, self.processes, self.folder / ".images"
+        ) as run_jobs:  # fmt: skip
+            names = ", ".join(self.titles.values())
+            self._say(f"{len(self.images.names)} test images. Methods: {names}")
+            features = self._test_features(run_jobs, missing)
+            jobs: dict[tuple[tuple[Method, ...], int], tuple[Any, ...]] = {}
+            for methods, seed in missing:
+                if methods[0].frozen:
+                    jobs[methods, seed] = Work.frozen, seed, features
+                else:
+                    jobs[methods, seed] = Work.trained, methods, seed
+            for (methods, seed), cells in run_jobs(jobs):
+                self._keep(methods, seed, cells)
 
-    def _steps(self, rows: list[Row], seeds: range | list[int]) -> int:
-        trained = [row for row in rows if not row.frozen]
-        return (self.config.steps or 0) * len(trained) * len(seeds)
+    def _missing(self) -> list[tuple[tuple[Method, ...], int]]:
+        """The methods that lack a cell, seed by seed, in jobs.
 
-    def _report(self, steps: int) -> None:
-        """Show the steps of this call, and those of cells that were kept."""
-        self.bar.update(self.kept_steps + steps - self.bar.n)
+        Of several processes, one computes all methods of a flow, which have one fit. They come
+        first in a seed, since they take longest.
+        """
+        found = []
+        for seed in range(self.config.seeds):
+            jobs: dict[object, list[Method]] = {}
+            for method in self.methods:
+                if (method.name, seed) not in self.cells:
+                    together = method.flow if self.processes > 1 and method.flow else method
+                    jobs.setdefault(together, []).append(method)
+            longest_first = list(jobs.values())
+            if self.processes > 1:
+                longest_first.sort(key=lambda job: not job[0].flow)
+            found += [(tuple(job), seed) for job in longest_first]
+        return found
+
+    def _test_features(
+        self, run_jobs: RunJobs, missing: Iterable[tuple[tuple[Method, ...], int]]
+    ) -> NDArray[np.float32] | None:
+        """Features of the test images, if a frozen network is to be compared."""
+        if not any(methods[0].frozen for methods, _ in missing):
+            return None
+        count = len(self.images.names)
+        starts = range(0, count, _CHUNK)
+        jobs = {start: (Work.test_features, start, min(start + _CHUNK, count)) for start in starts}
+        parts = dict(run_jobs(jobs))
+        return np.concatenate([parts[start] for start in starts])
+
+    def _keep(self, methods: Sequence[Method], seed: int, cells: list[Cell]) -> None:
+        before = self._whole_seeds()
+        names = [(method.name, seed) for method in methods]
+        self.cells.add_all(dict(zip(names, cells, strict=True)))
+        for method, cell in zip(methods, cells, strict=True):
+            title = self.titles[method]
+            self._say(f"{title}, seed {seed}: {cell.accuracy:.1f}% ({cell.seconds:.0f} s)")
+        self.bar.update(len(methods))
+        if before < self._whole_seeds() < self.config.seeds:
+            write_text(self.folder / "table.md", self._comparison().text())
+
+    def _whole_seeds(self) -> int:
+        return self.cells.whole_seeds([method.name for method in self.methods])
+
+    def _comparison(self) -> Comparison:
+        return Comparison(self.config, self.images, self.cells, self.later)
 
     def _say(self, line: str) -> None:
         if self.progress:
             self.bar.write(printable(line), file=sys.stderr)
 
-    def _test_features(self, run_jobs: RunJobs) -> None:
-        """Features of the test images, at each size."""
-        count = len(self.images.names)
-        for kind in {row.frozen for row in self.rows if row.frozen}:
-            starts = range(0, count, _CHUNK)
-            jobs = {
-                start: (Work.test_features, kind, start, min(start + _CHUNK, count))
-                for start in starts
-            }
-            parts = dict(run_jobs(jobs))
-            self.features[kind] = np.concatenate([parts[start] for start in starts])
-
-    def _jobs(self, rows: list[Row], seed: int) -> list[list[Row]]:
-        """The missing rows of a seed, one by one, or as several processes compute them.
-
-        Of several, one computes all rows of a flow, which have one fit. They begin with these,
-        which take longest.
-        """
-        missing = [row for row in rows if (row.name, seed) not in self.cells]
-        if self.processes == 1:
-            return [[row] for row in missing]
-        jobs: dict[object, list[Row]] = {}
-        for row in missing:
-            jobs.setdefault(row.flow or row, []).append(row)
-        return sorted(jobs.values(), key=lambda job: not job[0].flow)
-
-    def _compute(self, run_jobs: RunJobs, rows: list[Row], seeds: Iterable[int]) -> None:
-        jobs: dict[tuple[tuple[Row, ...], int], tuple[Any, ...]] = {}
-        for seed in seeds:
-            for job in self._jobs(rows, seed):
-                kind = job[0].frozen
-                if kind:
-                    jobs[tuple(job), seed] = Work.frozen, kind, seed, self.features[kind]
-                else:
-                    jobs[tuple(job), seed] = Work.trained, job, seed
-        for (job_rows, seed), cells in run_jobs(jobs):
-            self._keep(job_rows, seed, cells)
-
-    def _keep(self, rows: Sequence[Row], seed: int, cells: list[Cell]) -> None:
-        names = [(row.name, seed) for row in rows]
-        self.cells.add_all(dict(zip(names, cells, strict=True)))
-        for row, cell in zip(rows, cells, strict=True):
-            title = self.titles[row]
-            self._say(f"{title}, seed {seed}: {cell.accuracy:.1f}% ({cell.seconds:.0f} s)")
-
-    def _plan(self) -> Plan:
-        """The plan, made after the first whole seed, or before an interruption."""
-        file = self.folder / "plan.json"
-        if file.exists():
-            with reading(file):
-                plan = Plan(**read_json(file))
-            if plan.minutes != self.config.minutes:
-                raise ValueError(
-                    f"{self.folder} holds a comparison of {plan.minutes:g} minutes, and minutes "
-                    f"is {self.config.minutes:g}: the same command goes on; another one needs "
-                    "another --out"
-                )
-            return plan
-        seconds = {row: max(0.01, self.cells[row.name, 0].seconds) for row in self.rows}
-        a_seed = sum(seconds.values()) / self.processes
-        plan = plan_of(
-            seconds,
-            spent=max(monotonic() - self.started, a_seed),  # more, if it was interrupted before
-            minutes=self.config.minutes,
-            most=self.config.seeds,
-            processes=self.processes,
-        )
-        write_text(file, json.dumps(plan._asdict()))
-        line = f"{plan.seeds} seeds of {len(plan.rows)} rows"
-        if plan.left_out:
-            names = [self.titles[row] for row in self.rows if row.name in plan.left_out]
-            line += (
-                f" fit into {plan.minutes:g} minutes; left out: {', '.join(names)}. With --minutes "
-                f"{plan.needed} and another --out all rows fit"
-            )
-        elif plan.seeds < self.config.seeds:
-            line += f" fit into {plan.minutes:g} minutes"
-        self._say(f"{line}.")
-        return plan
-
-    def finish(self, plan: Plan) -> Comparison:
+    def _report(self) -> Comparison:
         """Write the report; the comparison is then finished."""
-        comparison = Comparison(self.config, self.images, self.rows, self.cells, plan)
-        if len(comparison.rows) > 1:
-            write_bytes(self.folder / "gains.png", comparison.plot())
+        comparison = self._comparison()
         write_text(self.folder / "table.md", comparison.text())
+        if len(comparison.methods) > 1:
+            write_bytes(self.folder / "gains.png", comparison.plot())
         return comparison

@@ -1,4 +1,4 @@
-"""The augmentations that are compared with NFA, and the safe ones below them."""
+"""The augmentations that are compared with NFA, and the safe ones that come after them."""
 
 from __future__ import annotations
 

@@ -1,7 +1,8 @@
-"""What is computed for the rows of a seed."""
+"""What is computed for the methods of a seed."""
 
 from __future__ import annotations
 
+import math
 import warnings
 from collections.abc import Callable, Sequence
 from time import monotonic
@@ -26,8 +27,10 @@ from .config import CompareConfig
 from .figures import Cell
 from .frozen import FrozenNetwork, classify, input_size
 from .images import Images, Part
-from .rows import Row
+from .methods import Method
 from .transforms import transform_of
+
+_LAST = 0.1  # of the steps, whose mean loss is what training left
 
 
 class Work:
@@ -40,62 +43,69 @@ class Work:
     """
 
     def __init__(
-        self, images: Images, config: CompareConfig, after_step: Callable[[Any], object]
+        self, images: Images, config: CompareConfig, after_step: Callable[[], object]
     ) -> None:
         self.images: Images = images
         self.config: CompareConfig = config
-        self.after_step: Callable[[Any], object] = after_step
-        self._networks: dict[str, FrozenNetwork] = {}
+        self.after_step: Callable[[], object] = after_step
+        self._network: FrozenNetwork | None = None
         self._bank: tuple[str, int, Tensor] | None = None  # the last one, its flow and its seed
-        transform_of((), "", (8, 8))  # torchvision is slow to import: not in the time of a row
+        transform_of((), "", (8, 8))  # torchvision is slow to import: not in a method's seconds
 
-    def test_features(self, kind: str, start: int, stop: int) -> NDArray[np.float32]:
-        """Features of some of the test images; `kind` is that of `Row.frozen`."""
-        return self._features(kind, self.images.test.rows(torch.arange(start, stop)))
+    def test_features(self, start: int, stop: int) -> NDArray[np.float32]:
+        """Features of some of the test images."""
+        return self._features(self.images.test.rows(torch.arange(start, stop)))
 
-    def _features(self, kind: str, part: Part) -> NDArray[np.float32]:
-        channels, height, width = self.images.shape
-        if kind not in self._networks:
+    def _features(self, part: Part) -> NDArray[np.float32]:
+        if self._network is None:
             side, _ = input_size(self.config)
-            size = (side, side) if kind == "own" else (height, width)
-            self._networks[kind] = FrozenNetwork(self.config, channels, size)
-        return self._networks[kind].features(part.large if kind == "own" else part.images)
+            channels, _, _ = self.images.shape
+            self._network = FrozenNetwork(self.config, channels, (side, side))
+        return self._network.features(part.large)
 
-    def frozen(self, kind: str, seed: int, test: NDArray[np.float32]) -> list[Cell]:
+    def frozen(self, seed: int, test: NDArray[np.float32]) -> list[Cell]:
         """Classify the features `test` by those of a seed's labelled images."""
         started = monotonic()
         part = self.images.labelled(self.config.per_class, seed)
-        guesses = classify(self._features(kind, part), part.labels.numpy(), test, seed)
+        guesses = classify(self._features(part), part.labels.numpy(), test, seed)
         right = guesses == self.images.test.labels.numpy()
         return [Cell(right, monotonic() - started)]
 
-    def trained(self, rows: Sequence[Row], seed: int) -> list[Cell]:
-        """Train a classifier for each of these rows, and test them."""
+    def trained(self, methods: Sequence[Method], seed: int) -> list[Cell]:
+        """Train a classifier for each of these methods, and test them."""
         part = self.images.labelled(self.config.per_class, seed)
         cells = []
-        for row in rows:
+        for method in methods:
             started = monotonic()
-            bank = self._bank_of(row.flow, part, seed) if row.flow else None
-            right = self._train(row, seed, part, bank)
-            cells.append(Cell(right, monotonic() - started))
+            bank = self._bank_of(method.flow, part, seed) if method.flow else None
+            right, left = self._train(method, seed, part, bank)
+            cells.append(Cell(right, monotonic() - started, left))
         return cells
 
     def _bank_of(self, flow: str, part: Part, seed: int) -> Tensor:
-        """The variants of a flow, which the next row of the same flow and seed shares."""
+        """The variants of a flow, which the next method of the same flow and seed shares."""
         if self._bank is None or self._bank[:2] != (flow, seed):
             few = TensorDataset(part.images, part.labels)
             self._bank = flow, seed, bank_of(flow, few, self.config, seed)
         return self._bank[2]
 
-    def _train(self, row: Row, seed: int, part: Part, bank: Tensor | None) -> NDArray[np.bool_]:
-        """Which test images are right."""
+    def _train(
+        self, method: Method, seed: int, part: Part, bank: Tensor | None
+    ) -> tuple[NDArray[np.bool_], float]:
+        """Which test images are right, and the share of the training loss that is left."""
         shape = self.images.shape
         classes = len(self.images.classes)
+        losses: list[Tensor] = []
+
+        def after_step(loss: Tensor) -> None:
+            losses.append(loss)
+            self.after_step()
+
         with torch.random.fork_rng(devices=[]):  # torchvision draws from the global generator
             torch.default_generator.manual_seed(seed)
-            transform = transform_of(self.config.safe, row.policy, shape[1:])
+            transform = transform_of(self.config.safe, method.policy, shape[1:])
             mixup = None
-            if row.policy == "mixup":
+            if method.policy == "mixup":
                 mixup = _mixup(classes)
 
             def draw(rows: Tensor) -> tuple[Tensor, Tensor]:
@@ -106,9 +116,11 @@ class Work:
                 return (batch, labels) if mixup is None else mixup(batch.float(), labels)
 
             classifier = Classifier(self.config, shape, classes, seed)
-            classifier.train(draw, len(part.labels), self.after_step)
+            classifier.train(draw, len(part.labels), after_step)
         test = self.images.test
-        return classifier.right(test.images, test.labels).numpy()
+        last = torch.stack(losses[-math.ceil(_LAST * len(losses)) :])
+        left = float(last.mean()) / math.log(classes)
+        return classifier.right(test.images, test.labels).numpy(), left
 
 
 def _mixup(classes: int) -> Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]:

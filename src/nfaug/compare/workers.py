@@ -10,12 +10,10 @@ import signal
 import sys
 import threading
 from collections.abc import Callable, Iterator, Mapping
-from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
-from itertools import islice
 from multiprocessing.connection import wait as wait_for_process
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 import numpy as np
@@ -25,16 +23,16 @@ from .config import CompareConfig
 from .images import Images, Part
 from .work import Work
 
-#: One thread each, so that none waits for another one; and memory that is freed is kept by glibc,
-#: since the kernel's new pages take a third of the time of a small network.
+#: One thread each, so that cells are the same on unlike machines, and none waits for another one;
+#: and memory that is freed is kept by glibc, since the kernel's new pages take a third of the time
+#: of a small network.
 _ENVIRONMENT = {
     "OMP_NUM_THREADS": "1",
     "MKL_NUM_THREADS": "1",
     "MALLOC_MMAP_THRESHOLD_": str(2**30),
     "MALLOC_TRIM_THRESHOLD_": str(2**31 - 1),
 }
-_WATCHED = 0.5  # seconds between two looks at the steps that the processes have taken
-_HELD_BACK = 0.5  # seconds that Ctrl-C may wait
+_LOOKS = 0.5  # seconds between two looks for Ctrl-C
 
 Jobs = Mapping[Any, tuple[Any, ...]]  # what each is for: (Work.method, *arguments)
 RunJobs = Callable[[Jobs], Iterator[tuple[Any, Any]]]
@@ -43,13 +41,7 @@ _stop: Any  # a shared number: not 0 after Ctrl-C
 
 
 @contextlib.contextmanager
-def workers(
-    images: Images,
-    config: CompareConfig,
-    count: int,
-    folder: Path,
-    report: Callable[[int], object],
-) -> Iterator[RunJobs]:
+def workers(images: Images, config: CompareConfig, count: int, folder: Path) -> Iterator[RunJobs]:
     """Yield a function that runs jobs, and yields what each is for with its result, as they end.
 
     With one process, jobs run in this one, in their order. More processes read the images from
@@ -60,41 +52,32 @@ def workers(
         config: What is compared.
         count: The number of processes.
         folder: Where the images of several processes are kept meanwhile.
-        report: Takes the number of steps that optimisers have taken so far.
 
     Raises:
         ChildProcessError: A process ended.
     """
     shutil.rmtree(folder, ignore_errors=True)
     if count == 1:
-        yield _in_this_process(images, config, report)
+        work = Work(images, config, lambda: None)
+        yield lambda jobs: _in_this_process(work, jobs)
         return
     spawned = multiprocessing.get_context("spawn")
-    steps = spawned.Value("q", 0)
     stop = spawned.Value("b", 0, lock=False)  # a process that is killed would keep the lock
-    ended = threading.Event()
-
-    def watch() -> None:
-        while not ended.wait(_WATCHED):
-            report(steps.value)
-
+    few = [images.classes, images.names, images.notes]
     try:
         _write(images, folder)
-        few = [images.classes, images.names, images.notes]
-        pool = ProcessPoolExecutor(count, spawned, _start, (folder, few, config, steps, stop))
-        with pool:
-            try:
-                with _held_back() as interruptions, _surroundings():
-                    # A job starts a process.
-                    for started in [pool.submit(int) for _ in range(count)]:
-                        started.result()
-                _heed(interruptions)
-                threading.Thread(target=watch, daemon=True).start()
-                yield lambda jobs: _in_pool(pool, count, jobs)
-            finally:  # also after Ctrl-C: what runs ends with its next step
-                ended.set()
-                stop.value = 1
-                pool.shutdown(cancel_futures=True)
+        with _interruptions() as interrupted:
+            pool = ProcessPoolExecutor(count, spawned, _start, (folder, few, config, stop))
+            with pool:
+                try:
+                    with _inherited():
+                        # A job starts a process.
+                        for started in [pool.submit(int) for _ in range(count)]:
+                            started.result()
+                    yield lambda jobs: _in_pool(pool, jobs, interrupted)
+                finally:  # also after Ctrl-C: what runs ends with its next step
+                    stop.value = 1
+                    pool.shutdown(cancel_futures=True)
     except BrokenProcessPool:
         raise ChildProcessError(
             "a process of the comparison ended; if memory is short, try --processes 1. A script "
@@ -104,44 +87,29 @@ def workers(
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def _in_this_process(
-    images: Images, config: CompareConfig, report: Callable[[int], object]
-) -> RunJobs:
-    steps = 0
-
-    def after_step(_: Any) -> None:
-        nonlocal steps
-        steps += 1
-        report(steps)
-
-    work = Work(images, config, after_step)
-
-    def run(jobs: Jobs) -> Iterator[tuple[Any, Any]]:
-        for purpose, (method, *arguments) in jobs.items():
-            yield purpose, method(work, *arguments)
-
-    return run
+def _in_this_process(work: Work, jobs: Jobs) -> Iterator[tuple[Any, Any]]:
+    for purpose, (method, *arguments) in jobs.items():
+        yield purpose, method(work, *arguments)
 
 
-def _in_pool(pool: ProcessPoolExecutor, count: int, jobs: Jobs) -> Iterator[tuple[Any, Any]]:
-    """Run jobs in the pool's processes; two are there for each, so that none waits."""
-    coming = iter(jobs.items())
-    running: dict[Future[Any], Any] = {}
-    while True:
-        with _held_back() as interruptions:
-            for purpose, (method, *arguments) in islice(coming, 2 * count - len(running)):
-                running[pool.submit(_run, method.__name__, arguments)] = purpose
-            ended = wait(running, _HELD_BACK, FIRST_COMPLETED).done
+def _in_pool(
+    pool: ProcessPoolExecutor, jobs: Jobs, interrupted: list[int]
+) -> Iterator[tuple[Any, Any]]:
+    """Run jobs in the pool's processes, in their order."""
+    running = {}
+    for purpose, (method, *arguments) in jobs.items():
+        running[pool.submit(_run, method.__name__, arguments)] = purpose
+    while running:
+        ended = wait(running, _LOOKS, FIRST_COMPLETED).done
+        if interrupted:
+            raise KeyboardInterrupt
         for future in ended:
             yield running.pop(future), future.result()
-        _heed(interruptions)
-        if not ended and not running:
-            return
 
 
 @contextlib.contextmanager
-def _held_back() -> Iterator[list[int]]:
-    """Hold Ctrl-C back during a block, and yield a list that has it, for `_heed` afterwards.
+def _interruptions() -> Iterator[list[int]]:
+    """Collect Ctrl-C in a list during a block.
 
     The pool's threads share locks with this one. An exception while this thread holds one leaves it
     locked, and the pool never ends.
@@ -150,25 +118,17 @@ def _held_back() -> Iterator[list[int]]:
     if threading.current_thread() is not threading.main_thread():  # which signals are for
         yield signals
         return
-
-    def note(number: int, frame: FrameType | None) -> None:
-        signals.append(number)
-
-    handler = signal.signal(signal.SIGINT, note)
+    handler = signal.signal(signal.SIGINT, lambda number, _: signals.append(number))
     try:
         yield signals
     finally:
         signal.signal(signal.SIGINT, handler)
-
-
-def _heed(interruptions: list[int]) -> None:
-    """Let Ctrl-C that was held back have its effect."""
-    if interruptions:
+    if signals:  # after the last job
         signal.raise_signal(signal.SIGINT)
 
 
 @contextlib.contextmanager
-def _surroundings() -> Iterator[None]:
+def _inherited() -> Iterator[None]:
     """Set what new processes inherit: the environment, and that Ctrl-C is not for them."""
     before = dict(os.environ)
     os.environ.update(_ENVIRONMENT | before | {"OMP_NUM_THREADS": "1"})
@@ -199,22 +159,16 @@ def _read(folder: Path, name: str) -> Part:
     return Part(*arrays)
 
 
-def _start(folder: Path, few: Any, config: CompareConfig, steps: Any, stop: Any) -> None:
+def _start(folder: Path, few: Any, config: CompareConfig, stop: Any) -> None:
     """Prepare a process of the pool."""
     global _work, _stop
     _stop = stop
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the process that waits
     threading.Thread(target=_end_with_parent, daemon=True).start()
     torch.set_num_threads(1)
-
-    def after_step(_: Any) -> None:
-        _check_running()
-        with steps.get_lock():
-            steps.value += 1
-
     classes, names, notes = few
     images = Images(classes, _read(folder, "pool"), _read(folder, "test"), names, notes)
-    _work = Work(images, config, after_step)
+    _work = Work(images, config, _check_running)
 
 
 def _end_with_parent() -> None:
