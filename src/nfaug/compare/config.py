@@ -53,7 +53,7 @@ class CompareConfig:
             nfa+trivialaugment and nfa+specaugment; empty for those that suit network and `augment`.
         test_images: The most test images, drawn at random; more take time.
         seeds: Repetitions, each with its own labelled images, weights and draws. There is advice
-            after all of them: ten find most gains of 5 points, five a third, three few.
+            after all of them: ten find most gains of 5 points, five a third, three a tenth.
         steps: Optimiser steps of a classifier; None for ten passes over the labelled images, at
             least 800 (300 from pretrained weights) and at most 2,000.
         lr: Peak learning rate; None for 0.1 (small-cnn), 1e-3 (a timm model), or 6e-4 (pretrained).
