@@ -27,7 +27,9 @@ from nfaug.io.atomic import write_text
 
 RANDAUGMENT = "RandAugment"
 METHODS = (NOTHING, NFA, RANDAUGMENT)
-COLUMNS = ("set", "steps", "method", "seed", "passes", "left", "accuracy", "seconds")
+COLUMNS = (
+    "set", "per_class", "steps", "method", "seed", "passes", "left", "accuracy", "seconds"
+)  # fmt: skip
 Line = dict[str, str]
 
 
@@ -54,6 +56,7 @@ def trained(args: argparse.Namespace, name: str, steps: int, method: str, seed: 
     right = classifier.right(*test).float().mean()
     return {
         "set": name,
+        "per_class": str(args.per_class),
         "steps": str(steps),
         "method": method,
         "seed": str(seed),
@@ -87,13 +90,14 @@ def main() -> None:
     args = parser.parse_args()
     file = args.results / "rows.csv"
     lines = read(file)
-    known = {(line["set"], line["steps"], line["method"], line["seed"]) for line in lines}
+    known = {tuple(line[name] for name in COLUMNS[:5]) for line in lines}
+    labels = str(args.per_class)
     torch.set_num_threads(1)
     for seed in range(args.seeds):
         for name in args.sets:
             for steps in args.steps:
                 for method in METHODS:
-                    if (name, str(steps), method, str(seed)) in known:
+                    if (name, labels, str(steps), method, str(seed)) in known:
                         continue
                     lines.append(trained(args, name, steps, method, seed))
                     write(file, lines)
