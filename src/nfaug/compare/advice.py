@@ -9,7 +9,8 @@ from .figures import LEAST_IMAGES, LEAST_SEEDS, Cell, Gain, gain_of, is_signific
 from .methods import Method
 
 NO_EFFECT = 1.0  # points of accuracy that matter to nobody
-MOST_LEFT = 0.05  # of the training loss, as a share of log(classes)
+MOST_LEFT = 0.05  # of the training loss without an augmentation, as a share of log(classes)
+MOST_LEFT_OF_ITS_OWN = 0.2  # of a method's own training loss
 
 CellsOfMethods = Mapping[Method, Mapping[int, Cell]]
 
@@ -96,3 +97,11 @@ def is_too_short(left: float) -> bool:
     With more left, gains had another sign than after 800 steps: lab/results/short.
     """
     return left > MOST_LEFT
+
+
+def may_gain_more(method: Method, left: float) -> bool:
+    """Whether a method still learns at the end of its training, so that more steps may help it.
+
+    MixUp's loss says nothing of that, since no network can guess its weights.
+    """
+    return method.policy != "mixup" and bool(method.added) and left > MOST_LEFT_OF_ITS_OWN

@@ -6,7 +6,7 @@ import math
 import statistics
 from collections.abc import Mapping, Sequence
 
-from .advice import Finding, finding_of, gain_between, is_too_short
+from .advice import Finding, finding_of, gain_between, is_too_short, may_gain_more
 from .cells import Cells
 from .config import SAFE, CompareConfig
 from .figures import LEAST_IMAGES, LEAST_SEEDS, Cell, Gain
@@ -190,13 +190,28 @@ class Comparison:
 
     def _left(self) -> float:
         """The share of the training loss that is left without an augmentation; NaN if unknown."""
-        plain = [method for method in self.methods if not method.frozen and not method.added]
-        if not plain:
-            return math.nan
-        return statistics.fmean(cell.left for cell in self._cells[plain[0]].values())
+        plain = Method()
+        return self._left_of(plain) if plain in self.methods else math.nan
+
+    def _left_of(self, method: Method) -> float:
+        return statistics.fmean(cell.left for cell in self._cells[method].values())
 
     def _is_too_short(self) -> bool:
         return is_too_short(self._left())
+
+    def _unfinished(self) -> list[str]:
+        """A note on the methods that still learned when training ended."""
+        found = []
+        for method in self.methods:
+            left = self._left_of(method)
+            if may_gain_more(method, left):
+                found.append(f"{self.title(method)} ({left:.0%})")
+        if not found:
+            return []
+        return [
+            "Still learning when training ended, by the share of the training loss that is left: "
+            f"{', '.join(found)}. With more --steps these may gain more."
+        ]
 
     def _use(self, finding: Finding) -> str:
         """A sentence on the best method, and on those that cannot be told apart from it."""
@@ -285,6 +300,7 @@ class Comparison:
             notes.append(
                 f"Nothing was tuned: settings are defaults, chosen with other images{share}."
             )
+        notes += self._unfinished()
         if Method() in self.methods and not config.pretrained:
             notes.append(measured_gains(self.accuracy(Method())))
         return [*notes, *self._images.notes]
