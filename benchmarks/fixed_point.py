@@ -5,9 +5,10 @@
     python benchmarks/fixed_point.py --part scale       # 1,000 classes, compared with the products
     python benchmarks/fixed_point.py --part divergence --data cifar10-train.tar
 
-The direct form evaluates the equations as printed, with tensors of size K x K x d. The divergence
-table uses the latents of the images in --data under a freshly initialised flow or, without --data,
-random statistics of similar size.
+Tables of `fit: both` have the two rules of the released kind: `released`, with the sum over classes
+inside the spread, and `no_class_sum`. The direct form evaluates the equations as they are written,
+with tensors of size K x K x d. The divergence table uses the latents of the images in --data under
+a freshly initialised flow or, without --data, random statistics of similar size.
 """
 
 from __future__ import annotations
@@ -35,6 +36,8 @@ from nfaug.flows.flow import Flow
 from nfaug.flows.mef_config import MefConfig
 
 WEIGHTS = (10, 50, 300, 3333)
+# Of the means alone, no rule of the covariances matters.
+FITS = (("means", "released"), ("both", "released"), ("both", "no_class_sum"))
 BOUNDS = (0.1, 10.0)
 
 
@@ -48,12 +51,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--per-class", type=int, help="use this many images of each class")
     parser.add_argument("--threads", type=int, default=os.cpu_count(), help="torch threads")
     parser.add_argument("--small", action="store_true", help="tiny sizes, as a quick check")
-    parser.add_argument("--memory-of", choices=["means", "both"], help=argparse.SUPPRESS)
+    parser.add_argument("--memory-of", nargs=2, help=argparse.SUPPRESS)
     options = parser.parse_args(arguments)
     torch.set_num_threads(options.threads)
     scale = (20, 500) if options.small else (1000, 12288)
     if options.memory_of:
-        print(peak_memory(options.memory_of, *scale))
+        print(peak_memory(*options.memory_of, *scale))
         return
     print(f"torch {torch.__version__}, {options.threads} threads, float64\n")
     if options.part in ("solve", "all"):
@@ -75,20 +78,25 @@ def synthetic(classes: int, dim: int) -> tuple[Tensor, Tensor]:
 
 
 def direct_step(
-    m: Tensor, s: Tensor, mu: Tensor, v: Tensor, c: float, alpha: float, fit: str
+    m: Tensor, s: Tensor, mu: Tensor, v: Tensor, config: FixedPointConfig
 ) -> tuple[Tensor, Tensor]:
-    """One update by the released rule, with tensors of size K x K x d."""
+    """One update by a released rule, with tensors of size K x K x d."""
+    c = config.weight(*m.shape)
     differences = mu[:, None] - mu[None]
     ratios = (v[:, None] + differences.square()) / v[None]
     kl = 0.5 * (ratios - 1 + v[None].log() - v[:, None].log()).sum(dim=2)
-    kernel = class_kernel(kl.fill_diagonal_(0), alpha=alpha)
-    average = v.mean(dim=1)
-    pull = kernel / average[None] + kernel.T / average[:, None]
-    means = m + c * average[:, None] * (pull[:, :, None] * differences).sum(dim=1)
-    if fit == "means":
+    kernel = class_kernel(kl.fill_diagonal_(0), alpha=config.alpha)
+    precision = v.reciprocal().mean(dim=1)
+    pull = kernel * precision[None] + kernel.T * precision[:, None]
+    moves = (pull[:, :, None] * differences).sum(dim=1)
+    means = m + c * v.mean(dim=1, keepdim=True) * moves
+    if config.fit == "means":
         return means, v
     out, back = kernel[:, :, None], kernel.T[:, :, None]
-    spread = (back * (differences.square() + v[None])).sum(dim=1)
+    squares = differences.square()
+    if config.update == "released":
+        squares = squares.sum(dim=1)[None]
+    spread = (back * (squares + v[None])).sum(dim=1)
     a = v * (1 + c * (out - back).sum(dim=1)) + c * spread
     b = s + c * v.square() * (out / v[None]).sum(dim=1)
     return means, (b / a).sqrt()
@@ -98,9 +106,7 @@ def direct_solve(m: Tensor, s: Tensor, config: FixedPointConfig) -> tuple[Tensor
     mu, v = m, torch.ones_like(s) if config.fit == "means" else s
     iteration = 1
     while True:
-        means, variances = direct_step(
-            m, s, mu, v, config.weight(*m.shape), config.alpha, config.fit
-        )
+        means, variances = direct_step(m, s, mu, v, config)
         moves = max((means - mu).norm(dim=1).max(), (variances - v).norm(dim=1).max())
         if moves <= config.tolerance or iteration == config.max_iterations:
             return mu, v, iteration
@@ -110,12 +116,14 @@ def direct_solve(m: Tensor, s: Tensor, config: FixedPointConfig) -> tuple[Tensor
 
 
 def solve_table(classes: int, dim: int) -> None:
-    print(f"A whole solve: K = {classes}, d = {dim}, weight 303, released rule, tolerance 0.1\n")
-    print("| fit | iterations | nfaug, s | direct K x K x d, s | ratio | largest difference |")
-    print("|---|---|---|---|---|---|")
+    print(f"A whole solve: K = {classes}, d = {dim}, weight 303, tolerance 0.1\n")
+    print(
+        "| fit | rule | iterations | nfaug, s | direct K x K x d, s | ratio | largest difference |"
+    )
+    print("|---|---|---|---|---|---|---|")
     data = synthetic(classes, dim)
-    for fit in ("means", "both"):
-        config = FixedPointConfig(fit=fit, kld_weight=303)
+    for fit, update in FITS:
+        config = FixedPointConfig(fit=fit, kld_weight=303, update=update)
         seconds, result = best_of(3, lambda config=config: solve(*data, config))
         direct, (mu, v, iterations) = best_of(1, lambda config=config: direct_solve(*data, config))
         assert iterations == result.iterations
@@ -124,11 +132,16 @@ def solve_table(classes: int, dim: int) -> None:
             float((result.variances / v - 1).abs().max()),
         )
         print(
-            f"| {fit} | {iterations} | {seconds:.3f} | {direct:.1f} | {direct / seconds:.0f} | "
-            f"{difference:.0e} relative |",
+            f"| {fit} | {rule(config)} | {iterations} | {seconds:.3f} | {direct:.1f} | "
+            f"{direct / seconds:.0f} | {difference:.0e} relative |",
             flush=True,
         )
     print()
+
+
+def rule(config: FixedPointConfig) -> str:
+    """The rule of the covariances, where they are fitted."""
+    return "-" if config.fit == "means" else config.update
 
 
 def best_of(times: int, function: Callable[[], object]) -> tuple[float, object]:
@@ -146,54 +159,56 @@ def best_of(times: int, function: Callable[[], object]) -> tuple[float, object]:
 def scale_table(classes: int, dim: int, *, small: bool) -> None:
     one = classes**2 * dim * 8 / 1e9
     print(
-        f"ImageNet's size: K = {classes}, d = {dim}, weight 303, released rule. The best of 5 "
+        f"ImageNet's size: K = {classes}, d = {dim}, weight 303. The best of 5 "
         f"interleaved measurements each. The direct form needs {one:.0f} GB for one tensor.\n"
     )
-    print("| fit | iteration, s | its products alone, s | ratio | memory, GB |")
-    print("|---|---|---|---|---|")
+    print("| fit | rule | iteration, s | its products alone, s | ratio | memory, GB |")
+    print("|---|---|---|---|---|---|")
     data = synthetic(classes, dim)
     square = torch.rand(classes, classes, dtype=torch.float64)
     gram, product = torch.empty_like(square), torch.empty_like(data[0])
 
-    def products(fit: str) -> None:
+    def products(sums: int) -> None:
         for _ in range(2):  # (K, d) x (d, K), for the divergences
             torch.matmul(data[0], data[1].T, out=gram)
-        for _ in range(1 if fit == "means" else 4):  # (K, K) x (K, d), for the sums over classes
+        for _ in range(sums):  # (K, K) x (K, d), for the sums over classes
             torch.matmul(square, data[0], out=product)
 
-    for fit in ("means", "both"):
+    for (fit, update), sums in zip(FITS, (1, 3, 4), strict=True):
         single, several, alone = [], [], []
+        config = FixedPointConfig(fit=fit, kld_weight=303, update=update, tolerance=1e-12)
         for _ in range(5):
-            single.append(iterations(data, fit, 1))
-            several.append(iterations(data, fit, 5))
+            single.append(iterations(data, config, 1))
+            several.append(iterations(data, config, 5))
             start = time.perf_counter()
-            products(fit)
+            products(sums)
             alone.append(time.perf_counter() - start)
         seconds, least = (min(several) - min(single)) / 4, min(alone)
-        command = [sys.executable, __file__, "--memory-of", fit, "--threads"]
+        command = [sys.executable, __file__, "--memory-of", fit, update, "--threads"]
         command += [str(torch.get_num_threads())] + ["--small"] * small
         memory = float(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
         print(
-            f"| {fit} | {seconds:.3f} | {least:.3f} | {seconds / least:.2f} | {memory:.2f} |",
+            f"| {fit} | {rule(config)} | {seconds:.3f} | {least:.3f} | {seconds / least:.2f} | "
+            f"{memory:.2f} |",
             flush=True,
         )
     print("\nMemory is the peak beyond the inputs, measured in a process of its own.\n")
 
 
-def iterations(data: tuple[Tensor, Tensor], fit: str, count: int) -> float:
+def iterations(data: tuple[Tensor, Tensor], config: FixedPointConfig, count: int) -> float:
     """Seconds of a solve with a fixed number of iterations."""
-    config = FixedPointConfig(fit=fit, kld_weight=303, tolerance=1e-12, max_iterations=count)
     start = time.perf_counter()
-    solve(*data, config)
+    solve(*data, replace(config, max_iterations=count))
     return time.perf_counter() - start
 
 
-def peak_memory(fit: str, classes: int, dim: int) -> float:
+def peak_memory(fit: str, update: str, classes: int, dim: int) -> float:
     """Peak resident memory of a solve minus that of its inputs, in GB (Linux)."""
     data = synthetic(classes, dim)
     pages = int(Path("/proc/self/statm").read_text().split()[1])
     before = pages * os.sysconf("SC_PAGE_SIZE")
-    iterations(data, fit, 3)
+    config = FixedPointConfig(fit=fit, kld_weight=303, update=update, tolerance=1e-12)
+    iterations(data, config, 3)
     return (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 - before) / 1e9
 
 
@@ -216,8 +231,10 @@ def divergence_tables(data: str | None, per_class: int | None) -> None:
     for fit, update in (
         ("both", "proposition1"),
         ("both", "released"),
+        ("both", "no_class_sum"),
         ("covariances", "proposition1"),
         ("covariances", "released"),
+        ("covariances", "no_class_sum"),
         ("means", "released"),
     ):
         for weight in WEIGHTS:
@@ -226,8 +243,7 @@ def divergence_tables(data: str | None, per_class: int | None) -> None:
                 config = FixedPointConfig(fit, weight, update=update, damping=damping)
                 config = replace(config, variance_bounds=bounds)
                 cells.append("-" if bounds and fit == "means" else cell(means, variances, config))
-            rule = "-" if fit == "means" else update
-            print(f"| {fit} | {rule} | {weight} | {' | '.join(cells)} |", flush=True)
+            print(f"| {fit} | {rule(config)} | {weight} | {' | '.join(cells)} |", flush=True)
     print("\nNearly equal means: K = 10, d = 200, weight 3333, fit means; means differ by eps.\n")
     print("| eps | undamped | damping 1/2 |")
     print("|---|---|---|")

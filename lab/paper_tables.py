@@ -99,8 +99,12 @@ class Setting:
 
 
 def fixed_point(fit: str, weight: float, **more: Any) -> TrainPriorConfig:
-    """Gaussians that are solved for at the start, and again after epoch 1."""
-    settings = FixedPointConfig(fit=fit, kld_weight=weight, **more)
+    """Gaussians that are solved for at the start, and again after epoch 1.
+
+    Rows of covariances are of an earlier version, whose rule is now named no_class_sum. Its
+    isotropic step of the means divided by the mean of the variances.
+    """
+    settings = FixedPointConfig(fit=fit, kld_weight=weight, update="no_class_sum", **more)
     return TrainPriorConfig(kind="fpi", fixed_point=settings)
 
 
@@ -120,8 +124,8 @@ def descent(policy: str) -> TrainPriorConfig:
 DATA = TrainPriorConfig(kind="data")
 MEANS, BOTH = fixed_point("means", 3333.0), fixed_point("both", 3333.0)
 ONCE = fixed_point("means", 3333.0, max_iterations=1)
-# Covariances alone (d = 1,024): with the released rule, some variances diverge at weights of 1,000
-# and above. At 300 it depends on the flow; the CSV has a column for convergence.
+# Covariances alone (d = 1,024): with no_class_sum, some variances diverge at weights of 1,000 and
+# above. At 300 it depends on the flow; the CSV has a column for convergence.
 COVARIANCES = fixed_point("covariances", 300.0)
 TABLES: dict[str, list[Setting]] = {
     "1": [

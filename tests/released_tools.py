@@ -1,13 +1,14 @@
-"""Weights as the released code of the paper names them."""
+"""Weights as the released code of the paper names them, and figures that it gives."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
 from safetensors import safe_open
+from safetensors.torch import load_file
 from torch import Tensor
 
-__all__ = ["DIM", "NAMES", "golden", "released"]
+__all__ = ["DIM", "NAMES", "fixed_point", "golden", "released"]
 
 FOLDER = Path(__file__).parent / "golden"
 NAMES = ("rgb16", "gray16", "lowrank16", "attention16")
@@ -21,6 +22,15 @@ def golden(name: str) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
     prefix = "state_dict."
     weights = {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
     return weights, {k: v for k, v in tensors.items() if not k.startswith(prefix)}
+
+
+def fixed_point() -> dict[str, Tensor]:
+    """Values of the released implementation's fixed point, by what is fitted and how.
+
+    `lambda300.sum1.iso0.both.step1.means`: lambda; with (sum1) or without the sum over classes;
+    with (iso1) or without the isotropic step; what is fitted; after one step, two, or at the end.
+    """
+    return load_file(FOLDER / "fixed_point.safetensors")
 
 
 def released(name: str = "rgb16", **extra: Tensor) -> dict[str, Tensor]:

@@ -118,6 +118,7 @@ def test_version_1_is_readable_for_ever() -> None:
     checkpoint = load(DATA / "checkpoint_v1")
     assert checkpoint.config.classes == ("cat", "dög", "eel")
     assert checkpoint.config.metrics["on"] == "36 held-out images"
+    assert checkpoint.config.gaussians["update"] == "no_class_sum", "what it named released"
     gaussians, pca, flow = checkpoint.gaussians, checkpoint.pca, checkpoint.flow
     assert gaussians is not None
     assert pca is not None

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+from released_tools import fixed_point
 from torch import Tensor
 
 from lab.priors import objective
@@ -16,7 +17,7 @@ from nfaug.classes.fixed_point import (
     FixedPointResult,
     solve,
 )
-from nfaug.classes.fixed_point.config import REFERENCE_WEIGHT
+from nfaug.classes.fixed_point.config import REFERENCE_WEIGHT, read_record
 from nfaug.classes.fixed_point.rules import (
     class_kernel,
     mean_update,
@@ -58,7 +59,10 @@ def direct_a_and_b(
     """A and B before any splitting, and the sum of K_y'y."""
     m, s = data
     out, back = kernel[:, :, None], kernel.T[:, :, None]
-    scatter = (mu[:, None] - mu[None]).square() + v[None]
+    squares = (mu[:, None] - mu[None]).square()
+    if rule == "released":  # for each y', the sum over its squares to all classes
+        squares = squares.sum(dim=1)[None]
+    scatter = squares + v[None]
     a = (1 + c * (out - back).sum(dim=1)) / v + c * (back * scatter).sum(dim=1) / v**2
     b = s + c * v**2 * (out / v[None]).sum(dim=1)
     if rule == "proposition1":
@@ -88,13 +92,69 @@ def test_kernels(state: tuple[Tensor, Tensor], kind: Any, alpha: float) -> None:
         torch.testing.assert_close(expected[off], math.exp(-1 / alpha) / (alpha * kl[off]))
 
 
-@pytest.mark.parametrize("width", [1, DIM])
-def test_mean_update(state: tuple[Tensor, Tensor], kernel: Tensor, width: int) -> None:
+def test_mean_update(state: tuple[Tensor, Tensor], kernel: Tensor) -> None:
     m, _ = draw()
     means, variances = state
-    variances = variances[:, :width]
-    expected = direct_means(m, means, variances.expand_as(means), kernel, 30.0)
+    expected = direct_means(m, means, variances, kernel, 30.0)
     torch.testing.assert_close(mean_update(m, means, variances, kernel, 30.0), expected, **EXACT)
+    # With equal variances in all coordinates, the isotropic step is the same.
+    equal = variances[:, :1].expand_as(means)
+    expected = direct_means(m, means, equal, kernel, 30.0)
+    found = mean_update(m, means, equal, kernel, 30.0, isotropic=True)
+    torch.testing.assert_close(found, expected, **EXACT)
+
+
+# The released implementation's own values.
+
+GOLDEN_FITS = {"both": "both", "means": "means", "variances": "covariances"}
+
+
+@pytest.mark.parametrize("update", ["released", "no_class_sum"])
+@pytest.mark.parametrize("isotropic", [False, True])
+@pytest.mark.parametrize("name", GOLDEN_FITS)
+@pytest.mark.parametrize("weight", [300, 3000])
+def test_golden_values(update: str, isotropic: bool, name: str, weight: int) -> None:
+    """One step, two steps and the fixed point, where damping changes nothing."""
+    golden = fixed_point()
+    data = golden["data_means"], golden["data_variances"]
+    plain = FixedPointConfig(
+        fit=GOLDEN_FITS[name],
+        kld_weight=weight / 30,  # lambda / (K (K - 1)) with 6 classes
+        update=update,
+        isotropic_mean_step=isotropic,
+        damping=1.0,
+        tolerance=1e-12,
+    )
+    class_sum = int(update == "released")
+    prefix = f"lambda{weight}.sum{class_sum}.iso{int(isotropic)}.{name}"
+    # The result is that before the last evaluation.
+    cases = {
+        "step1": dataclasses.replace(plain, max_iterations=2),
+        "step2": dataclasses.replace(plain, max_iterations=3),
+        "end": dataclasses.replace(plain, max_iterations=2000),
+    }
+    damped = dataclasses.replace(cases["end"], damping=0.5)
+    for when, config in [*cases.items(), ("end", damped)]:
+        result = solve(*data, config)
+        assert result.converged == (when == "end")
+        for part in ("means", "variances"):
+            expected = golden[f"{prefix}.{when}.{part}"]
+            torch.testing.assert_close(getattr(result, part), expected, rtol=0, atol=1e-10)
+
+
+def test_the_sum_over_classes_and_the_isotropic_step_change_the_fixed_point() -> None:
+    """By as much as docs/explanation/class-gaussians.md says, at c = 3000 / 30."""
+    golden = fixed_point()
+    with_sum = golden["lambda3000.sum1.iso1.both.step1.variances"]
+    without = golden["lambda3000.sum0.iso1.both.step1.variances"]
+    assert float((with_sum / without - 1).abs().max()) == pytest.approx(0.56, abs=0.005)
+    with_sum = golden["lambda3000.sum1.iso1.both.end.variances"]
+    without = golden["lambda3000.sum0.iso1.both.end.variances"]
+    assert float(with_sum.mean()) == pytest.approx(0.50, abs=0.005)
+    assert float(without.mean()) == pytest.approx(0.75, abs=0.005)
+    isotropic = golden["lambda3000.sum1.iso1.both.end.means"]
+    other = golden["lambda3000.sum1.iso0.both.end.means"]
+    assert float((isotropic - other).abs().max()) > 0.1
 
 
 def test_proposition1(state: tuple[Tensor, Tensor], kernel: Tensor) -> None:
@@ -105,20 +165,23 @@ def test_proposition1(state: tuple[Tensor, Tensor], kernel: Tensor) -> None:
     torch.testing.assert_close(found, expected, **EXACT)
 
 
+@pytest.mark.parametrize("rule", ["released", "no_class_sum"])
 @pytest.mark.parametrize("wide", [False, True])
-def test_released_stays_positive_where_a_does_not(state: tuple[Tensor, Tensor], wide: bool) -> None:
+def test_released_stays_positive_where_a_does_not(
+    state: tuple[Tensor, Tensor], wide: bool, rule: str
+) -> None:
     data, (means, v) = draw(), state
     if wide:
         v = v.clone()
-        v[0, :3] = 40.0
+        v[0, :3] = 400.0
     kernel = class_kernel(pairwise_kl(means, v))
-    a, b, received = direct_a_and_b(data, means, v, kernel, 30.0, "released")
+    a, b, received = direct_a_and_b(data, means, v, kernel, 30.0, rule)
     assert bool((a < 0).any()) == wide
     extra = 30 * v * received
     extra = torch.where(a * v**2 < extra / 9, extra, 0.0)
     assert bool(extra.any()) == wide
     expected = ((b + extra * v**2) / (a * v**2 + extra)).sqrt()
-    found = released_update(data[1], means, v, kernel, 30.0)
+    found = released_update(data[1], means, v, kernel, 30.0, class_sum=rule == "released")
     torch.testing.assert_close(found, expected, **EXACT)
 
 
@@ -150,9 +213,9 @@ def test_forces_are_the_gradient_of_the_objective(width: int) -> None:
 
 
 @pytest.mark.parametrize("damping", [0.5, 1.0])
-@pytest.mark.parametrize("update", ["proposition1", "released"])
+@pytest.mark.parametrize("update", ["proposition1", "released", "no_class_sum"])
 def test_without_the_divergence_term(update: str, damping: float) -> None:
-    """Proposition 1 returns the data's gaussians; the released rule s^(1/3), not s."""
+    """Proposition 1 returns the data's gaussians; the released rules s^(1/3), not s."""
     m, s = draw()
     config = FixedPointConfig(
         fit="both", kld_weight=0, update=update, damping=damping, tolerance=1e-12
@@ -280,7 +343,7 @@ def test_what_each_fit_keeps() -> None:
     assert all(torch.equal(x, copy) for x, copy in zip(data, copies, strict=True))
 
 
-@pytest.mark.parametrize("update", ["released", "proposition1"])
+@pytest.mark.parametrize("update", ["released", "no_class_sum", "proposition1"])
 @pytest.mark.parametrize("fit", ["means", "both"])
 def test_damping_does_not_change_the_answer(fit: str, update: str) -> None:
     data = draw(spread=2.0)
@@ -317,9 +380,8 @@ def test_the_residual_is_that_of_the_result() -> None:
     # The residual is that of the undamped step at the very values that came back.
     state = result.means, result.variances
     kernel = class_kernel(pairwise_kl(*state))
-    average = state[1].mean(dim=1, keepdim=True)
     moves = (
-        mean_update(data[0], state[0], average, kernel, 1.0) - state[0],
+        mean_update(data[0], *state, kernel, 1.0, isotropic=True) - state[0],
         released_update(data[1], *state, kernel, 1.0) - state[1],
     )
     residual = max(float(move.norm(dim=1).max()) for move in moves)
@@ -331,7 +393,7 @@ def _off_diagonal(matrix: Tensor) -> Tensor:
 
 
 def test_the_default_weight_keeps_the_distance_between_classes() -> None:
-    # The paper's settings: 3333 with 10 classes and 303 with 100, both in 3,072 dimensions.
+    # The released weights of means and variances, in 3,072 dimensions.
     assert FixedPointConfig().weight(10, 3072) == pytest.approx(3333, rel=1e-3)
     assert FixedPointConfig().weight(100, 3072) == pytest.approx(303, rel=1e-3)
     assert FixedPointConfig().weight(10, 64) == pytest.approx(69.4, rel=1e-3)
@@ -356,6 +418,20 @@ def test_more_coordinates_that_all_classes_share_change_nothing() -> None:
     torch.testing.assert_close(found.means, expected.means @ rotation[:3] + 7, **EXACT)
 
 
+# Records.
+
+
+def test_records_of_earlier_versions_have_the_rule_of_their_time() -> None:
+    """Version 1 named the rule without the sum over classes "released"."""
+    old = {"kind": "fpi", "fit": "both", "update": "released"}
+    assert read_record(old) == {**old, "update": "no_class_sum"}
+    assert read_record(read_record(old)) == read_record(old)
+    assert old["update"] == "released"
+    new = {**old, "rules_version": 2}
+    assert read_record(new) == new
+    assert read_record({"kind": "data"}) == {"kind": "data"}
+
+
 # Divergence.
 
 
@@ -378,6 +454,7 @@ def test_divergence_says_where_and_what_to_change() -> None:
         {"kld_weight": 0.1},
         {"variance_bounds": (0.1, 10.0)},
         {"update": "released"},
+        {"update": "no_class_sum"},
         {"fit": "means"},
     ):
         result = solve(*data, dataclasses.replace(config, **change))  # type: ignore[arg-type]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import json
 import os
 import resource
@@ -15,12 +16,14 @@ from typing import Any
 
 import pytest
 import torch
+import yaml
 from kill_tools import killed_runs
 from nfa_tools import TensorImages
 from safetensors.torch import load_file
 from torch import Tensor
 
 from nfaug import open_dataset
+from nfaug.classes.fixed_point import FixedPointConfig
 from nfaug.cli import main
 from nfaug.data.augmentation import FlowAugmentation
 from nfaug.flows.mef_config import MefConfig
@@ -246,6 +249,90 @@ def test_more_epochs_and_the_solve_that_the_last_epoch_left_out(
     later = dataclasses.replace(config, prior=prior, epochs=6)
     train(digits, config=later, out=tmp_path, resume=True, progress=False)
     assert solves == [1, 3, 6]
+
+
+# Runs of earlier versions.
+
+
+def fitting(config: TrainConfig, fit: str, **settings: Any) -> TrainConfig:
+    fixed_point = FixedPointConfig(fit=fit, kld_weight=1.0, **settings)
+    prior = dataclasses.replace(config.prior, fixed_point=fixed_point)
+    return dataclasses.replace(config, prior=prior)
+
+
+def age(out: Path) -> None:
+    """Give a run the records of an earlier version, in which no_class_sum was named released."""
+    for file in out.glob("state/step-*/state.json"):
+        facts = json.loads(file.read_text())
+        del facts["sha256"]
+        del facts["prior"]["rules_version"]
+        assert facts["prior"]["update"] == "no_class_sum"
+        facts["prior"]["update"] = "released"
+        text = json.dumps(facts, sort_keys=True)
+        file.write_text(json.dumps({"sha256": hashlib.sha256(text.encode()).hexdigest(), **facts}))
+    if (out / "train.yaml").exists():
+        text = (out / "train.yaml").read_text()
+        assert text.count("no_class_sum") == 1
+        (out / "train.yaml").write_text(text.replace("no_class_sum", "released"))
+
+
+@pytest.mark.parametrize("stop", [2, 6])
+@pytest.mark.parametrize("fit", ["both", "covariances"])
+def test_a_run_of_an_earlier_version_goes_on_under_its_rule(
+    fit: str, stop: int, digits: TensorImages, config: TrainConfig, tmp_path: Path, at_step: Any
+) -> None:
+    """Before and after the last solve; the default is another rule now."""
+    settings = {"isotropic_mean_step": False, "update": "no_class_sum"}
+    old = fitting(config, fit, **settings)
+    calm = everything(train(digits, config=old, progress=False))
+    at_step(stop, lambda: os.kill(os.getpid(), signal.SIGINT))
+    with pytest.raises(Interrupted):
+        train(digits, config=old, out=tmp_path, progress=False)
+    age(tmp_path)
+    now = fitting(config, fit, isotropic_mean_step=False)
+    assert now.prior.fixed_point.update == "released"
+    with pytest.warns(UserWarning, match="'released' is now named 'no_class_sum'"):
+        resumed = everything(train(digits, config=now, out=tmp_path, resume=True, progress=False))
+    if stop > 4:  # no solve was left: the record is that of the earlier version
+        assert calm["prior"].pop("rules_version") == 2
+    assert resumed == calm
+
+
+def test_the_isotropic_step_of_an_earlier_version_is_refused(
+    digits: TensorImages, config: TrainConfig, tmp_path: Path, at_step: Any
+) -> None:
+    config = fitting(config, "both", update="no_class_sum")
+    at_step(2, lambda: os.kill(os.getpid(), signal.SIGINT))
+    with pytest.raises(Interrupted):
+        train(digits, config=config, out=tmp_path, progress=False)
+    train(digits, config=config, out=tmp_path / "finished", progress=False)
+    for out in (tmp_path, tmp_path / "finished"):
+        age(out)
+    with pytest.raises(ValueError, match="isotropic"):
+        train(digits, config=config, out=tmp_path, resume=True, progress=False)
+    # A finished run solves nothing more.
+    finished = train(digits, config=config, out=tmp_path / "finished", resume=True, progress=False)
+    assert "rules_version" not in finished.checkpoint.config.gaussians
+
+
+@pytest.mark.filterwarnings("always::UserWarning")
+def test_the_command_says_that_a_run_is_of_an_earlier_version(
+    tmp_path: Path, at_step: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Its settings are saved under the name of today."""
+    out = tmp_path / "run"
+    words = ["train", *_words(tmp_path, epochs=2), "--out", str(out)]
+    words += ["--prior.fixed-point.fit", "covariances", "--prior.fixed-point.kld-weight", "1"]
+    at_step(3, lambda: os.kill(os.getpid(), signal.SIGTERM))
+    assert main([*words, "--prior.fixed-point.update", "no_class_sum"]) == 143
+    age(out)
+    capsys.readouterr()
+    assert main(["train", "--resume", str(out)]) == 0
+    assert "goes on under that rule" in capsys.readouterr().err
+    settings = yaml.safe_load((out / "train.yaml").read_text())
+    assert settings["prior"]["fixed_point"]["update"] == "no_class_sum"
+    assert main(["train", "--resume", str(out)]) == 0
+    assert "goes on under" not in capsys.readouterr().err
 
 
 # Failures outside the run.

@@ -47,6 +47,7 @@ def test_the_result(
     assert config.training["skipped_steps"] == 0
     assert config.gaussians["kind"] == "fpi"
     assert config.gaussians["kld_weight"] == 20
+    assert (config.gaussians["update"], config.gaussians["rules_version"]) == ("released", 2)
     assert config.metrics == {}, "classes of 12 hold nothing out"
     assert checkpoint.pca is not None
     assert (checkpoint.pca.rank, checkpoint.pca.num_classes) == (4, 3)

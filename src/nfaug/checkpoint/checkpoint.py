@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..classes.fixed_point.config import read_record
 from ..classes.gaussians import ClassGaussians
 from ..classes.pca import ClasswisePCA
 from ..data.classes import unique_names
@@ -89,7 +90,7 @@ class CheckpointConfig:
             # Names that an earlier version wrote may have accents as a Mac stores them.
             classes=tuple(unique_names(manifest["class_names"])),
             preprocessing=manifest["preprocessing"],
-            gaussians=manifest["gaussians"],
+            gaussians=read_record(manifest["gaussians"]),
             training=manifest["training"],
             metrics=manifest["metrics"],
             autoencoder=autoencoder,

@@ -15,7 +15,12 @@ from typing import Any, TypeAlias
 
 from ..io.text import did_you_mean
 from ..io.types import Generator, Tensor
-from .fixed_point.config import FixedPointConfig, FixedPointResult, SeparationConfig
+from .fixed_point.config import (
+    RULES_VERSION,
+    FixedPointConfig,
+    FixedPointResult,
+    SeparationConfig,
+)
 
 #: Means and variances, both (K, d), and a JSON record of the solve for the checkpoint.
 Solution: TypeAlias = tuple[Tensor, Tensor, dict[str, Any]]
@@ -46,7 +51,8 @@ def _fixed_point(means: Tensor, variances: Tensor, settings: FixedPointConfig, _
     """The fixed point of Eqs. 5-7."""
     from .fixed_point.solver import solve  # settings alone need no torch
 
-    return recorded(settings, solve(means, variances, settings))
+    means, variances, record = recorded(settings, solve(means, variances, settings))
+    return means, variances, record | {"rules_version": RULES_VERSION}
 
 
 def _data(means: Tensor, variances: Tensor, *_: Any) -> Solution:

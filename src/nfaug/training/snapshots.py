@@ -18,6 +18,7 @@ from torch import Tensor
 from nfaug.checkpoint.autoencoder import copy_autoencoder
 from nfaug.checkpoint.checkpoint import Checkpoint
 from nfaug.checkpoint.checkpoint import load as load_checkpoint
+from nfaug.classes.fixed_point.config import read_record
 from nfaug.classes.gaussians import ClassGaussians
 from nfaug.io.atomic import replace_directory
 from nfaug.io.strict_json import jsonable, read_json
@@ -114,7 +115,7 @@ class RunState:
             tensors["gaussians.means"], tensors["gaussians.variances"], tensors["gaussians.counts"]
         )
         self.gaussians = gaussians.to(self.optimizer.flow.device)
-        self.prior = dict(facts["prior"])
+        self.prior = read_record(facts["prior"])
         self.noise_rng.set_state(tensors["noise"])
         self.choice_rng.set_state(tensors["choice"])
         self.losses = tensors["losses"].tolist()

@@ -143,6 +143,9 @@ def train_run(
         run.snapshots.expect(context.fixed())
         with run.stopped_from_outside():
             snapshot = run.snapshots.newest() if run.resumes else None
+            if snapshot is not None:
+                config = _as_it_began(config, snapshot.facts)
+                context.config = config
             run.begin(config, words)
             if flow is not None and snapshot is not None:
                 state = context.resume(flow, snapshot)
@@ -198,6 +201,40 @@ def _config_of(checkpoint: Checkpoint, config: TrainConfig, images: LabelledImag
         )
     latent_noise = config.latent_noise if codec.record is None else codec.record.noise
     return replace(config, flow=backbone, latent_noise=latent_noise)
+
+
+def _as_it_began(config: TrainConfig, facts: Mapping[str, Any]) -> TrainConfig:
+    """The settings of a run that goes on; a run of an earlier nfaug keeps its rule.
+
+    Args:
+        config: The settings.
+        facts: Those of its newest snapshot. A record without `rules_version` is of an earlier nfaug
+            (see `read_record`).
+
+    Raises:
+        ValueError: Its isotropic step of the means is one that this nfaug does not have.
+    """
+    prior = config.prior
+    settings = prior.fixed_point
+    is_old = "rules_version" not in facts["prior"] and facts["prior"].get("kind") == "fpi"
+    if not is_old or settings.fit == "means":  # for which all rules are the same
+        return config
+    over = facts["finished"] and facts["refitted"] >= prior.refit_epoch
+    if settings.fit == "both" and settings.isotropic_mean_step and not over:
+        raise ValueError(
+            "this run of an earlier nfaug fits means and variances with an isotropic step that "
+            "divides by the mean of the variances; it is now the mean of their inverses, as the "
+            "authors have it. Finish the run with the version that began it, or start a new one"
+        )
+    if settings.update != "released":
+        return config
+    warnings.warn(
+        "this run is of an earlier nfaug, whose rule 'released' is now named 'no_class_sum': it "
+        "goes on under that rule. For the authors' rule, which 'released' is now, start a new run",
+        stacklevel=4,
+    )
+    settings = replace(settings, update="no_class_sum")
+    return replace(config, prior=replace(prior, fixed_point=settings))
 
 
 def _finish(context: RunContext, state: RunState, source: Mapping[str, str]) -> TrainResult:

@@ -102,15 +102,15 @@ def _update(
     """The undamped update of what ``config.fit`` fits; the other is returned as it is."""
     means, variances = state
     if config.fit != "covariances":
-        step_variances = state.variances
-        if config.isotropic_mean_step:
-            step_variances = state.variances.mean(dim=1, keepdim=True)
-        means = mean_update(data.means, state.means, step_variances, kernel, weight)
+        means = mean_update(
+            data.means, *state, kernel, weight, isotropic=config.isotropic_mean_step
+        )
     if config.fit != "means":
-        if config.update == "released":
-            variances = released_update(data.variances, *state, kernel, weight)
-        else:
+        if config.update == "proposition1":
             variances = proposition1_update(*data, *state, kernel, weight)
+        else:
+            class_sum = config.update == "released"
+            variances = released_update(data.variances, *state, kernel, weight, class_sum=class_sum)
         if config.variance_bounds is not None:
             variances = variances.clamp(*config.variance_bounds)
     return State(means, variances)
