@@ -1,4 +1,4 @@
-"""Priors of the paper's tables: gradient descent (Baseline 2), random means, a late fixed point.
+"""Priors of the paper's tables: gradient descent (Baseline 2) and random means.
 
 `register` adds one to the registry of nfaug under a name, which `TrainPriorConfig(kind=NAME)` and
 `nfaug.fit(gaussians=NAME)` then take.
@@ -6,7 +6,6 @@
 
 from __future__ import annotations
 
-import itertools
 import math
 from dataclasses import dataclass
 from typing import Any, Literal, TypeAlias
@@ -17,7 +16,6 @@ from torch.optim.lr_scheduler import LambdaLR
 
 from nfaug.classes.fixed_point.config import (
     Fit,
-    FixedPointConfig,
     FixedPointDivergence,
     FixedPointResult,
     Kernel,
@@ -178,21 +176,6 @@ def register(name: str, settings: GradientDescentConfig | float) -> None:
         PRIORS[name] = Prior(by_descent, min_classes=2)
     else:
         PRIORS[name] = Prior(at_random, needs_latents=False)
-
-
-def register_late(name: str, settings: FixedPointConfig) -> None:
-    """Add a prior of the data's Gaussians at the start, and of the fixed point when solved again.
-
-    For one training, which must last for more than its `refit_epoch`.
-    """
-    solves = itertools.count()
-
-    def late(means: Tensor, variances: Tensor, *_: Any) -> Any:
-        if next(solves) == 0:
-            return PRIORS["data"].solve(means, variances, None, None)
-        return PRIORS["fpi"].solve(means, variances, settings, None)
-
-    PRIORS[name] = Prior(late, min_classes=2)
 
 
 def random_gaussians(

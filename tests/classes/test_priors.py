@@ -89,7 +89,7 @@ def test_a_registered_prior_trains_a_flow(
     config = dataclasses.replace(tiny_config, epochs=1, prior=TrainPriorConfig(kind="wide"))
     checkpoint = train(tiny_images, config=config, progress=False).checkpoint
     loaded = nfaug.load(checkpoint.save(tmp_path / "flow"))
-    assert loaded.config.gaussians == {"kind": "wide", "x": 4}
+    assert loaded.config.gaussians == {"kind": "wide", "schedule": "twice", "x": 4}
     assert loaded.gaussians is not None
     assert loaded.gaussians.num_classes == len(tiny_images.classes)
 

@@ -107,10 +107,19 @@ def everything(result: TrainResult) -> dict[str, Any]:
     return tensors | {"rows": rows, "loss": result.loss, "prior": checkpoint.config.gaussians}
 
 
-@pytest.mark.parametrize("stop", [1, 4, STEPS])
+@pytest.mark.parametrize(
+    ("stop", "schedule"), [(1, "twice"), (2, "once"), (4, "twice"), (5, "once"), (STEPS, "twice")]
+)
 def test_an_interrupted_run_resumes_bit_for_bit(
-    digits: TensorImages, config: TrainConfig, tmp_path: Path, at_step: Any, stop: int
+    digits: TensorImages,
+    config: TrainConfig,
+    tmp_path: Path,
+    at_step: Any,
+    stop: int,
+    schedule: Any,
 ) -> None:
+    prior = dataclasses.replace(config.prior, schedule=schedule)
+    config = dataclasses.replace(config, prior=prior)
     calm = train(digits, config=config, progress=False)
     assert len(calm.loss) == STEPS
     at_step(stop, lambda: os.kill(os.getpid(), signal.SIGINT))
@@ -265,9 +274,11 @@ def age(out: Path) -> None:
     for file in out.glob("state/step-*/state.json"):
         facts = json.loads(file.read_text())
         del facts["sha256"]
-        del facts["prior"]["rules_version"]
-        assert facts["prior"]["update"] == "no_class_sum"
-        facts["prior"]["update"] = "released"
+        del facts["prior"]["schedule"]
+        if facts["prior"]["kind"] == "fpi":
+            del facts["prior"]["rules_version"]
+            assert facts["prior"]["update"] == "no_class_sum"
+            facts["prior"]["update"] = "released"
         text = json.dumps(facts, sort_keys=True)
         file.write_text(json.dumps({"sha256": hashlib.sha256(text.encode()).hexdigest(), **facts}))
     if (out / "train.yaml").exists():
@@ -295,6 +306,22 @@ def test_a_run_of_an_earlier_version_goes_on_under_its_rule(
         resumed = everything(train(digits, config=now, out=tmp_path, resume=True, progress=False))
     if stop > 4:  # no solve was left: the record is that of the earlier version
         assert calm["prior"].pop("rules_version") == 2
+        assert calm["prior"].pop("schedule") == "twice"
+    assert resumed == calm
+
+
+def test_a_run_of_an_earlier_version_goes_on_with_its_schedule(
+    digits: TensorImages, config: TrainConfig, tmp_path: Path, at_step: Any
+) -> None:
+    """Gaussians of the data were found again after the first epoch."""
+    old = dataclasses.replace(config, prior=TrainPriorConfig(kind="data", schedule="twice"))
+    calm = everything(train(digits, config=old, progress=False))
+    at_step(2, lambda: os.kill(os.getpid(), signal.SIGINT))
+    with pytest.raises(Interrupted):
+        train(digits, config=old, out=tmp_path, progress=False)
+    age(tmp_path)
+    now = dataclasses.replace(config, prior=TrainPriorConfig(kind="data", schedule="once"))
+    resumed = everything(train(digits, config=now, out=tmp_path, resume=True, progress=False))
     assert resumed == calm
 
 

@@ -16,6 +16,7 @@ from torchvision.transforms.functional import to_pil_image
 
 import nfaug
 from nfaug.checkpoint.checkpoint import Checkpoint
+from nfaug.classes.priors import PriorConfig
 from nfaug.data.augmentation import FlowAugmentation
 from nfaug.fitting.config import PCAConfig
 from nfaug.flows.flow import Flow
@@ -301,25 +302,62 @@ def test_a_limit_of_time(tiny_images: TensorImages, tiny_config: TrainConfig) ->
     assert result.history, "the last evaluation can be in the middle of an epoch"
 
 
-@pytest.mark.parametrize(("refit", "solves"), [(0, 1), (1, 2), (2, 2), (3, 1)])
-def test_the_number_of_solves(
+@pytest.mark.parametrize(
+    ("schedule", "kind", "refit", "solves"),
+    [
+        ("twice", "fpi", 0, ["fpi"]),
+        ("twice", "fpi", 1, ["fpi", "fpi"]),
+        ("twice", "fpi", 2, ["fpi", "fpi"]),
+        ("twice", "fpi", 3, ["fpi"]),  # no solve after the last epoch
+        ("twice", "data", 1, ["data", "data"]),
+        ("once", "fpi", 0, ["fpi"]),
+        ("once", "fpi", 1, ["data", "fpi"]),
+        ("once", "fpi", 2, ["data", "fpi"]),
+        ("once", "fpi", 3, ["data"]),
+        ("once", "data", 1, ["data"]),
+        ("once", "single", 1, ["single"]),
+    ],
+)
+def test_when_gaussians_are_solved(
     tiny_images: TensorImages,
     tiny_config: TrainConfig,
+    schedule: Any,
+    kind: str,
     refit: int,
-    solves: int,
+    solves: list[str],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    calls = []
+    kinds = []
     solve = context.RunContext.solve
 
-    def counted(*args: Any, **kwargs: Any) -> Any:
-        calls.append(1)
-        return solve(*args, **kwargs)
+    def noted(self: context.RunContext, prior: PriorConfig, *args: Any) -> Any:
+        kinds.append(prior.kind)
+        return solve(self, prior, *args)
 
-    monkeypatch.setattr(context.RunContext, "solve", counted)
-    prior = dataclasses.replace(tiny_config.prior, refit_epoch=refit)
-    train(tiny_images, config=changed(tiny_config, epochs=3, prior=prior), progress=False)
-    assert len(calls) == solves, "no solve after the last epoch"
+    monkeypatch.setattr(context.RunContext, "solve", noted)
+    prior = dataclasses.replace(tiny_config.prior, kind=kind, schedule=schedule, refit_epoch=refit)
+    config = changed(tiny_config, epochs=3, prior=prior)
+    record = train(tiny_images, config=config, progress=False).checkpoint.config.gaussians
+    assert kinds == solves
+    assert (record["kind"], record["schedule"]) == (solves[-1], schedule)
+
+
+def test_the_first_epoch_of_the_released_schedule(
+    tiny_images: TensorImages, tiny_config: TrainConfig
+) -> None:
+    """It is that of the data's Gaussians; the fixed point then has identity covariances."""
+    once = dataclasses.replace(tiny_config.prior, schedule="once")
+    data = TrainPriorConfig(kind="data", schedule="once")
+    results = [
+        train(tiny_images, config=changed(tiny_config, prior=prior), progress=False)
+        for prior in (once, data)
+    ]
+    steps = len(results[0].loss) // 2
+    assert results[0].loss[:steps] == results[1].loss[:steps]
+    assert results[0].loss[steps:] != results[1].loss[steps:]
+    variances = [result.checkpoint.gaussians.variances for result in results]  # type: ignore[union-attr]
+    assert bool((variances[0] == 1).all())
+    assert not bool((variances[1] == 1).any())
 
 
 # The optimiser.
@@ -423,6 +461,7 @@ def test_a_missing_device(tiny_images: TensorImages, tiny_config: TrainConfig) -
         (lambda: PCAConfig(rank=0), "rank"),
         (lambda: DataConfig(test_fraction=1.0), "test_fraction"),
         (lambda: TrainPriorConfig(refit_epoch=-1), "refit_epoch"),
+        (lambda: TrainPriorConfig(schedule="never"), r"prior\.schedule .*'never'"),
     ],
 )
 def test_settings_out_of_range(make: Any, name: str) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -49,23 +49,47 @@ class DataConfig:
             check_whole("workers", self.workers, 0)
 
 
+Schedule = Literal["once", "twice"]
+
+
 @dataclass(frozen=True)
 class TrainPriorConfig(PriorConfig):
     """The class Gaussians that the flow is trained under: a `PriorConfig`, and when it is solved.
 
     Args:
-        refit_epoch: Solve again after this many epochs, in addition to the solve at the start; 0
-            for never. Later, the Gaussians stay fixed.
+        schedule: "once": train under the data's Gaussians, those of the untrained flow, for
+            `refit_epoch` epochs, then solve. This is the schedule of the paper's released
+            configurations. "twice": solve on the untrained flow, and again after `refit_epoch`
+            epochs. Later, the Gaussians stay fixed.
+        refit_epoch: The number of epochs before the last solve, which a shorter run leaves out; 0
+            to solve at the start alone.
         statistics_images: The largest number of images that are encoded for a solve.
     """
 
+    schedule: Schedule = "twice"
     refit_epoch: int = 1
     statistics_images: int = 20_000
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        check_choice("prior.schedule", self.schedule, get_args(Schedule))
         check_whole("refit_epoch", self.refit_epoch, 0)
         check_whole("statistics_images", self.statistics_images)
+
+    @property
+    def first(self) -> PriorConfig:
+        """The Gaussians of the first epochs."""
+        if self.schedule == "once" and self.refit_epoch and self.entry.needs_latents:
+            return PriorConfig("data")
+        return self
+
+    @property
+    def has_second_solve(self) -> bool:
+        """Whether the Gaussians are solved after `refit_epoch` epochs.
+
+        Under "once", those of the data and those that read no latents are never found again.
+        """
+        return self.refit_epoch > 0 and (self.schedule == "twice" or self.first.kind != self.kind)
 
 
 Decay = Literal["cosine", "constant"]
@@ -98,13 +122,8 @@ class OptimConfig:
     bf16: bool = False
 
     def __post_init__(self) -> None:
-        for name, choices in (("decay", get_args(Decay)), ("recompute", get_args(Recompute))):
-            value = getattr(self, name)
-            if value not in choices:
-                raise ValueError(
-                    f"optim.{name} must be one of {', '.join(choices)}; got {value!r}"
-                    f"{did_you_mean(str(value), choices)}"
-                )
+        check_choice("optim.decay", self.decay, get_args(Decay))
+        check_choice("optim.recompute", self.recompute, get_args(Recompute))
         check_whole("warmup_steps", self.warmup_steps, 0)
         check_number("clip_norm", self.clip_norm, 0, math.inf, open_low=True)
         check_number("ema_decay", self.ema_decay, 0, 0.999999)  # of 1, the average never moves
@@ -200,6 +219,15 @@ class TrainConfig:
             The settings by name.
         """
         return dataclasses.asdict(self)
+
+
+def check_choice(name: str, value: str, choices: Sequence[str]) -> None:
+    """Raise ValueError unless the value of a setting is one of the choices."""
+    if value not in choices:
+        raise ValueError(
+            f"{name} must be one of {', '.join(choices)}; got {value!r}"
+            f"{did_you_mean(str(value), choices)}"
+        )
 
 
 def flat(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

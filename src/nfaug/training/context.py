@@ -14,6 +14,7 @@ from torch import Tensor
 from nfaug.checkpoint.autoencoder import open_codec
 from nfaug.checkpoint.checkpoint import Checkpoint, CheckpointConfig
 from nfaug.classes.gaussians import ClassGaussians
+from nfaug.classes.priors import PriorConfig
 from nfaug.data.batches import Batches, MemoryBatches, open_batches
 from nfaug.data.choose import choose_of_class
 from nfaug.data.classes import check_class_sizes, check_same_classes
@@ -146,9 +147,11 @@ class RunContext:
         return flow
 
     def start(self, flow: Flow) -> RunState:
-        """Solve the Gaussians on a flow and return the state of a new run."""
+        """Find the first Gaussians on a flow and return the state of a new run."""
         flow = self._trainable(flow)
-        gaussians, prior = self.solve(flow, self.noise_rng, self.choice_rng)
+        gaussians, prior = self.solve(
+            self.config.prior.first, flow, self.noise_rng, self.choice_rng
+        )
         optimizer = self._optimizer(flow)
         return RunState(optimizer, gaussians, prior, self.noise_rng, self.choice_rng)
 
@@ -176,9 +179,9 @@ class RunContext:
         return flow
 
     def solve(
-        self, flow: Flow, noise: torch.Generator, choice: torch.Generator
+        self, config: PriorConfig, flow: Flow, noise: torch.Generator, choice: torch.Generator
     ) -> tuple[ClassGaussians, dict[str, Any]]:
-        """Solve the class Gaussians on a flow; also return a record of the solve.
+        """Find the class Gaussians of a prior on a flow; also return a record of the solve.
 
         `noise` draws the dequantisation noise of the images that the prior encodes, `choice` these
         images and random means.
@@ -186,7 +189,6 @@ class RunContext:
         Raises:
             FixedPointDivergence: If a Gaussian leaves the range of positive finite numbers.
         """
-        config = self.config.prior
         prior = config.entry
         labels = self.data.labels
         num_classes = len(self.dataset.classes)
@@ -200,7 +202,7 @@ class RunContext:
             statistics = class_statistics(
                 flow,
                 self.data,
-                _representative(labels, num_classes, config.statistics_images, choice),
+                _representative(labels, num_classes, self.config.prior.statistics_images, choice),
                 num_classes,
                 batch_size=self.config.batch_size,
                 generator=noise,
@@ -212,7 +214,8 @@ class RunContext:
             means, variances, outcome = prior.solve(means, variances, config.settings, choice)
         gaussians = ClassGaussians(means, variances, counts).to(self.ranks.device)
         self.ranks.broadcast(gaussians.buffers())  # machines may round differently
-        return gaussians, {"kind": config.kind, **outcome}
+        record = {"kind": config.kind, "schedule": self.config.prior.schedule, **outcome}
+        return gaussians, record
 
     def checkpoint(self, flow: Flow, state: RunState, **records: Any) -> Checkpoint:
         """A checkpoint of a flow and the state's Gaussians; `records` go into its configuration."""

@@ -177,17 +177,18 @@ class Loop:
             raise Interrupted(f"interrupted; {self.run.hint()}", number)
 
     def _end_epoch(self) -> None:
-        """Solve the Gaussians again, evaluate and draw, where due.
+        """Solve the Gaussians, evaluate and draw, where due.
 
         An error here loses the steps since the last snapshot: a resumed run repeats them.
         """
         state = self.state
         config = self.config
         last = self._done() >= 1
-        if not last and state.refitted < config.prior.refit_epoch <= state.epoch:
+        due = state.refitted < config.prior.refit_epoch <= state.epoch
+        if due and config.prior.has_second_solve and not last:
             self._check_finite(self.flow)
             state.gaussians, state.prior = self.context.solve(
-                self.flow, state.noise_rng, state.choice_rng
+                config.prior, self.flow, state.noise_rng, state.choice_rng
             )
             state.refitted = state.epoch
         if last:

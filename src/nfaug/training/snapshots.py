@@ -62,7 +62,7 @@ class RunState:
         history: Rows of the log.
         losses: Bits/dim of every step that was not skipped.
         refitted: The epoch after which Gaussians were last solved, 0 for the start. A run that ends
-            with `prior.refit_epoch` skips that solve.
+            with `prior.refit_epoch` leaves out that solve.
     """
 
     optimizer: FlowOptimizer

@@ -43,8 +43,9 @@ def train(
     """Train a flow on a dataset of (image, label), by maximum likelihood (paper, Eq. 2).
 
     The paper is https://hal.science/hal-04767310v1. The flow is trained under one Gaussian per
-    class. `config.prior` says how the Gaussians are solved: after the data-dependent initialisation
-    and again after the first epoch, then fixed. A step whose loss or gradient is not finite is
+    class. `config.prior` says how the Gaussians are solved, and when: on the untrained flow and
+    again after the first epoch, or once after it, as in the paper's released configurations; then
+    they stay fixed. A step whose loss or gradient is not finite is
     skipped; after 20 in a row the run rolls back to its last saved state and halves the learning
     rate. A class of one image gets the mean variance of the other classes, no axes and no partner,
     with a warning.
@@ -204,21 +205,24 @@ def _config_of(checkpoint: Checkpoint, config: TrainConfig, images: LabelledImag
 
 
 def _as_it_began(config: TrainConfig, facts: Mapping[str, Any]) -> TrainConfig:
-    """The settings of a run that goes on; a run of an earlier nfaug keeps its rule.
+    """The settings of a run that goes on; a run of an earlier nfaug keeps its schedule and rule.
 
     Args:
         config: The settings.
-        facts: Those of its newest snapshot. A record without `rules_version` is of an earlier nfaug
-            (see `read_record`).
+        facts: Those of its newest snapshot. The record of an earlier nfaug names no `schedule`,
+            which was "twice", and no `rules_version` (see `read_record`).
 
     Raises:
         ValueError: Its isotropic step of the means is one that this nfaug does not have.
     """
-    prior = config.prior
-    settings = prior.fixed_point
-    is_old = "rules_version" not in facts["prior"] and facts["prior"].get("kind") == "fpi"
-    if not is_old or settings.fit == "means":  # for which all rules are the same
+    record = facts["prior"]
+    if "schedule" in record:
         return config
+    prior = replace(config.prior, schedule="twice")
+    config = replace(config, prior=prior)
+    settings = prior.fixed_point
+    if prior.kind != "fpi" or settings.fit == "means" or "rules_version" in record:
+        return config  # for the means all rules are the same
     over = facts["finished"] and facts["refitted"] >= prior.refit_epoch
     if settings.fit == "both" and settings.isotropic_mean_step and not over:
         raise ValueError(
