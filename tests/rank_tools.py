@@ -49,7 +49,7 @@ CONFIG = TrainConfig(
     prior=TrainPriorConfig(fixed_point=FixedPointConfig(kld_weight=20.0)),
     optim=OptimConfig(warmup_steps=5, recompute="steps"),
     pca=PCAConfig(rank=4),
-    augmentation=FlowAugmentation(hflip=True, pad_crop=1),
+    augmentation=FlowAugmentation(hflip=True, pad_crop=1, rotation=12, contrast=0.1),
     device="cpu",
 )
 

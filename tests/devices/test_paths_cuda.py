@@ -333,7 +333,9 @@ def steps_of_training(device: torch.device) -> Figures:
     images = images.to(device)
     labels = labels.to(device)
     generator = torch.Generator(device).manual_seed(0)
-    augmentation = FlowAugmentation(hflip=True, pad_crop=1, noise=0.1)
+    augmentation = FlowAugmentation(
+        hflip=True, pad_crop=1, rotation=12, brightness=0.1, saturation=0.05, noise=0.1
+    )
     for _ in range(3):
         seen = augmentation.apply(images, augmentation.draw(len(images), generator))
         noise = draw_noise(flow, len(images), generator, augmentation.noise)

@@ -160,6 +160,8 @@ def test_mirrored_latents_are_drawn() -> None:
     ("changes", "token"),
     [
         ({"augmentation": FlowAugmentation(pad_crop=1)}, r"augmentation\.pad_crop"),
+        ({"augmentation": FlowAugmentation(rotation=5)}, r"augmentation\.rotation"),
+        ({"augmentation": FlowAugmentation(saturation=0.1)}, r"augmentation\.saturation"),
         ({"autoencoder": "no/such/folder"}, "no/such/folder"),
     ],
 )

@@ -88,23 +88,6 @@ def test_recipe_comments(name: str) -> None:
     assert re.search(r"[Rr]each", head), "what it should reach"
 
 
-def test_the_papers_settings() -> None:
-    for name, weight, classes in (("cifar10", 3e5, 10), ("cifar100", 3e6, 100)):
-        config = recipe_config(name)
-        assert (config.lr, config.epochs, config.batch_size) == (0.01, 500, 512)
-        assert (config.optim.warmup_steps, config.optim.decay) == (1000, "constant")
-        assert config.flow == FlowConfig().backbone
-        assert (config.dataset.channels, as_size(config.dataset.image_size or 0)) == (3, (32, 32))
-        prior = config.prior
-        assert (prior.kind, prior.fixed_point.fit) == ("fpi", "means")
-        assert prior.fixed_point.weight(classes, 3072) == pytest.approx(
-            weight / (classes * (classes - 1)), abs=1
-        )
-        kinds = config.augmentation
-        assert kinds.hflip
-        assert kinds.pad_crop
-
-
 @pytest.mark.parametrize(
     ("images", "epochs"), [(1, 400), (2_500, 400), (10_000, 100), (60_000, 17), (10**6, 10)]
 )

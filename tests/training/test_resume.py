@@ -54,7 +54,9 @@ def config(tiny_config: TrainConfig) -> TrainConfig:
         pictures_every=0,
         checkpoint_minutes=1e-9,
         dataset=DataConfig(test_fraction=0.1),
-        augmentation=FlowAugmentation(hflip=True, pad_crop=1),
+        augmentation=FlowAugmentation(
+            hflip=True, pad_crop=1, rotation=12, brightness=0.1, contrast=0.1, saturation=0.05
+        ),
     )
 
 
@@ -158,7 +160,7 @@ def _words(folder: Path, epochs: int) -> list[str]:
         prior: {{fixed_point: {{kld_weight: 20}}, refit_epoch: 2}}
         pca: {{rank: 4, per_class: 6}}
         per_class: 10
-        augmentation: {{pad_crop: 1}}
+        augmentation: {{pad_crop: 1, rotation: 12, brightness: 0.1, contrast: 0.1}}
         """
     )
     return ["--data", "digits", "-c", str(settings)]

@@ -20,6 +20,8 @@ from nfaug.training.config import OptimConfig
 CHANGES: list[dict[str, Any]] = [
     {"augmentation": FlowAugmentation(hflip=True)},
     {"augmentation": FlowAugmentation(noise=20.0)},
+    {"augmentation": FlowAugmentation(rotation=20.0)},
+    {"augmentation": FlowAugmentation(brightness=0.2, contrast=0.2)},
     {"optim": OptimConfig(warmup_steps=2, clip_norm=1e-3)},
     {"optim": OptimConfig(warmup_steps=0)},
     {"optim": OptimConfig(warmup_steps=2, bf16=True)},

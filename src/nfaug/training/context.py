@@ -15,6 +15,7 @@ from nfaug.checkpoint.autoencoder import open_codec
 from nfaug.checkpoint.checkpoint import Checkpoint, CheckpointConfig
 from nfaug.classes.gaussians import ClassGaussians
 from nfaug.classes.priors import PriorConfig
+from nfaug.data.augmentation import FlowAugmentation
 from nfaug.data.batches import Batches, MemoryBatches, open_batches
 from nfaug.data.choose import choose_of_class
 from nfaug.data.classes import check_class_sizes, check_same_classes
@@ -357,6 +358,17 @@ def _representative(
     return order
 
 
+def _check_augmentation(augmentation: FlowAugmentation) -> None:
+    """Raise ValueError if an augmentation cannot apply to latents, which are computed once."""
+    for name in ("pad_crop", "rotation", "brightness", "contrast", "saturation"):
+        value = getattr(augmentation, name)
+        if value:
+            raise ValueError(
+                "latents of an autoencoder are computed once, and images cannot change later: set "
+                f"augmentation.{name} to 0; got {value}"
+            )
+
+
 def _read(
     images: LabelledImages,
     config: TrainConfig,
@@ -377,11 +389,8 @@ def _read(
     Raises:
         ValueError: If an augmentation cannot apply to latents.
     """
-    if codec is not None and config.augmentation.pad_crop:
-        raise ValueError(
-            "latents are computed once and cannot be shifted: set augmentation.pad_crop to 0; got "
-            f"{config.augmentation.pad_crop}"
-        )
+    if codec is not None:
+        _check_augmentation(config.augmentation)
     data = open_batches(
         images,
         memory_gib=config.dataset.memory_gib,
