@@ -13,7 +13,8 @@ from PIL import Image
 from torch import Tensor
 
 from nfaug.classes.pca import ClasswisePCA
-from nfaug.classes.pca_fit import assemble, fit_class
+from nfaug.classes.pca_fit import fit_class
+from nfaug.classes.pca_parts import PCAParts
 from nfaug.data.images import LabelledImages
 from nfaug.data.preprocess import Preprocess
 from nfaug.data.readers import ArrayReader
@@ -124,7 +125,11 @@ def _fitted(channels: int, memory: bool) -> ClasswisePCA:
 def fit_pca(latents: Iterable[Tensor], *, rank: int, memory: bool = True) -> ClasswisePCA:
     """The PCA of the latents of each class."""
     fits = [fit_class(rows, rank, label=label) for label, rows in enumerate(latents)]
-    return assemble(fits, memory=memory)
+    images = sum(len(fit.memory) for fit in fits) if memory else 0
+    parts = PCAParts(len(fits), max(len(fit.axes) for fit in fits), len(fits[0].mean), images)
+    for fit in fits:
+        parts.add(fit)
+    return parts.joined()
 
 
 def checkpoint(*, channels: int = 3, memory: bool = True, **changes: Any) -> Parts:

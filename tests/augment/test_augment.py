@@ -332,7 +332,7 @@ def test_pixels_in_floating_point_are_not_rounded(kind: str) -> None:
         new, _ = nfa.replay(given, labels, draws)
     z = (given.float()[draws.index] * 255 + 0.5) / 128 - 1
     own = labels[draws.index]
-    a = pca.project(z, own)
+    a = pca.locate(z, own)[0]
     moved = pca.add(torch.zeros_like(z), own, draws.weights * (a[draws.partner] - a))
     expected = given.float()
     expected[draws.index] += torch.where(draws.paired[:, None, None, None], moved, 0) * 128 / 255

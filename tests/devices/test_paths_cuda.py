@@ -17,7 +17,16 @@ import numpy as np
 import pytest
 import torch
 from device_tools import pretended_gpu
-from nfa_tools import CLASSES, NAMES, TensorImages, batch_of, checkpoint, images_of, tiny_flow
+from nfa_tools import (
+    CLASSES,
+    NAMES,
+    TensorImages,
+    batch_of,
+    checkpoint,
+    fit_pca,
+    images_of,
+    tiny_flow,
+)
 from timm.data.mixup import Mixup
 from torch import Tensor, nn
 
@@ -27,7 +36,6 @@ from nfaug.augment.open_engine import engine_of
 from nfaug.bank import make_bank
 from nfaug.checkpoint.checkpoint import Checkpoint
 from nfaug.classes.gaussians import ClassGaussians
-from nfaug.classes.pca_fit import assemble, fit_class
 from nfaug.compare import CompareConfig
 from nfaug.compare import compare as compare_augmentations
 from nfaug.compare.work import bank_of
@@ -177,13 +185,11 @@ def variants_of_a_batch(device: torch.device) -> Figures:
 def axes_of_many_classes(device: torch.device) -> Figures:
     """Of more than 64 classes the axes of each image are gathered."""
     generator = torch.Generator("cpu").manual_seed(0)
-    fits = []
-    for label in range(65):
-        fits.append(fit_class(torch.randn(4, 20, generator=generator), 2, label=label))
-    pca = assemble(fits, memory=True).to(device)
+    latents = [torch.randn(4, 20, generator=generator) for _ in range(65)]
+    pca = fit_pca(latents, rank=2).to(device)
     z = torch.randn(9, 20, generator=generator).to(device)
     labels = torch.arange(9).to(device)
-    coefficients = pca.project(z, labels)
+    coefficients, _ = pca.locate(z, labels)
     moved = pca.add(z, labels, coefficients)
     distance, energy = pca.scores(z, labels)
     return [read(each, device) for each in (coefficients, moved, distance, energy)]

@@ -7,13 +7,8 @@ import torch
 from torch import Tensor
 from torch.autograd import gradcheck
 
-from nfaug.flows.matrix_exp import (
-    expm,
-    expm_action,
-    phi_action,
-    special_orthogonal_log,
-    taylor_terms,
-)
+from nfaug.flows.matrix_exp import expm, expm_action, phi_action, special_orthogonal_log
+from nfaug.flows.taylor import taylor_terms
 
 
 def draw(n: int, norm: float, dtype: torch.dtype = torch.float64) -> tuple[Tensor, Tensor]:

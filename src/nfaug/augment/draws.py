@@ -115,7 +115,8 @@ def draw(
     rng = np.random.default_rng(own_seed(generator) if count else 0)
 
     order = rng.permutation(batch)[:count]
-    # The second row keeps the numbers that follow those of earlier versions.
+    # Nothing uses the second row: it was drawn by earlier versions, and every number that is drawn
+    # after it depends on it, so that without it a seed would give other batches.
     coins = rng.random((2, count), np.float32)[0]
     integers = rng.integers(2**31, size=(2, count))
     if config.mix == "regions":

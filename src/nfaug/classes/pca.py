@@ -43,20 +43,19 @@ class ClasswisePCA(nn.Module):
 
     with mean m_y and orthonormal axes U_y of class y, and s = 1 unless `rescaled`. Methods take
     latents of shape (B, d) or (B, C, H, W) with C*H*W = d, and int64 labels of shape (B,). They do
-    not synchronize an accelerator. Fit one with `nfaug.fit` or `nfaug.classes.pca_fit`.
+    not synchronize an accelerator. Fit one with `nfaug.fit`.
 
     Args:
         tensors: The first nine attributes by name, or the first seven if there is no memory.
 
     Example:
         >>> import torch
-        >>> from nfaug.classes.pca_fit import assemble, fit_class
-        >>> fits = [fit_class(torch.randn(count, 12), rank=3) for count in (50, 40)]
-        >>> pca = assemble(fits, memory=True)
-        >>> z, labels = torch.randn(4, 12), torch.tensor([0, 1, 1, 0])
-        >>> a = pca.project(z, labels)
-        >>> a.shape, pca.add(z, labels, -a).shape
-        (torch.Size([4, 3]), torch.Size([4, 12]))
+        >>> import nfaug
+        >>> pca = nfaug.load("builtin:rgb32").pca
+        >>> z, labels = torch.randn(4, 3, 32, 32), torch.tensor([0, 1, 1, 0])
+        >>> a, energy = pca.locate(z, labels)
+        >>> a.shape == (4, pca.rank), pca.add(z, labels, -a).shape
+        (True, torch.Size([4, 3, 32, 32]))
 
     Attributes:
         mean: (K, d) means.
@@ -131,18 +130,6 @@ class ClasswisePCA(nn.Module):
         other.scale = self.scale * scale
         return other
 
-    def project(self, z: Tensor, labels: Tensor) -> Tensor:
-        """The coefficients of latents along the axes of their class, a = U_y^T (z - m_y) / s.
-
-        Args:
-            z: Latents, (B, d) or (B, C, H, W).
-            labels: Their classes, (B,), int64.
-
-        Returns:
-            Shape (B, r), float32; 0 from the class's number of axes on.
-        """
-        return self.locate(z, labels)[0]
-
     def locate(
         self, z: Tensor, labels: Tensor, place: Tensor | None = None
     ) -> tuple[Tensor, Tensor]:
@@ -155,7 +142,8 @@ class ClasswisePCA(nn.Module):
                 not copied.
 
         Returns:
-            The coefficients a of `project`, (B, r), and the energy |z - m_y|^2 / s^2 - |a|^2, (B,).
+            The coefficients a = U_y^T (z - m_y) / s, (B, r), float32, which are 0 from the class's
+            number of axes on; and the energy |z - m_y|^2 / s^2 - |a|^2, (B,).
 
         Example:
             >>> coefficients, energy = pca.locate(z, labels)

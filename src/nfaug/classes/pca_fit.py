@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from .pca import ClasswisePCA
-from .pca_parts import ClassFit, PCAParts
+from .pca_parts import ClassFit
 
 _QUANTILE = 0.99  # share of held-out images that each of the two limits of the gate lets pass
 _EXACT = 512  # images up to which the eigenvectors are computed exactly
@@ -110,23 +109,6 @@ def fit_class(
         gate_energy=gate_energy.cpu(),
         memory=memory.cpu(),
     )
-
-
-def assemble(fits: Sequence[ClassFit], *, memory: bool) -> ClasswisePCA:
-    """The PCA of all classes, from their fits in the order of labels.
-
-    Raises:
-        ValueError: There is no class.
-    """
-    if not fits:
-        raise ValueError("latents must hold at least one class; got none")
-    rank = max(len(fit.axes) for fit in fits)
-    rows = sum(len(fit.memory) for fit in fits)
-    dim = len(fits[0].mean)
-    parts = PCAParts(len(fits), rank, dim, rows if memory else 0)
-    for fit in fits:
-        parts.add(fit)
-    return parts.joined()
 
 
 def _centre(latents: Tensor) -> _Centred:

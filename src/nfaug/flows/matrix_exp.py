@@ -18,33 +18,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from .mef_config import MAX_BOUND
-
 _GROUP = 4  # terms that `row_series` adds up at a time
 _SQUARINGS = 5  # in `expm`: with degree 16, exact to float32 rounding for norms up to 64
-
-
-def taylor_terms(bound: float, tolerance: float = 2.0**-24) -> int:
-    """Return the number m of Taylor terms that give exp to `tolerance` for norms up to `bound`.
-
-    m >= 1 is the smallest number with bound^(m+1)/(m+1)! <= tolerance. The default tolerance is
-    half a unit in the last place of float32.
-
-    Raises:
-        ValueError: If `bound` is negative, not finite, or above 30.
-    """
-    if not 0 <= bound <= MAX_BOUND:
-        raise ValueError(
-            f"the coupling's matrices may have norm {bound}; the Taylor series needs a norm in "
-            f"[0, {MAX_BOUND:g}]. The scale parameters of this flow diverged: train with a "
-            "smaller learning rate."
-        )
-    m = 1
-    remainder = bound * bound / 2  # bound^(m+1)/(m+1)!
-    while remainder > tolerance:
-        m += 1
-        remainder *= bound / (m + 1)
-    return m
 
 
 def _horner(matrices: Tensor, x: Tensor, coefficients: list[float]) -> Tensor:

@@ -11,14 +11,9 @@ from torch import Tensor, nn
 
 from ..run.device import is_read_at_once
 from .layers import Layer
-from .matrix_exp import (
-    expm_action,
-    phi_action,
-    row_series,
-    series_weights,
-    taylor_terms,
-)
+from .matrix_exp import expm_action, phi_action, row_series, series_weights
 from .networks import CouplingNet
+from .taylor import taylor_terms
 
 _LOW_RANK_OFFSET = 1e-8  # added to U and V, as the released weights expect
 

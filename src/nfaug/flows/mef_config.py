@@ -8,9 +8,9 @@ from ..io.numbers import check_number, check_whole
 from ..io.text import did_you_mean
 from ..io.types import ModuleList
 from .backbone import Backbone, is_size
+from .taylor import MAX_BOUND
 from .types import Squeeze
 
-MAX_BOUND = 30.0  # above this norm the alternating series of exp(-M) has no correct float32 digit
 SQUEEZE_NAMES = ("pixel", "haar")  # of `nfaug.flows.layers.SQUEEZES`
 _MOST_TENSORS = 20_000
 
