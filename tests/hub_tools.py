@@ -263,8 +263,14 @@ def _resolve(hub: FakeHub, request: Any, repo: Repo, name: str, revision: str, p
     if request.method == "GET" and hub.damage.get(path, 0) > 0:
         hub.damage[path] -= 1
         data = data[:-1] + bytes([data[-1] ^ 1])
+    start = re.match(r"bytes=(\d+)-", request.headers.get("range", ""))
+    if start is not None:  # the oldest client resumes a download that was cut
+        headers["Content-Range"] = f"bytes {start[1]}-{len(data) - 1}/{len(data)}"
+        data = data[int(start[1]) :]
     headers |= {"X-Repo-Commit": sha, "Content-Length": str(len(data))}
-    return httpx.Response(200, content=b"" if request.method == "HEAD" else data, headers=headers)
+    status = 200 if start is None else 206
+    content = b"" if request.method == "HEAD" else data
+    return httpx.Response(status, content=content, headers=headers)
 
 
 _R = "/api/models/(?P<repo>[^/]+/[^/]+)"

@@ -338,6 +338,9 @@ def test_a_warm_cache_needs_no_network(
     pushed: FakeHub, made: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folder = pull(REPO)
+    pushed.requests.clear()
+    assert pull(REPO) == folder
+    assert {*pushed.requests} == {f"HEAD /{REPO}/resolve/main/config.json"}
     asked = len(pushed.requests)
     pushed.up = False
     assert pull(REPO) == folder
@@ -367,7 +370,7 @@ ASKS: list[Callable[[Path], Any]] = [
         (404, "404"),
         (OSError(28, "No space left on device"), "space"),
         (RuntimeError("\x1b[31mred"), "red"),
-        (b"[" * 100_000, "recursion|commit"),
+        (b"[" * 100_000, "recursion|Commit|connection"),
     ],
 )
 def test_a_fault_is_one_clear_error(fault: Any, token: str, pushed: FakeHub, made: Path) -> None:
@@ -453,6 +456,27 @@ def test_processes_that_start_together_download_once(pushed: FakeHub) -> None:
     assert all(torch.equal(first, other) for other in others)
     downloads = [line for line in pushed.requests if line.startswith("GET") and "model" in line]
     assert len(downloads) == 1
+
+
+def test_a_push_in_between_mixes_nothing(pushed: FakeHub, made: Path, mine: Path) -> None:
+    """All files are those of the commit whose config.json came first."""
+    other = nfaug.load(made)
+    other.config.training["epochs"] = 4
+    for parameter in other.flow.parameters():
+        parameter.data += 1
+    other.save(mine, overwrite=True)
+    files = {name: (mine / name).read_bytes() for name in RUNTIME}
+
+    def then_pushed(hub: FakeHub, request: Any) -> Any:
+        answer = hub.true_answer(request)
+        if request.method == "GET":
+            hub.fail.clear()
+            hub.add(REPO, files)
+        return answer
+
+    pushed.fail["/resolve/.*/config"] = then_pushed
+    assert torch.equal(augmented(REPO), augmented(made))
+    assert torch.equal(augmented(REPO), augmented(mine))
 
 
 def test_a_forced_download_is_never_of_the_cache(pushed: FakeHub) -> None:

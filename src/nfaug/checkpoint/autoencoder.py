@@ -83,7 +83,11 @@ def _read(source: str | os.PathLike[str], hub: HubOptions | None = None) -> dict
             raise FileNotFoundError(f"there is no file {str(source)!r}")
         from ..io.hub import download
 
-        path = download(str(source), [_SETTINGS, _WEIGHTS, f"{path.name}.safetensors"], hub)
+        names = [_SETTINGS, _WEIGHTS, f"{path.name}.safetensors"]
+        found = list(download(str(source), names, hub).values())
+        if not found:
+            raise FileNotFoundError(f"{str(source)!r} on the Hub has none of {', '.join(names)}")
+        path = found[0].parent
     files = [path]
     if path.is_dir():
         _check_class(path / _SETTINGS)

@@ -56,15 +56,16 @@ def download_checkpoint(
 
 def _download_once(repo_id: str, options: HubOptions, whole: bool) -> Path:
     """The folder of a checkpoint whose files have the hashes that its `config.json` lists."""
-    folder = download(repo_id, [CONFIG], options)
-    if not (folder / CONFIG).is_file():
+    first = download(repo_id, [CONFIG], options)
+    if not first:
         raise HubError(f"{repo_id} has no {CONFIG}, so it is not an nfaug checkpoint")
+    folder = first[CONFIG].parent
     files = read_manifest(folder)["files"]
     if not whole:
         return folder
     # By commit, so that a push in between cannot mix two versions.
-    download(repo_id, files, options.at(folder.name))
-    missing = [name for name in files if not (folder / name).is_file()]
+    found = download(repo_id, files, options.at(folder.name))
+    missing = [name for name in files if name not in found]
     if missing:
         raise HubError(
             f"{repo_id} lacks {', '.join(missing)}, which its {CONFIG} lists; or there is no "

@@ -97,10 +97,11 @@ def push_to_hub(
         ValueError: ...
     """
     _check_name(repo_id)
-    api = HfApi(token=token, library_name="nfaug")
+    options = HubOptions(revision=revision, token=token, force_download=True)
+    api = HfApi(token=options.token, library_name="nfaug")
     with (
         _staged(checkpoint, repo_id, memory, license, data) as (staged, generated_card),
-        hub_errors(repo_id, HubOptions(revision=revision)),
+        hub_errors(repo_id, options),
     ):
         api.create_repo(repo_id, private=private, exist_ok=True)
         if private and not api.model_info(repo_id).private:
@@ -109,9 +110,8 @@ def push_to_hub(
             api.create_branch(repo_id, branch=revision, exist_ok=True)
         remote_names = api.list_repo_files(repo_id, revision=revision)
         if CARD in remote_names and not overwrite_card:
-            options = HubOptions(revision=revision, token=token, force_download=True)
-            folder = download(repo_id, [CARD], options)  # never an older one of the cache
-            remote_card = (folder / CARD).read_bytes().decode("utf-8", errors="replace")
+            found = download(repo_id, [CARD], options)  # never an older one of the cache
+            remote_card = found[CARD].read_bytes().decode("utf-8", errors="replace")
             kept_card = set_privacy(remote_card, generated_card)
             if kept_card != (staged / CARD).read_bytes().decode():
                 warnings.warn(
