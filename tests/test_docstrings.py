@@ -30,7 +30,6 @@ PUBLIC = (
     "nfaug.bank",
     "nfaug.classes.fixed_point",
     "nfaug.compare",
-    "nfaug.explore.app",
     "nfaug.hub",
     "nfaug.integrations.albumentations",
     "nfaug.integrations.timm",
@@ -40,10 +39,7 @@ PUBLIC = (
 )
 
 # The library that a module needs, where not every set of extras has it.
-LIBRARIES = {
-    "nfaug.explore.app": "gradio",
-    "nfaug.integrations.albumentations": "albumentations",
-}
+LIBRARIES = {"nfaug.integrations.albumentations": "albumentations"}
 
 
 def is_installed(module: str) -> bool:

@@ -62,7 +62,7 @@ FOREIGN = {"cd", "git", "sudo", "apt-get", "pip"}
 AS_WRITTEN = bool(os.environ.get("NFAUG_AS_WRITTEN"))
 # What needs the Hub, runs until it is stopped, installs, needs a GPU, or trains for days.
 NOT_RUN = re.compile(
-    "owner/|madebyollin|--download|nfaug list$|--recipe photos|nfaug explore|completion bash"
+    "owner/|madebyollin|--download|nfaug list$|--recipe photos|examples/space|completion bash"
     r"|^(make|pip|git|sudo|apt-get|cd)\b|benchmarks/|--model resnet50"
     "|timm train.py (?!.*--device cpu)"
 )

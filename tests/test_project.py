@@ -84,7 +84,7 @@ def test_ci_tests_the_lower_bounds() -> None:
 
 def test_examples_use_public_names() -> None:
     public = {"nfaug", "nfaug.bank", "nfaug.cli", "nfaug.compare", "nfaug.hub", "nfaug.training"}
-    for path in sorted((ROOT / "examples").glob("*.py")):
+    for path in sorted((ROOT / "examples").rglob("*.py")):
         text = path.read_text(encoding="utf-8")
         used = set(re.findall(r"^\s*(?:from|import) (nfaug[\w.]*)", text, re.M))
         private = {name for name in used - public if not name.startswith("nfaug.integrations.")}

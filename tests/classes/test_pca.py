@@ -117,6 +117,12 @@ def test_rescaled_latents_have_the_same_coefficients(
         assert torch.allclose(found, expected, rtol=1e-5, atol=1e-4)
 
 
+def scores_of(pca: ClasswisePCA, z: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+    """What the gate compares: the distance along the axes, and the energy beside them."""
+    coefficients, energy = pca.locate(z, labels)
+    return pca.distance(coefficients, labels), energy
+
+
 def sizes(classes: int, dim: int, rank: int) -> ClasswisePCA:
     """A PCA of random latents: few of many classes, or more dimensions."""
     generator = torch.Generator().manual_seed(0)
@@ -190,7 +196,7 @@ def test_gate_separates_the_class_from_other_latents(pca: ClasswisePCA) -> None:
         far = fitted.add(latents, labels, 20 * fitted.eigenvalues[label].sqrt().expand(20, -1))
         assert not fitted.gate(far, labels).any(), "far inside the span"
         assert fitted.gate(far, labels, radius=100.0).all()
-    distance, energy = pca.scores(*batch())
+    distance, energy = scores_of(pca, *batch())
     assert (distance >= 0).all()
     assert (energy >= 0).all()
 
@@ -214,7 +220,7 @@ def test_range_is_that_of_fits_to_the_other_folds() -> None:
         held_out = latents[fold == number]
         fitted = fit_pca([latents[fold != number]], rank=RANK)
         labels = torch.zeros(len(held_out), dtype=torch.int64)
-        scores.append(torch.stack(fitted.scores(held_out, labels)))
+        scores.append(torch.stack(scores_of(fitted, held_out, labels)))
     distance, energy = torch.cat(scores, 1).quantile(0.99, dim=1).tolist()
     fit = fit_class(latents, RANK)
     assert float(fit.gate_distance) == pytest.approx(distance, rel=1e-3)
@@ -230,7 +236,7 @@ def test_few_images_cap_the_axes_and_unused_rows_are_zero() -> None:
     assert not fitted.axes[2, 2:].any()
     z, labels = batch()
     assert torch.isfinite(fitted.locate(z, labels)[0]).all()
-    assert torch.isfinite(torch.cat(fitted.scores(z, labels))).all()
+    assert torch.isfinite(torch.cat(scores_of(fitted, z, labels))).all()
     assert not fitted.locate(z, torch.full_like(labels, 2))[0][:, 2:].any()
 
 
@@ -243,7 +249,7 @@ def test_identical_images_and_a_single_image_have_no_axes() -> None:
     assert fitted.offsets.diff().tolist() == [60, 20, 0, 63], "a single image is no partner"
     assert torch.equal(fitted.mean[2], latents[2][0])
     assert fitted.gate(latents[2] + 1, torch.tensor([2])).all(), "noise may change it"
-    assert torch.isfinite(torch.cat(fitted.scores(*batch()))).all()
+    assert torch.isfinite(torch.cat(scores_of(fitted, *batch()))).all()
 
 
 def test_tensors_round_trip_bit_for_bit(pca: ClasswisePCA) -> None:

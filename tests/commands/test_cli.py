@@ -142,10 +142,9 @@ def test_wrong_words(words: list[str], tokens: list[str], nfaug_command: Any) ->
     ("given", "size"), [("20", (20, 20)), ("20,16", (20, 16)), (None, None)], ids=str
 )
 def test_one_spelling_of_a_size(given: str | None, size: Any) -> None:
-    for verb in ("fit", "preview", "bank", "explore"):
+    for verb in ("fit", "preview", "bank"):
         parser = importlib.import_module(f"nfaug.commands.{verb}").parser()
-        words = [] if verb == "explore" else FIT[1:]
-        words = [*words, *([] if given is None else ["--image-size", given])]
+        words = [*FIT[1:], *([] if given is None else ["--image-size", given])]
         assert parser.parse_args(words).image_size == size
 
 

@@ -31,8 +31,6 @@ from timm.data.mixup import Mixup
 from torch import Tensor, nn
 
 import nfaug
-from nfaug.augment.config import MixConfig
-from nfaug.augment.open_engine import engine_of
 from nfaug.bank import make_bank
 from nfaug.checkpoint.checkpoint import Checkpoint
 from nfaug.classes.gaussians import ClassGaussians
@@ -41,7 +39,6 @@ from nfaug.compare import compare as compare_augmentations
 from nfaug.compare.work import bank_of
 from nfaug.data.augmentation import FlowAugmentation
 from nfaug.data.batches import MemoryBatches
-from nfaug.explore.pictures import OpenFlow, class_images, compare
 from nfaug.fitting.config import PCAConfig
 from nfaug.integrations.timm import NFALoader
 from nfaug.pictures.preview import preview_grid, sample_grid
@@ -189,9 +186,9 @@ def axes_of_many_classes(device: torch.device) -> Figures:
     pca = fit_pca(latents, rank=2).to(device)
     z = torch.randn(9, 20, generator=generator).to(device)
     labels = torch.arange(9).to(device)
-    coefficients, _ = pca.locate(z, labels)
+    coefficients, energy = pca.locate(z, labels)
     moved = pca.add(z, labels, coefficients)
-    distance, energy = pca.scores(z, labels)
+    distance = pca.distance(coefficients, labels)
     return [read(each, device) for each in (coefficients, moved, distance, energy)]
 
 
@@ -275,19 +272,6 @@ def a_preview(device: torch.device) -> Figures:
         picture = preview_grid(fitted(device), data(), variants=2, partners=partners)
         pictures.append(torch.from_numpy(np.array(picture)))
     return pictures
-
-
-def the_pictures_of_the_explorer(device: torch.device) -> Figures:
-    found = fitted(device)
-    results = []
-    for images in (None, data()):
-        flow = OpenFlow(found, engine_of(found), (8, 8), images)
-        image = class_images(flow, 1, 1).to(device)
-        made = compare(flow, image, 1, MixConfig(gate=None), n=2)
-        assert made.changed == [True, True]
-        for each in (made.decoded, made.variants, made.differences):
-            results.append(read(each, device))
-    return results
 
 
 def an_evaluation(device: torch.device) -> Figures:
@@ -404,7 +388,6 @@ PATHS: list[Callable[[torch.device], Figures]] = [
     samples,
     a_grid_of_samples,
     a_preview,
-    the_pictures_of_the_explorer,
     an_evaluation,
     a_bank_of_a_comparison,
     a_comparison,

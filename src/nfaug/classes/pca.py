@@ -64,8 +64,8 @@ class ClasswisePCA(nn.Module):
         eigenvalues: (K, r) variances along the axes, zero for unused rows.
         ranks: (K,) numbers of axes.
         counts: (K,) numbers of images that the classes were fitted on.
-        gate_distance: (K,) largest distance of `scores` that the gate lets through at 1.0.
-        gate_energy: (K,) largest energy of `scores` that the gate lets through at 1.0.
+        gate_distance: (K,) largest `distance` that the gate lets through at 1.0.
+        gate_energy: (K,) largest energy of `locate` that the gate lets through at 1.0.
         memory: (N, r) float16 coefficients of the fitted images, sorted by class, or None.
         memory_labels: (N,) classes of the memory's rows, or None.
         offsets: (K + 1,) first row of each class in the memory.
@@ -245,20 +245,6 @@ class ClasswisePCA(nn.Module):
         deltas[torch.arange(len(delta), device=delta.device), labels] = delta
         return deltas.flatten(1) @ self.axes.flatten(0, 1)
 
-    def scores(self, z: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-        """How far latents lie from their class, along its axes and beside them.
-
-        Args:
-            z: Latents, (B, d) or (B, C, H, W).
-            labels: Their classes, (B,), int64.
-
-        Returns:
-            The `distance` along the axes, and the energy |z - m_y|^2 - |a|^2 beside them, (B,)
-            each.
-        """
-        coefficients, energy = self.locate(z, labels)
-        return self.distance(coefficients, labels), energy
-
     def distance(self, coefficients: Tensor, labels: Tensor) -> Tensor:
         """The squared Mahalanobis distance along the axes, sum_i a_i^2 / eigenvalue_i.
 
@@ -288,12 +274,12 @@ class ClasswisePCA(nn.Module):
     def gate(self, z: Tensor, labels: Tensor, *, radius: float = 1.0) -> Tensor:
         """Whether latents lie near their class, along its axes and beside them.
 
-        The limits are quantiles of the `scores` of held-out images (see `fit_class`).
+        The limits are quantiles of distances and energies of held-out images (see `fit_class`).
 
         Args:
             z: Latents, (B, d) or (B, C, H, W).
             labels: Their classes, (B,), int64.
-            radius: The setting `gate`: a factor of the limits as lengths, where scores are squares.
+            radius: The setting `gate`: a factor of the limits as lengths; both limits are squares.
 
         Returns:
             Shape (B,), bool; False where the gate leaves an image unchanged.

@@ -167,7 +167,7 @@ def _squared_lengths(rows: Tensor) -> Tensor:
 
 
 def _scores(coefficients: Tensor, eigenvalues: Tensor, energies: Tensor) -> tuple[Tensor, Tensor]:
-    """Distance and energy as in `ClasswisePCA.scores` from |z - m|^2, the `energies` (N,)."""
+    """The `distance` and the energy of a `ClasswisePCA` from |z - m|^2, the `energies` (N,)."""
     squares = coefficients.square()
     distance = (squares / eigenvalues).sum(1)
     return distance, (energies - squares.sum(1)).clamp(min=0)

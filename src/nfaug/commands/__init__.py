@@ -11,7 +11,6 @@ GROUPS = {
     "Try it on your images": {
         "compare": "measure which augmentation gains accuracy, and get advice",
         "preview": "draw images beside their variants, in a PNG file",
-        "explore": "change the settings of NFA on a page in the browser",
     },
     "Make a checkpoint": {
         "fit": "fit a checkpoint to your classes: one pass, no training",

@@ -25,13 +25,11 @@ _SIDE = 128  # largest default size of images that differ in size, for a flow of
 def load_base(
     checkpoint: Flow | Checkpoint | str | os.PathLike[str],
     autoencoder: AutoencoderSource | None = None,
-    *,
-    gaussians: bool = False,
 ) -> Checkpoint:
     """The checkpoint that a fit starts from, for the argument `checkpoint` of `fit`.
 
     `autoencoder` is used here only for the name of a flow on latents, which is loaded with it.
-    Class Gaussians are read only with `gaussians`: a fit does not use those of its start.
+    Class Gaussians are not read: a fit does not use those of its start.
     """
     if isinstance(checkpoint, Checkpoint):
         return checkpoint
@@ -48,7 +46,7 @@ def load_base(
         manifest = read_manifest(resolve(source, whole=False))
         if "autoencoder" not in manifest:  # the flow is on pixels
             autoencoder = None
-    return load(source, autoencoder=autoencoder, gaussians=gaussians)
+    return load(source, autoencoder=autoencoder, gaussians=False)
 
 
 def open_images(

@@ -10,12 +10,10 @@ from importlib.util import find_spec
 EXTRAS = {
     "albumentations": "albumentations",
     "ema_pytorch": "train",
-    "gradio": "ui",
     "matplotlib": "train",
     "ray": "ray",
     "scipy": "train",
     "sklearn": "train",
-    "starlette": "ui",  # comes with gradio
     "tensorboard": "train",
     "timm": "train",
     "torchvision": "train",
