@@ -23,7 +23,7 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from nfaug.augment.transform import NFAugment
 from nfaug.integrations.timm import NFALoader, run_script
-from nfaug.integrations.timm.script import format_stats
+from nfaug.integrations.timm.counts import format_stats, many_unchanged
 from nfaug.integrations.torchvision import NFACollate
 
 # timm's reader leaves the files that it opened to the garbage collector.
@@ -171,6 +171,64 @@ def test_settings_of_its_loader(folder: Path, settings: dict[str, Any], prefetch
                 assert images.dtype == settings.get("img_dtype", torch.float32)
     stats = nfa.stats()
     assert stats["seen"] == stats["applied"] == 24
+
+
+def counts_of(**counts: int) -> dict[str, int]:
+    """Counters of `NFAugment.stats`; those that are not given are 0."""
+    names = ("applied", "far", "no_partner", "gated", "fell_back", "not_finite")
+    return {"seen": 400, **dict.fromkeys(names, 0), **counts}
+
+
+def test_what_is_said_of_images_that_stay_unchanged() -> None:
+    """It is said of more than a third of at least 30 chosen images, with the main reason."""
+    said = many_unchanged(counts_of(applied=81, gated=110, far=9))
+    assert said == (
+        "NFA left 119 of 200 chosen images unchanged, 110 because they, or their variants, lie "
+        "outside of the range of their class, as crops do that are unlike the images of the fit: "
+        "it chose 50% of all images, and changed 20%"
+    )
+    assert "9 because they are unlike the images that" in many_unchanged(
+        counts_of(applied=24, far=9, fell_back=4)
+    )
+    assert "no other image of their class" in many_unchanged(counts_of(no_partner=30))
+    for counts in (
+        counts_of(),
+        counts_of(applied=20, gated=10),
+        counts_of(applied=9, gated=20),  # too few
+        counts_of(applied=40, not_finite=100),  # not all of which were chosen
+    ):
+        assert many_unchanged(counts) == "", counts
+
+
+@pytest.mark.parametrize("prefetcher", [True, False])
+def test_a_loader_says_once_that_many_crops_stay_unchanged(folder: Path, prefetcher: bool) -> None:
+    """timm's default crops: 12 of 12 images are chosen in each epoch, and few of them change."""
+    nfa = make_nfa(gate=0.01)
+    loader = NFALoader(make_loader(folder, prefetcher=prefetcher, no_aug=False), nfa)
+    for _ in range(2):
+        list(loader)
+    with pytest.warns(UserWarning, match=r"left 3\d of 36 chosen images .*, as crops do") as said:
+        list(loader)
+    places = [one.filename for one in said if issubclass(one.category, UserWarning)]
+    assert places == [__file__], "it points to the loop that asked for the epoch"
+    list(loader)  # a second warning would be an error
+
+
+def test_one_process_of_a_run_says_it(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RANK", "1")
+    nfa = make_nfa(gate=0.01)
+    loader = NFALoader(make_loader(folder, no_aug=False), nfa)
+    for _ in range(4):
+        list(loader)
+    assert many_unchanged(nfa.stats())
+
+
+def test_most_crops_change_with_a_wide_gate(folder: Path) -> None:
+    nfa = make_nfa(gate=10.0)
+    loader = NFALoader(make_loader(folder, no_aug=False), nfa)
+    for _ in range(4):
+        list(loader)
+    assert nfa.stats()["applied"] > 32
 
 
 def test_a_given_mixup() -> None:

@@ -69,3 +69,20 @@ def test_a_script_that_nfa_has_no_part_in(folder: Path, flow_dir: Path, tmp_path
     assert f"NFA: {flow_dir}, p = 1.0, in training loaders\n" in ran.stderr
     assert re.search(r"NFA augmented no image \(NFA: of \d+ images applied 0, ", ran.stderr)
     assert out.exists()
+
+
+def test_a_script_whose_crops_stay_unchanged(folder: Path, flow_dir: Path, tmp_path: Path) -> None:
+    """timm's default crops and a narrow gate: a warning after an epoch, and again at the end."""
+    words = ["timm", SCRIPT, "--checkpoint", flow_dir, "--p", "1.0", "--gate", "0.9"]
+    ran = run_python(["-m", "nfaug", *words, "--", folder, "--epochs", 3], cwd=tmp_path)
+    assert ran.returncode == 0, ran.stderr
+    warned = [line for line in ran.stderr.splitlines() if line.startswith("warning: NFA")]
+    assert len(warned) == 1
+    assert re.match(r"warning: NFA left \d+ of 48 chosen images unchanged, ", warned[0]), warned
+    last = ran.stdout.splitlines()[-1]
+    counts = re.match(r"NFA: of 72 images applied (\d+), .*, gated (\d+), ", last)
+    assert counts, last
+    applied, gated = map(int, counts.groups())
+    assert 0 < applied < 48
+    assert f". NFA left {72 - applied} of 72 chosen images unchanged, {gated} because they" in last
+    assert last.endswith(f"it chose 100% of all images, and changed {100 * applied / 72:.0f}%")

@@ -51,10 +51,13 @@ def parser() -> ArgumentParser:
 
 
 def run(arguments: Namespace) -> dict[str, Any] | str:
-    """Run the script, and return NFA's counters: with --json as figures, otherwise as a line."""
+    """Run the script, and return NFA's counters: with --json as figures, otherwise as a line.
+
+    The line also says what happens if NFA left many images unchanged.
+    """
     from ..augment.transform import NFAugment
     from ..integrations.timm import run_script
-    from ..integrations.timm.script import format_stats
+    from ..integrations.timm.counts import format_stats, many_unchanged
 
     nfa = NFAugment.from_pretrained(
         arguments.checkpoint, autoencoder=arguments.autoencoder, config=mixing(arguments)
@@ -77,4 +80,10 @@ def run(arguments: Namespace) -> dict[str, Any] | str:
             f"the script ran, and NFA augmented no image ({format_stats(stats)}): fit the "
             "checkpoint to images like those that the script trains on"
         )
-    return dict(stats) if arguments.json else format_stats(stats)
+    if arguments.json:
+        return dict(stats)
+    line = format_stats(stats)
+    message = many_unchanged(stats)
+    if message:
+        line += f". {message}"
+    return line

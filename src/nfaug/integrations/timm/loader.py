@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import warnings
 from collections.abc import Iterator
 from typing import Any
 
@@ -17,6 +18,8 @@ from ...augment.pixels import Normalization
 from ...augment.transform import NFAugment, check_nfa
 from ...data.classes import item_sources
 from ...data.torch_datasets import normalization_of
+from ...run.ranks import own_rank
+from .counts import many_unchanged
 
 
 class NFALoader:
@@ -26,6 +29,10 @@ class NFALoader:
     (images, labels). `len`, `dataset`, `sampler` and other attributes are the wrapped loader's.
     `mixup_enabled` switches mixup and cutmix; `nfa.enabled` switches NFA. With accelerate, it wraps
     the prepared loader: `NFALoader(accelerator.prepare(loader), nfa)`.
+
+    If NFA has left more than a third of the images that it chose unchanged, the loader says so at
+    the end of an epoch, in a warning, once. In a distributed run the first process says it, of its
+    own images.
 
     Args:
         loader: The loader, not iterated yet. A `FastCollateMixup` in it is moved to after NFA.
@@ -76,11 +83,18 @@ class NFALoader:
         self.mixup: Any = loader_mixup if mixup is None else mixup
         self.device = device
         self._mixes = True
+        self._warns = own_rank() == 0  # until it has
 
     def __iter__(self) -> Iterator[Any]:
         _check_shared(self.loader)
         for batch in self.loader:
             yield self._augmented(batch)
+        if not self._warns:
+            return
+        message = many_unchanged(self.nfa.stats())
+        if message:
+            self._warns = False
+            warnings.warn(message, stacklevel=2)
 
     def _augmented(self, batch: Any) -> Any:
         """The batch on `device`, after NFA and then mixup."""

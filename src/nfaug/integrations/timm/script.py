@@ -115,12 +115,3 @@ def _check_arguments(argv: Sequence[str]) -> None:
     mixes = options.mixup or options.cutmix or options.cutmix_minmax
     if mixes and options.mixup_mode == "half" and not options.no_prefetcher:
         raise ValueError("--mixup-mode half runs before NFA; use batch, pair or elem")
-
-
-def format_stats(stats: dict[str, int]) -> str:
-    """Counters as one line of text."""
-    counts = []
-    for name, count in stats.items():
-        if name != "seen":
-            counts.append(f"{name.replace('_', ' ')} {count}")
-    return f"NFA: of {stats['seen']} images {', '.join(counts)}"
