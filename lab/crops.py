@@ -19,6 +19,7 @@ import argparse
 import csv
 import functools
 import io
+import itertools
 import math
 import random
 import statistics
@@ -44,7 +45,7 @@ from nfaug.integrations.timm import NFALoader
 from nfaug.io.atomic import write_text
 
 SIDE = 64  # pixels that the network is trained at
-BATCH = 32
+BATCH = 16  # of training; counts are of batches of 32
 WIDE = 2.0  # a gate, which lets most crops through
 AFTER = "after the crop"  # as `nfaug timm` does
 WIDER = "after the crop with a wide gate"
@@ -59,7 +60,9 @@ NETWORKS = {  # with their own sizes
     "EVA02": "eva02_tiny_patch14_224",
 }
 FLOWS = ("builtin:pixels", "builtin:rgb32")
-GATES = (1.25, WIDE)
+OUTCOMES = ("applied", "gated", "far", "no_partner", "fell_back")
+NUMBERS = ("chosen", *OUTCOMES, "left", "seconds")
+FITS = (("images", 1.25), ("images", WIDE), ("crops", 1.25))  # what is read, and the gate
 
 
 class Stored(Dataset[Any]):
@@ -88,12 +91,14 @@ class Stored(Dataset[Any]):
         return self.transform(picture), int(self.labels[index])
 
 
-def loader_of(data: Stored, name: str, training: bool, shape: Sequence[int], **more: Any) -> Any:
+def loader_of(
+    data: Stored, name: str, training: bool, shape: Sequence[int], batch: int = BATCH, **more: Any
+) -> Any:
     """The loader that timm's train.py makes of the images of a set."""
     return create_loader(
         data,
         tuple(shape),
-        BATCH if training else 256,
+        batch,
         is_training=training,
         hflip=FLIPS.get(name, 0.5),
         interpolation="random" if training else "bilinear",
@@ -176,7 +181,7 @@ def right_of(args: argparse.Namespace, name: str, row: str, seed: int) -> Tensor
     model.eval()
     right = []
     with torch.no_grad():
-        for images, labels in loader_of(Stored(tested), name, False, (3, SIDE, SIDE)):
+        for images, labels in loader_of(Stored(tested), name, False, (3, SIDE, SIDE), 256):
             right.append(model(images).argmax(1) == labels)
     return torch.cat(right)
 
@@ -217,6 +222,7 @@ def train(args: argparse.Namespace) -> None:
             "wide": WIDE,
         }
         found[name] = Cells(args.out / name, record, len(parts_of(args.data, name)[1]))
+    files = {f"{name}-{SIDE}": cells for name, cells in found.items()}
     for seed in range(args.seeds):
         for name, cells in found.items():
             for row in args.rows:
@@ -227,7 +233,7 @@ def train(args: argparse.Namespace) -> None:
                 seconds = time.process_time() - started
                 cells.add(row, seed, right, seconds)
                 print(f"  {100 * right.mean():.1f}%, {seconds:.0f} s", flush=True)
-                keep(args.results, found)
+                keep(args.results, files)
     for name, cells in found.items():
         print("\n".join(gains_table(SETS[name].title, cells, ROWS, AFTER, NOTHING)), end="\n\n")
     for row in PLACES:
@@ -237,43 +243,45 @@ def train(args: argparse.Namespace) -> None:
         print(f"{row}: {gain} over {AFTER} on the mean over sets, {clear}")
 
 
+def counts_of(
+    args: argparse.Namespace, data: Stored, name: str, given: Any, nfa: nfaug.NFAugment
+) -> list[Any]:
+    """NUMBERS, of batches with a network's size, mean and std."""
+    started = time.process_time()
+    seeded(0)
+    moments = {"mean": given["mean"], "std": given["std"]}
+    loader = loader_of(data, name, True, given["input_size"], 32, **moments)
+    for _ in batches(NFALoader(loader, nfa), args.batches):
+        pass
+    stats = nfa.stats()
+    counts = [stats[outcome] for outcome in OUTCOMES]
+    chosen = sum(counts)
+    left = 1 - stats["applied"] / chosen
+    return [chosen, *counts, f"{left:.4f}", f"{time.process_time() - started:.1f}"]
+
+
 def count(args: argparse.Namespace) -> None:
     """Write what becomes of the images that NFA chooses."""
     text = io.StringIO()
     table = csv.writer(text, lineterminator="\n")
-    names = ("applied", "gated", "far", "no_partner", "fell_back")
-    table.writerow(("set", "network", "size", "flow", "fit", "gate", "chosen", *names, "seconds"))
-    for name in args.sets:
-        pool, _ = parts_of(args.data, name)
-        few, _ = split_per_class(pool, args.per_class, 0)
-        for title, model in NETWORKS.items():
-            given = resolve_data_config({}, model=create_model(model))
-            size = given["input_size"][1]
-            for flow in FLOWS:
-                seeded(0)
-                fits = {
-                    "images": nfaug.fit(flow, few, progress=False),
-                    "crops": fitted_to_crops(flow, few, name, size),
-                }
-                cases = [("images", gate) for gate in GATES]
-                for fit, gate in [*cases, ("crops", GATES[0])]:
-                    started = time.process_time()
-                    seeded(0)
-                    nfa = nfaug.NFAugment(fits[fit], gate=gate)
-                    loader = loader_of(
-                        Stored(few), name, True, given["input_size"],
-                        mean=given["mean"], std=given["std"],
-                    )  # fmt: skip
-                    for _ in batches(NFALoader(loader, nfa), args.batches):
-                        pass
-                    stats = nfa.stats()
-                    chosen = sum(number for key, number in stats.items() if key != "seen")
-                    counts = [stats[key] for key in names]
-                    seconds = f"{time.process_time() - started:.1f}"
-                    line = (name, title, size, flow, fit, gate, chosen, *counts, seconds)
-                    table.writerow(line)
-                    print(*line, flush=True)
-                    write_text(args.results / "counts.csv", text.getvalue())
+    table.writerow(("set", "network", "size", "flow", "fit", "gate", *NUMBERS))
+    cases = itertools.product(args.sets, NETWORKS, FLOWS)
+    for name, network, flow in cases:
+        few, _ = split_per_class(parts_of(args.data, name)[0], args.per_class, 0)
+        given = resolve_data_config({}, model=create_model(NETWORKS[network]))
+        size = given["input_size"][1]
+        seeded(0)
+        fits = {
+            "images": nfaug.fit(flow, few, progress=False),
+            "crops": fitted_to_crops(flow, few, name, size),
+        }
+        for fit, gate in FITS:
+            nfa = nfaug.NFAugment(fits[fit], gate=gate)
+            numbers = counts_of(args, Stored(few), name, given, nfa)
+            line = (name, network, size, flow, fit, gate, *numbers)
+            table.writerow(line)
+            print(*line, flush=True)
+        write_text(args.results / "counts.csv", text.getvalue())
 
 
 def main() -> None:
@@ -283,10 +291,10 @@ def main() -> None:
     parser.add_argument("--per-class", type=int, default=10)
     parser.add_argument("--rows", nargs="+", choices=ROWS, default=ROWS)
     parser.add_argument("--seeds", type=int, default=5)
-    parser.add_argument("--steps", type=int, default=600)
+    parser.add_argument("--steps", type=int, default=1200)
     parser.add_argument("--lr", type=float, default=1e-3)
     parser.add_argument("--counts", action="store_true", help="count, and train nothing")
-    parser.add_argument("--batches", type=int, default=40, help="that are counted")
+    parser.add_argument("--batches", type=int, default=20, help="that are counted")
     parser.add_argument("--out", type=Path, default=Path("runs/crops"))
     parser.add_argument("--results", type=Path, default=Path("lab/results/crops"))
     args = parser.parse_args()
