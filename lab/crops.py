@@ -265,7 +265,7 @@ def count(args: argparse.Namespace) -> None:
     text = io.StringIO()
     table = csv.writer(text, lineterminator="\n")
     table.writerow(("set", "network", "size", "flow", "fit", "gate", *NUMBERS))
-    cases = itertools.product(args.sets, NETWORKS, FLOWS)
+    cases = itertools.product(args.sets, args.networks, FLOWS)
     for name, network, flow in cases:
         few, _ = split_per_class(parts_of(args.data, name)[0], args.per_class, 0)
         given = resolve_data_config({}, model=create_model(NETWORKS[network]))
@@ -294,6 +294,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=1200)
     parser.add_argument("--lr", type=float, default=1e-3)
     parser.add_argument("--counts", action="store_true", help="count, and train nothing")
+    parser.add_argument("--networks", nargs="+", choices=list(NETWORKS), default=list(NETWORKS))
     parser.add_argument("--batches", type=int, default=20, help="that are counted")
     parser.add_argument("--out", type=Path, default=Path("runs/crops"))
     parser.add_argument("--results", type=Path, default=Path("lab/results/crops"))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import dataclasses
 import importlib
 import io
 import tarfile
@@ -16,7 +17,7 @@ from PIL import Image
 from safetensors.torch import save_file
 
 import nfaug
-from nfaug.data.images import to_tensors
+from nfaug.data.images import split_per_class, to_tensors
 
 pytestmark = pytest.mark.soak
 LAB = Path(__file__).resolve().parents[2] / "lab"
@@ -117,6 +118,52 @@ def test_tuned(data: Path, tmp_path: Path) -> None:
     run("tuned.py", *words, "--out", tmp_path, "--rows", "NFA in pixels", "CutMix", "--seeds", 1,
         "--choices", 1, "--steps", 1, "--lr", 0.1, "--per-class", 4)  # fmt: skip
     assert "CutMix" in (tmp_path / "table.md").read_text()
+
+
+def test_crops(data: Path, tmp_path: Path) -> None:
+    words = [*options(data, tmp_path), "--steps", 2]
+    said = run("crops.py", *words)
+    places = {"with a wide gate", "and fitted to crops"}
+    wanted = {"nothing more", "after the crop", "before the crop"}
+    wanted |= {f"after the crop {place}" for place in places}
+    assert rows_of(tmp_path / "results/cells-64.csv") == {(row, "0") for row in wanted}
+    assert said.count("on the mean over sets, not clearly better") == 3, "there is one seed"
+    run("crops.py", *words, "--counts", "--batches", 1, "--networks", "ResNet-18")
+    with (tmp_path / "results/counts.csv").open(newline="") as opened:
+        lines = list(csv.DictReader(opened))
+    assert {(line["flow"], line["fit"]) for line in lines} == {
+        (flow, fit)
+        for flow in ("builtin:pixels", "builtin:rgb32")
+        for fit in ("images", "crops")
+    }  # fmt: skip
+    for line in lines:
+        counts = [int(line[name]) for name in ("applied", "gated", "far")]
+        assert sum(counts) == int(line["chosen"]) > 0, line
+        assert float(line["left"]) == pytest.approx(1 - counts[0] / sum(counts), abs=1e-4)
+
+
+def test_crops_of_a_seed_are_the_same_in_each_row(
+    data: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What NFA draws moves no number of timm's transforms."""
+    monkeypatch.syspath_prepend(str(LAB))
+    crops = importlib.import_module("crops")
+    pool, _ = crops.parts_of(data, "cells")
+    few, _ = split_per_class(pool, 4, seed=0)
+
+    def batches(row: str, **settings: float) -> list[torch.Tensor]:
+        nfa = crops.nfa_of(row, few, "cells", seed=0)
+        nfa.config = dataclasses.replace(nfa.config, **settings)
+        loader = crops.loader_of(crops.Stored(few), "cells", True, (3, SIDE, SIDE))
+        crops.seeded(0)
+        return [images for images, _ in crops.batches(crops.NFALoader(loader, nfa), 4)]
+
+    plain = batches(crops.AFTER, p=0.0)
+    same = [torch.equal(*pair) for pair in zip(plain, batches(crops.WIDER, p=0.0), strict=True)]
+    assert all(same)
+    pairs = zip(plain, batches(crops.FITTED), strict=True)
+    changed = torch.cat([(one != other).flatten(1).any(1) for one, other in pairs])
+    assert 0 < changed.sum() < len(changed), "the images that NFA does not choose"
 
 
 def test_sheets(data: Path, tmp_path: Path) -> None:
