@@ -5,9 +5,9 @@
 In the small, on CIFAR-10. Three networks are pretrained on five of its classes (25,000 images), and
 fine-tuned on --labels images of each of the other five; 1,000 others of each are the test set. For
 each seed a flow is trained by the fixed point on exactly the labels that the classifiers have. The
-rows add to flips and translations: nothing, RandAugment, MixUp, NFA with that flow, NFA in pixels,
-and noise on the flow's latents, of the size that mixing has. Classifiers and NFA are at their
-defaults; a flow is that of the recipe rgb32 by the fixed point, and takes 400 passes over 250
+methods add to flips and translations: nothing, RandAugment, MixUp, NFA with that flow, NFA in
+pixels, and noise on the flow's latents, of the size that mixing has. Classifiers and NFA are at
+their defaults; a flow is that of the recipe rgb32 by the fixed point, and takes 400 passes over 250
 images or 80 over 2,500, where the recipe small takes 400. --out keeps networks, flows and cells,
 and the same command goes on; --results gets a CSV file of cells for each network and number of
 labels, and flows.csv: how well each flow classifies the test images.
@@ -50,7 +50,7 @@ from nfaug.training.metrics import evaluate
 SIDE = 32  # pixels
 SAFE = ("flip", "crop")
 FLOW, PIXELS, NOISE = "NFA with the flow", "NFA in pixels", "noise on latents"
-ROWS = (NOTHING, "RandAugment", "MixUp", FLOW, PIXELS, NOISE)
+METHODS = (NOTHING, "RandAugment", "MixUp", FLOW, PIXELS, NOISE)
 NETWORKS = {
     "resnet18_small": "ResNet-18",
     "swin_small": "Swin",
@@ -246,14 +246,14 @@ def size_of_noise(flow: Path) -> float:
 
 
 def variants_of(
-    row: str, flow: Path, few: LabelledImages, config: CompareConfig, seed: int
+    method: str, flow: Path, few: LabelledImages, config: CompareConfig, seed: int
 ) -> Tensor | None:
-    """The variants of the labelled images that a row has, which are the same for each network."""
-    if row == FLOW:
+    """The variants of the labelled images that a method has, the same for each network."""
+    if method == FLOW:
         return bank_of(str(flow), few, config, seed)
-    if row == PIXELS:
+    if method == PIXELS:
         return bank_of("builtin:pixels", few, config, seed)
-    if row == NOISE:
+    if method == NOISE:
         noise = size_of_noise(flow)
         return bank_of(str(flow), few, config, seed, strength=0.0, noise=noise)
     return None
@@ -261,7 +261,7 @@ def variants_of(
 
 def right_of(
     config: CompareConfig,
-    row: str,
+    method: str,
     bank: Tensor | None,
     few: LabelledImages,
     test: tuple[Tensor, Tensor],
@@ -269,14 +269,14 @@ def right_of(
 ) -> Tensor:
     """Which test images a fine-tuned network gets right."""
     torch.manual_seed(seed)
-    policy = "randaugment" if row == "RandAugment" else ""
+    policy = "randaugment" if method == "RandAugment" else ""
     transform = transform_of(SAFE, policy, (SIDE, SIDE))
     mixup = v2.MixUp(num_classes=len(few.classes))
     images, labels = to_tensors(few, progress=False)
 
     def draw(rows: Tensor) -> tuple[Tensor, Tensor]:
         batch, targets = draw_batch(images, labels, bank, config.p, transform, rows)
-        if row == "MixUp":
+        if method == "MixUp":
             return mixup(batch.float(), targets)  # type: ignore[no-any-return]
         return batch, targets
 
@@ -352,27 +352,32 @@ def main(words: Sequence[str] | None = None) -> None:
         for labels in args.labels:
             few, _ = split_per_class(pool, labels, seed)
             flow = flow_of(args, few, seed)
-            for row in ROWS:
-                missing = [name for name in args.networks if (row, seed) not in found[name, labels]]
+            for method in METHODS:
+                missing = [
+                    name for name in args.networks if (method, seed) not in found[name, labels]
+                ]
                 if not missing:
                     continue
                 started = time.monotonic()
-                bank = variants_of(row, flow, few, configs[missing[0], labels], seed)
+                bank = variants_of(method, flow, few, configs[missing[0], labels], seed)
                 shared = (time.monotonic() - started) / len(missing)  # seconds
                 for network in missing:
                     started = time.monotonic()
-                    right = right_of(configs[network, labels], row, bank, few, test, seed).numpy()
+                    right = right_of(
+                        configs[network, labels], method, bank, few, test, seed
+                    ).numpy()
                     seconds = shared + time.monotonic() - started
-                    found[network, labels].add(row, seed, right, seconds)
+                    found[network, labels].add(method, seed, right, seconds)
                     print(
-                        f"{network}, {labels}, {row}, {seed}: {100 * right.mean():.1f}%", flush=True
+                        f"{network}, {labels}, {method}, {seed}: {100 * right.mean():.1f}%",
+                        flush=True,
                     )
             keep(args.results, found)
     measured = measured_flows(args.out / "flows", tested)
     write_text(args.results / "flows.csv", measured)
     for (network, labels), cells in found.items():
         title = f"{NETWORKS[network]}, {labels} labels a class"
-        print("\n".join(gains_table(title, cells, ROWS, NOTHING, NOISE)), end="\n\n")
+        print("\n".join(gains_table(title, cells, METHODS, NOTHING, NOISE)), end="\n\n")
 
 
 if __name__ == "__main__":

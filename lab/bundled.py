@@ -4,7 +4,7 @@
         --gray builtin:gray28 builtin:fashion-mnist
 
 CIFAR-10 and hand signs take the flows of --color, Fashion-MNIST and letters those of --gray, each
-fitted to --per-class labelled images of each class. The rows add to what is safe for the images:
+fitted to --per-class labelled images of each class. The methods add to what is safe for the images:
 nothing, NFA in pixels, and NFA with each flow, at the defaults of `nfaug compare`. --data is a
 folder of tars.
 """
@@ -36,27 +36,29 @@ COLOR, GRAY = ("cifar10", "signs"), ("fashion", "letters")
 
 
 def flows_of(args: argparse.Namespace, name: str) -> dict[str, str]:
-    """The flows of a set by the names of their rows, pixels among them."""
+    """The flows of a set by the names of their methods, pixels among them."""
     flows = args.color if name in COLOR else args.gray
     return {NFA: PIXELS} | {f"NFA with {Path(flow).name}": flow for flow in flows}
 
 
-def rows_of(args: argparse.Namespace, name: str) -> list[str]:
+def methods_of(args: argparse.Namespace, name: str) -> list[str]:
     return [NOTHING, *flows_of(args, name)]
 
 
-def train(args: argparse.Namespace, name: str, rows: Sequence[str], seed: int) -> dict[str, Cell]:
-    """The cell of each row: which test images its classifier gets right."""
+def train(
+    args: argparse.Namespace, name: str, methods: Sequence[str], seed: int
+) -> dict[str, Cell]:
+    """The cell of each method: which test images its classifier gets right."""
     pool, test = opened(args.data, name, SETS[name].size)
     config = config_of(args, "scratch")
     few, _ = split_per_class(pool, args.per_class, seed)
     found = {}
-    for row in rows:
+    for method in methods:
         started = time.monotonic()
-        flow = flows_of(args, name).get(row)
+        flow = flows_of(args, name).get(method)
         bank = None if flow is None else bank_of(flow, few, config, seed)
         classifier = trained(config, SETS[name].safe, few, bank, seed)
-        found[row] = Cell(classifier.right(*test).numpy(), time.monotonic() - started)
+        found[method] = Cell(classifier.right(*test).numpy(), time.monotonic() - started)
     return found
 
 
@@ -72,10 +74,10 @@ def main() -> None:
     for name in args.sets:
         folder = args.out / name
         found[name] = cells_of(args, name, "scratch", folder, SETS[name].size)
-    train_all(args, found, lambda name: [rows_of(args, name)], train)
+    train_all(args, found, lambda name: [methods_of(args, name)], train)
     for name, cells in found.items():
         _, first, *_ = flows_of(args, name)
-        lines = gains_table(SETS[name].title, cells, rows_of(args, name), NOTHING, first)
+        lines = gains_table(SETS[name].title, cells, methods_of(args, name), NOTHING, first)
         print("\n".join(lines), end="\n\n")
 
 

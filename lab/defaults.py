@@ -6,8 +6,8 @@ For each of --sets, a small network is trained from scratch and, with --weights,
 fine-tuned, on --per-class labelled images of each class: with what is safe for the images alone,
 and with one augmentation more, at the defaults of its class: NFA in pixels with p = 0.5 from a bank
 (as `nfaug compare` trains), torchvision's RandAugment and TrivialAugmentWide, its CutMix and MixUp
-on every batch, and this package's SpecAugment on spectrograms. One row more asks whether NFA does
-less harm with p = 0.25. --data is a folder of tars.
+on every batch, and this package's SpecAugment on spectrograms. One more asks whether NFA does less
+harm with p = 0.25. --data is a folder of tars.
 """
 
 import argparse
@@ -58,24 +58,24 @@ def is_spectrogram(name: str) -> bool:
     return SETS[name].safe == "spectrogram"
 
 
-def rows_of(name: str) -> list[str]:
-    """The rows of a data set."""
-    rows = [NOTHING]
-    for row in ADDED:
-        if row not in POLICIES or is_spectrogram(name) == (row == "SpecAugment"):
-            rows.append(row)
-    return rows
+def methods_of(name: str) -> list[str]:
+    """The methods of a data set."""
+    methods = [NOTHING]
+    for method in ADDED:
+        if method not in POLICIES or is_spectrogram(name) == (method == "SpecAugment"):
+            methods.append(method)
+    return methods
 
 
 def train(
-    args: argparse.Namespace, study: Study, rows: Sequence[str], seed: int
+    args: argparse.Namespace, study: Study, methods: Sequence[str], seed: int
 ) -> dict[str, Cell]:
-    """The cell of each row: which test images its classifier gets right."""
-    return {row: train_row(args, study, row, seed) for row in rows}
+    """The cell of each method: which test images its classifier gets right."""
+    return {method: train_method(args, study, method, seed) for method in methods}
 
 
-def train_row(args: argparse.Namespace, study: Study, row: str, seed: int) -> Cell:
-    """The cell of a row."""
+def train_method(args: argparse.Namespace, study: Study, method: str, seed: int) -> Cell:
+    """The cell of a method."""
     name, network = study
     pool, test = opened(args.data, name, size_of(args, name, network))
     started = time.monotonic()
@@ -85,11 +85,11 @@ def train_row(args: argparse.Namespace, study: Study, row: str, seed: int) -> Ce
     shape = images.shape[1:]
     classes = len(few.classes)
     torch.manual_seed(seed)
-    policy = POLICIES.get(row, "")
+    policy = POLICIES.get(method, "")
     transform = transform_of(SETS[name].safe.split(","), policy, (shape[1], shape[2]))
-    mixed = BATCHES[row](classes) if row in BATCHES else None
-    bank = bank_of(PIXELS, few, config, seed) if row in (NFA, RARE) else None
-    p = RARE_P if row == RARE else config.p
+    mixed = BATCHES[method](classes) if method in BATCHES else None
+    bank = bank_of(PIXELS, few, config, seed) if method in (NFA, RARE) else None
+    p = RARE_P if method == RARE else config.p
 
     def draw(rows: Tensor) -> tuple[Tensor, Tensor]:
         batch, targets = draw_batch(images, labels, bank, p, transform, rows)
@@ -113,7 +113,7 @@ def main() -> None:
             folder = args.out / f"{name}-{network}"
             size = size_of(args, name, network)
             found[name, network] = cells_of(args, name, network, folder, size)
-    train_all(args, found, lambda study: [[row] for row in rows_of(study[0])], train)
+    train_all(args, found, lambda study: [[method] for method in methods_of(study[0])], train)
 
 
 if __name__ == "__main__":

@@ -8,7 +8,7 @@ of tars that `python lab/data.py NAME --out DATA` makes.
 
 from dataclasses import replace
 
-from defaults import Study, rows_of, train
+from defaults import Study, methods_of, train
 from sets import SETS, cells_of, networks_of, new_parser, size_of, train_all
 
 from nfaug.compare.cells import Cells
@@ -42,7 +42,9 @@ def main() -> None:
             size = size_of(args, name, network)
             folder = args.out / f"{name}-{network}"
             found[name, network] = cells_of(args, name, network, folder, size)
-    train_all(args, found, lambda study: [[row] for row in rows_of(study[0])], train, FIRST_SEED)
+    train_all(
+        args, found, lambda study: [[method] for method in methods_of(study[0])], train, FIRST_SEED
+    )
 
 
 if __name__ == "__main__":

@@ -56,18 +56,20 @@ class FastHead(RandomHead):
 KINDS = {RANDOM_HEAD: RandomHead, FAST_HEAD: FastHead}
 
 
-def train(args: argparse.Namespace, name: str, rows: Sequence[str], seed: int) -> dict[str, Cell]:
-    """The cell of each row."""
+def train(
+    args: argparse.Namespace, name: str, methods: Sequence[str], seed: int
+) -> dict[str, Cell]:
+    """The cell of each method."""
     pool, test = opened(args.data, name, args.image_size)
     few, _ = split_per_class(pool, args.per_class, seed)
     cells = {}
-    for row in rows:
+    for method in methods:
         started = time.monotonic()
-        config = replace(config_of(args, "finetuned"), lr=RATES[row])
-        kind = KINDS.get(row, Classifier)
+        config = replace(config_of(args, "finetuned"), lr=RATES[method])
+        kind = KINDS.get(method, Classifier)
         classifier = trained(config, SETS[name].safe, few, None, seed, kind)
         right = classifier.right(*test).numpy()
-        cells[row] = Cell(right, time.monotonic() - started)
+        cells[method] = Cell(right, time.monotonic() - started)
     return cells
 
 
@@ -82,7 +84,7 @@ def main() -> None:
     for name in args.sets:
         folder = args.out / name
         found[name] = cells_of(args, name, "finetuned", folder, args.image_size)
-    train_all(args, found, lambda _: [[row] for row in RATES], train)
+    train_all(args, found, lambda _: [[method] for method in RATES], train)
 
 
 if __name__ == "__main__":

@@ -5,7 +5,7 @@
 
 Half of the classes, drawn by the seed, keep --few of their --many images; the test data should have
 as many of each class. Classifiers are trained as by `nfaug compare`; the same command continues.
---out gets table.md and a CSV row for each classifier. --rows are words joined by "+":
+--out gets table.md and a CSV row for each classifier. --methods are words joined by "+":
 
 - over: oversampling, as many images of each class; weights: a loss weight of 1/n; softmax: balanced
   softmax (arXiv:2007.10740), which adds log n to the logits in training;
@@ -35,7 +35,7 @@ from nfaug.data.images import split_per_class, to_tensors
 from nfaug.data.open import open_dataset
 from nfaug.io.atomic import write_text
 
-ROWS = ["plain", "over", "weights", "softmax", "nfa+over", "nfa+over+fill", "nfa+softmax+fill"]
+METHODS = ["plain", "over", "weights", "softmax", "nfa+over", "nfa+over+fill", "nfa+softmax+fill"]
 
 
 class Balanced(nn.Module):
@@ -50,7 +50,7 @@ class Balanced(nn.Module):
         return logits + self.prior if self.training else logits
 
 
-def train(row: set[str], data: Any, test: Any, seed: int, args: argparse.Namespace) -> Tensor:
+def train(method: set[str], data: Any, test: Any, seed: int, args: argparse.Namespace) -> Tensor:
     """Which test images a classifier gets right."""
     kept = split_per_class(data, args.many, seed)[0]
     classes = len(kept.classes)
@@ -62,22 +62,22 @@ def train(row: set[str], data: Any, test: Any, seed: int, args: argparse.Namespa
     counts = torch.bincount(labels).float()
     settings = CompareConfig(lr=args.lr, steps=args.steps, device="cpu")
     weights, filled = len(labels) / classes / counts, 1 - counts / counts.max()
-    bank = bank_of(PIXELS, kept, settings, seed) if "nfa" in row else images[:, None]
+    bank = bank_of(PIXELS, kept, settings, seed) if "nfa" in method else images[:, None]
     classifier = Classifier(settings, images.shape[1:], classes, seed)
-    if "softmax" in row:
+    if "softmax" in method:
         classifier.model = Balanced(classifier.model, counts)
     safe = transform_of(tuple(args.augment.split(",")), "", images.shape[2:])
 
     def draw(rows: Tensor) -> tuple[Tensor, Tensor]:
-        if "over" in row:
+        if "over" in method:
             rows = torch.multinomial(weights[labels], len(rows), replacement=True)
         targets = labels[rows]
-        p = filled[targets] if "fill" in row else 0.5 if "nfa" in row else 0.0
+        p = filled[targets] if "fill" in method else 0.5 if "nfa" in method else 0.0
         chosen = (torch.rand(len(rows)) < p)[:, None, None, None]
         variants = bank[rows, torch.randint(bank.shape[1], rows.shape)]
         batch = safe(torch.where(chosen, variants, images[rows]))
         hot = F.one_hot(targets, classes) * weights[targets][:, None]
-        return (batch, hot) if "weights" in row else (batch, targets)
+        return (batch, hot) if "weights" in method else (batch, targets)
 
     torch.manual_seed(seed)
     classifier.train(draw, len(labels))
@@ -95,22 +95,22 @@ def main() -> None:
     parser.add_argument("--lr", type=float, default=0.1)
     parser.add_argument("--steps", type=int, default=600)
     parser.add_argument("--seeds", type=int, default=8)
-    parser.add_argument("--rows", nargs="+", default=ROWS)
+    parser.add_argument("--methods", nargs="+", default=METHODS)
     args = parser.parse_args()
     torch.set_num_threads(1)  # hours are those of a core
     data = open_dataset(args.data, image_size=args.image_size)
     size, channels = data.image_size, data.channels
     test = to_tensors(open_dataset(args.test_data, image_size=size, channels=channels))
-    record = {k: v for k, v in vars(args).items() if k not in ("out", "seeds", "rows")}
+    record = {k: v for k, v in vars(args).items() if k not in ("out", "seeds", "methods")}
     cells = Cells(Path(args.out), record, len(test[1]))
     for seed in range(args.seeds):
-        for row in args.rows:
-            if (row, seed) not in cells:
+        for method in args.methods:
+            if (method, seed) not in cells:
                 started = time.monotonic()
-                right = train({*row.split("+")}, data, test, seed, args)
-                cells.add(row, seed, right, time.monotonic() - started)
+                right = train({*method.split("+")}, data, test, seed, args)
+                cells.add(method, seed, right, time.monotonic() - started)
         title = f"{args.many} and {args.few} images"
-        lines = gains_table(title, cells, args.rows, *args.rows[:2])
+        lines = gains_table(title, cells, args.methods, *args.methods[:2])
         write_text(Path(args.out) / "table.md", "\n".join(lines) + "\n")
     print("\n".join(lines))
 

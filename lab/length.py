@@ -1,4 +1,4 @@
-"""How long a classifier must be trained until the row without an augmentation gains no more.
+"""How long a classifier must be trained until the method without an augmentation gains no more.
 
     python lab/length.py --data DATA --weights tf_efficientnet_lite0.safetensors
 
@@ -10,7 +10,7 @@ with NFA in pixels.
 import argparse
 from collections.abc import Sequence
 
-from defaults import train_row
+from defaults import train_method
 from sets import NFA, NOTHING, cells_of, networks_of, new_parser, size_of, train_all
 
 from nfaug.compare.cells import Cells
@@ -26,12 +26,12 @@ def with_steps(args: argparse.Namespace, steps: int) -> argparse.Namespace:
 
 
 def train(
-    args: argparse.Namespace, study: Study, rows: Sequence[str], seed: int
+    args: argparse.Namespace, study: Study, methods: Sequence[str], seed: int
 ) -> dict[str, Cell]:
-    """The cell of each row."""
+    """The cell of each method."""
     name, network, steps = study
     given = with_steps(args, steps)
-    return {row: train_row(given, (name, network), row, seed) for row in rows}
+    return {method: train_method(given, (name, network), method, seed) for method in methods}
 
 
 def main() -> None:

@@ -174,7 +174,7 @@ def train_all(
         args: `seeds`, their number, `processes`, `results`, and what `train` needs.
         found: The cells of each study.
         groups_of: Rows that are trained together by one process.
-        train: (args, study, rows, seed) -> the cell of each row.
+        train: (args, study, methods, seed) -> the cell of each method.
         first_seed: The first of the seeds.
     """
     one_thread = {"initializer": torch.set_num_threads, "initargs": (1,)}  # seconds of a core
@@ -183,14 +183,14 @@ def train_all(
             jobs = []
             for study, cells in found.items():
                 for group in groups_of(study):
-                    rows = [row for row in group if (row, seed) not in cells]
-                    if rows:
-                        jobs.append((study, pool.submit(train, args, study, rows, seed)))
+                    methods = [method for method in group if (method, seed) not in cells]
+                    if methods:
+                        jobs.append((study, pool.submit(train, args, study, methods, seed)))
             for study, job in jobs:
-                for row, cell in job.result().items():
-                    if (row, seed) not in found[study]:
-                        found[study].add(row, seed, cell.right, cell.seconds)
-                        print(f"{study}, {row}, {seed}: {cell.accuracy:.1f}%", flush=True)
+                for method, cell in job.result().items():
+                    if (method, seed) not in found[study]:
+                        found[study].add(method, seed, cell.right, cell.seconds)
+                        print(f"{study}, {method}, {seed}: {cell.accuracy:.1f}%", flush=True)
             keep(args.results, found)
 
 
@@ -203,24 +203,24 @@ def keep(results: Path, found: Mapping[Any, Cells]) -> None:
             write_text(results / f"{name}.csv", cells.file.read_text(encoding="utf-8"))
 
 
-def gain(cells: Cells, row: str, base: str = NOTHING) -> Gain:
-    """The gain of a row over another one, in the seeds that both have."""
-    ours = {seed for name, seed in cells if name == row}
+def gain(cells: Cells, method: str, base: str = NOTHING) -> Gain:
+    """The gain of a method over another one, in the seeds that both have."""
+    ours = {seed for name, seed in cells if name == method}
     seeds = sorted(ours & {seed for name, seed in cells if name == base})
-    return gain_of([cells[row, seed] for seed in seeds], [cells[base, seed] for seed in seeds])
+    return gain_of([cells[method, seed] for seed in seeds], [cells[base, seed] for seed in seeds])
 
 
-def mean_of(cells: Cells, row: str) -> float:
-    """The mean accuracy of a row over its seeds, in per cent."""
-    return float(np.mean([cell.accuracy for (name, _), cell in cells.items() if name == row]))
+def mean_of(cells: Cells, method: str) -> float:
+    """The mean accuracy of a method over its seeds, in per cent."""
+    return float(np.mean([cell.accuracy for (name, _), cell in cells.items() if name == method]))
 
 
-def gains_table(title: str, cells: Cells, rows: Sequence[str], *bases: str) -> list[str]:
-    """A table of the accuracy of rows, and their gains over each of the bases."""
+def gains_table(title: str, cells: Cells, methods: Sequence[str], *bases: str) -> list[str]:
+    """A table of the accuracy of methods, and their gains over each of the bases."""
     above = " | ".join(f"above {base}" for base in bases)
     lines = [f"| {title} | accuracy, % | {above} |", "|---" * (2 + len(bases)) + "|"]
-    for row in rows:
-        if any(name == row for name, _ in cells):
-            gains = " | ".join(str(gain(cells, row, base)) for base in bases)
-            lines.append(f"| {row} | {mean_of(cells, row):.1f} | {gains} |")
+    for method in methods:
+        if any(name == method for name, _ in cells):
+            gains = " | ".join(str(gain(cells, method, base)) for base in bases)
+            lines.append(f"| {method} | {mean_of(cells, method):.1f} | {gains} |")
     return lines

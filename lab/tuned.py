@@ -1,11 +1,11 @@
 """Where NFA helps: augmentations against each other, each at a strength of its own.
 
     python lab/tuned.py --data speech64-train.tar --test-data speech64-validation.tar \\
-        --augment spectrogram --rows "NFA in pixels" SpecAugment --out runs/where/speech-10
+        --augment spectrogram --methods "NFA in pixels" SpecAugment --out runs/where/speech-10
 
-Every row adds something to what is safe for the images (`--augment`, as for `nfaug compare`).
+Every method adds something to what is safe for the images (`--augment`, as for `nfaug compare`).
 Learning rate and strengths are chosen after the first of --steps, then the number of steps without
-a row, by other images of --data and --choices seeds; other seeds are tested on --test-data.
+a method, by other images of --data and --choices seeds; other seeds are tested on --test-data.
 The same command continues. --out gets table.md and a CSV row for each classifier. NFA's strength is
 its probability. Rivals: same-class mixup (one weight for two images), CutMix (arXiv:1905.04899),
 and RandAugment and TrivialAugment (arXiv:2103.10158) of the operations that keep the class.
@@ -73,7 +73,7 @@ MIXES = {
 }
 
 
-class Row(NamedTuple):
+class Method(NamedTuple):
     """What is added: NFA, a rival, or NFA and then a rival, each with its strength."""
 
     nfa: str = ""
@@ -137,22 +137,22 @@ class Study:
             bank = bank_of(checkpoint, few, self.settings, seed, **mixing)
         return F.resize(bank.flatten(0, 1), [size, size]).unflatten(0, bank.shape[:2])
 
-    def train(self, row: Row, seed: int, lr: float, steps: int) -> tuple[Tensor, float]:
+    def train(self, method: Method, seed: int, lr: float, steps: int) -> tuple[Tensor, float]:
         """Which images a classifier gets right: unlabelled ones of the choice, or the test data."""
         started, settings = time.monotonic(), replace(self.settings, lr=lr, steps=steps)
         few, others = split_per_class(self.pool, self.args.per_class, seed)
         images, labels = to_tensors(few, progress=False)
         shape, classes = images.shape[1:], len(few.classes)
-        bank = self.bank(row.nfa, seed) if row.nfa else images[:, None]
+        bank = self.bank(method.nfa, seed) if method.nfa else images[:, None]
         safe, cutmix = transform_of(self.safe, "", shape[1:]), v2.CutMix(num_classes=classes)
-        rival = rival_of(row.rival, row.strength, self.args.turns)
+        rival = rival_of(method.rival, method.strength, self.args.turns)
 
         def draw(rows: Tensor) -> tuple[Tensor, Tensor]:
-            chosen = (torch.rand(len(rows)) < row.p)[:, None, None, None]
+            chosen = (torch.rand(len(rows)) < method.p)[:, None, None, None]
             variants = bank[rows, torch.randint(bank.shape[1], rows.shape)]
             batch, targets = torch.where(chosen, variants, images[rows]), labels[rows]
             batch = safe(torch.stack([rival(image)[: len(image)] for image in batch]))
-            mixed = row.rival == "CutMix" and random.random() < row.strength
+            mixed = method.rival == "CutMix" and random.random() < method.strength
             return cutmix(batch, targets) if mixed else (batch, targets)
 
         classifier = Classifier(settings, shape, classes, seed)
@@ -178,16 +178,16 @@ def table(title: str, found: dict[str, list[Cell]], *bases: str) -> list[str]:
 
 def wrong_options(args: argparse.Namespace) -> str:
     """What the options lack; empty if nothing."""
-    if not {*STRENGTHS} & {*args.rows}:
-        return f"--rows needs a rival: one of {', '.join(STRENGTHS)}"
-    for name in args.rows:
+    if not {*STRENGTHS} & {*args.methods}:
+        return f"--methods needs a rival: one of {', '.join(STRENGTHS)}"
+    for name in args.methods:
         way = MIXES.get(name, Mix())
         needed = [way.flow] if way.flow else []
         if way.latents:
             needed.append("autoencoder")
         for option in needed:
             if getattr(args, option) is None:
-                return f"the row {name!r} needs --{option.replace('_', '-')}"
+                return f"the method {name!r} needs --{option.replace('_', '-')}"
         if way.latents and args.image_size > args.latents_of:
             return "variants would be enlarged: --latents-of must be at least --image-size"
     return ""
@@ -213,42 +213,42 @@ def main() -> None:
     parser.add_argument("--steps", type=int, nargs="+", default=[300, 600])
     parser.add_argument("--choices", type=int, default=3, help="seeds that choose")
     parser.add_argument("--seeds", type=int, default=8, help="seeds of the results")
-    parser.add_argument("--rows", nargs="+", required=True, choices=[*MIXES, *STRENGTHS])
+    parser.add_argument("--methods", nargs="+", required=True, choices=[*MIXES, *STRENGTHS])
     args = parser.parse_args()
     torch.set_num_threads(1)  # hours are those of a core
     if wrong := wrong_options(args):
         parser.error(wrong)
     study, out = Study(args), Path(args.out)
-    record = {k: v for k, v in vars(args).items() if k not in ("out", "seeds", "rows")}
+    record = {k: v for k, v in vars(args).items() if k not in ("out", "seeds", "methods")}
     counts = {"test": len(study.test[1]), "choice": study.chosen_on}
     kinds = [Cells(out / kind, record, count) for kind, count in counts.items()]
 
-    def cell(row: Row, seed: int, lr: float, steps: int) -> Cell:
+    def cell(method: Method, seed: int, lr: float, steps: int) -> Cell:
         cells = kinds[seed >= FIRST_CHOICE]
-        name = f"{row.name}, lr {lr:g}, {steps} steps"
+        name = f"{method.name}, lr {lr:g}, {steps} steps"
         if (name, seed) not in cells:
-            cells.add(name, seed, *study.train(row, seed, lr, steps))
+            cells.add(name, seed, *study.train(method, seed, lr, steps))
             print(name, seed, cells[name, seed].accuracy, flush=True)
         return cells[name, seed]
 
-    def score(row: Row, lr: float, steps: int = args.steps[0]) -> float:
-        return sum(cell(row, FIRST_CHOICE + i, lr, steps).accuracy for i in range(args.choices))
+    def score(method: Method, lr: float, steps: int = args.steps[0]) -> float:
+        return sum(cell(method, FIRST_CHOICE + i, lr, steps).accuracy for i in range(args.choices))
 
-    lr = max(args.lr, key=lambda lr: score(Row(), lr))
-    steps = max(args.steps, key=lambda steps: score(Row(), lr, steps))
+    lr = max(args.lr, key=lambda lr: score(Method(), lr))
+    steps = max(args.steps, key=lambda steps: score(Method(), lr, steps))
 
-    def best(rows: Iterable[Row]) -> Row:
-        return max(rows, key=lambda row: score(row, lr))
+    def best(methods: Iterable[Method]) -> Method:
+        return max(methods, key=lambda method: score(method, lr))
 
-    named = [name for name in STRENGTHS if name in args.rows]
-    rivals = [best(Row("", 0, name, value) for value in STRENGTHS[name]) for name in named]
-    rival, named = best(rivals), [name for name in MIXES if name in args.rows]
-    rows = [Row(), *rivals, *(best(Row(name, p) for p in SHARES) for name in named)]
-    rows += [best(rival._replace(nfa=name, p=p) for p in SHARES) for name in named]
-    found: dict[str, list[Cell]] = {row.name: [] for row in rows}
+    named = [name for name in STRENGTHS if name in args.methods]
+    rivals = [best(Method("", 0, name, value) for value in STRENGTHS[name]) for name in named]
+    rival, named = best(rivals), [name for name in MIXES if name in args.methods]
+    methods = [Method(), *rivals, *(best(Method(name, p) for p in SHARES) for name in named)]
+    methods += [best(rival._replace(nfa=name, p=p) for p in SHARES) for name in named]
+    found: dict[str, list[Cell]] = {method.name: [] for method in methods}
     for seed in range(args.seeds):
-        for row in rows:
-            found[row.name].append(cell(row, seed, lr, steps))
+        for method in methods:
+            found[method.name].append(cell(method, seed, lr, steps))
         lines = table(args.augment, found, "nothing more", rival.name)
         lines += [
             "",

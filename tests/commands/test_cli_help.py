@@ -124,7 +124,7 @@ def test_help_of_data(nfaug_command: Any) -> None:
         ("info rgb23", "builtin:rgb32"),
         ("info pixels", "builtin:pixels"),
         ("info my-nfaa", "my-nfa"),
-        ("compare --data digits --rows nfa,radaugment", "randaugment"),
+        ("compare --data digits --methods nfa,radaugment", "randaugment"),
         ("compare --data digits --augment crops", "crop"),
         ("compare --data digits --network resnt18", "resnet18"),
         ("compare --data my-imges", "my-images"),

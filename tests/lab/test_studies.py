@@ -109,13 +109,13 @@ def test_bundled(data: Path, tmp_path: Path) -> None:
 def test_imbalance(data: Path, tmp_path: Path) -> None:
     words = ["--data", data / "blood128-train.tar", "--test-data", data / "blood128-validation.tar"]
     said = run("imbalance.py", *words, "--out", tmp_path, "--seeds", 1, "--steps", 2,
-               "--many", 8, "--few", 2, "--rows", "plain", "over", "nfa+over")  # fmt: skip
+               "--many", 8, "--few", 2, "--methods", "plain", "over", "nfa+over")  # fmt: skip
     assert "nfa+over" in said
 
 
 def test_tuned(data: Path, tmp_path: Path) -> None:
     words = ["--data", data / "blood128-train.tar", "--test-data", data / "blood128-validation.tar"]
-    run("tuned.py", *words, "--out", tmp_path, "--rows", "NFA in pixels", "CutMix", "--seeds", 1,
+    run("tuned.py", *words, "--out", tmp_path, "--methods", "NFA in pixels", "CutMix", "--seeds", 1,
         "--choices", 1, "--steps", 1, "--lr", 0.1, "--per-class", 4)  # fmt: skip
     assert "CutMix" in (tmp_path / "table.md").read_text()
 
