@@ -100,7 +100,7 @@ def test_a_link_is_not_published(name: str, hub: FakeHub, mine: Path, tmp_path: 
 EVIL = "\x1b]0;gone\x07"
 
 
-@pytest.mark.filterwarnings("ignore:README.md of the folder")
+@pytest.mark.filterwarnings("ignore:README.md is kept")
 def test_text_of_others_does_not_reach_the_terminal_raw(
     hub: FakeHub, mine: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -86,7 +86,7 @@ def test_a_card_that_stays_is_named(hub: FakeHub, made: Path) -> None:
     push_to_hub(checkpoint, REPO)
     first = hub.files(REPO)["README.md"]
     checkpoint.config.training["epochs"] = 4
-    with pytest.warns(UserWarning, match="keeps its README.md, with the classes and figures"):
+    with pytest.warns(UserWarning, match="README.md is kept: check its classes, figures"):
         push_to_hub(checkpoint, REPO)
     assert hub.files(REPO)["README.md"] == first
     push_to_hub(checkpoint, REPO, overwrite_card=True)
@@ -102,11 +102,11 @@ def test_push_of_a_folder_with_the_card_of_another_checkpoint(
     card = make_card(other, checkpoint.pca, "owner/other")
     folder = shutil.copytree(made, tmp_path / "flow")
     (folder / "README.md").write_text(card)
-    with pytest.warns(UserWarning, match="classes or figures are not those of this checkpoint"):
+    with pytest.warns(UserWarning, match="README.md is kept"):
         push_to_hub(folder, REPO)
     assert b"owner/other" in hub.files(REPO)["README.md"]
-    own = make_card(checkpoint.config, checkpoint.pca, "owner/other").replace("\n", "\r\n")
-    (folder / "README.md").write_bytes(own.encode())
+    own = make_card(checkpoint.config, checkpoint.pca, REPO, picture="images")
+    (folder / "README.md").write_bytes(own.replace("\n", "\r\n").encode())
     push_to_hub(folder, REPO, overwrite_card=True)  # without a warning
 
 
@@ -120,7 +120,7 @@ def test_push_without_memory(pushed: FakeHub, made: Path) -> None:
     pushed.add(REPO, {"README.md": edited})
     with pytest.raises(HubError, match="is public"):
         push_to_hub(made, REPO, private=True)
-    with pytest.warns(UserWarning, match="keeps its"):
+    with pytest.warns(UserWarning, match="README.md is kept"):
         push_to_hub(made, REPO, memory=False, license="mit")
     card = pushed.files(REPO)["README.md"].decode()
     assert card.endswith("My own words: ü\r\n"), "the card is the user's"
@@ -153,11 +153,11 @@ def test_what_is_no_longer_there_goes(pushed: FakeHub, mine: Path) -> None:
 
 def test_a_card_of_ones_own(hub: FakeHub, mine: Path) -> None:
     (mine / "README.md").write_text("---\nlicense: mit\n---\n# My own words\n")
-    with (
-        pytest.warns(UserWarning, match="license and data apply"),
-        pytest.warns(UserWarning, match="rebuilt from the memory"),
-    ):
-        push_to_hub(mine, REPO, data="cats")
+    for push in (push_to_hub, plan_push):
+        with pytest.warns(UserWarning, match="license, and what it says of training") as caught:
+            push(mine, REPO, data="cats")
+        (warning,) = [each for each in caught if each.category is UserWarning]
+        assert warning.filename == __file__
     assert hub.files(REPO)["README.md"] == (mine / "README.md").read_bytes()
 
 

@@ -155,11 +155,6 @@ def set_privacy(card: str, generated: str) -> str:
     return _PRIVACY.sub(lambda _: statement, card, count=1)
 
 
-def states_privacy(card: str) -> bool:
-    """Whether a card has the privacy statement of generated cards."""
-    return bool(_PRIVACY.search(card))
-
-
 def _project_links() -> dict[str, str]:
     """The addresses under [project.urls] by their names."""
     links = {}

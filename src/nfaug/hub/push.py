@@ -21,7 +21,7 @@ from nfaug.io.hub import HubError, download, hub_errors
 from nfaug.io.hub_options import HubOptions
 from nfaug.pictures.preview import sample_grid
 
-from .card import make_card, set_privacy, states_privacy
+from .card import make_card, set_privacy
 
 CARD: str = "README.md"
 FEWEST: int = 8  # images of a class, below which its mean shows them
@@ -71,11 +71,11 @@ def push_to_hub(
             samples; a Gaussian of fewer than 8 images is an error, since its mean shows them.
             Earlier pushes stay in the history.
         commit_message: Summary line of the commit.
-        overwrite_card: Replace the README.md of the repository. Otherwise it is kept, only its
-            privacy statement is brought up to date, and a warning says so if it differs.
+        overwrite_card: Replace the README.md of the repository. Otherwise it is kept, and only its
+            privacy statement is brought up to date. A warning says so if the card that is pushed is
+            not the generated one.
         license: The Hub's identifier of the license for a generated card, such as "mit".
-        data: What the training images are and their terms of use, for a generated card. If the
-            folder has a card, `license` and `data` have no effect, and a warning says so.
+        data: What the training images are and their terms of use, for a generated card.
 
     Returns:
         The address of the commit.
@@ -109,17 +109,13 @@ def push_to_hub(
         if revision is not None:
             api.create_branch(repo_id, branch=revision, exist_ok=True)
         remote_names = api.list_repo_files(repo_id, revision=revision)
+        card = (staged / CARD).read_bytes().decode()
         if CARD in remote_names and not overwrite_card:
             found = download(repo_id, [CARD], options)  # never an older one of the cache
             remote_card = found[CARD].read_bytes().decode("utf-8", errors="replace")
-            kept_card = set_privacy(remote_card, generated_card)
-            if kept_card != (staged / CARD).read_bytes().decode():
-                warnings.warn(
-                    f"{repo_id} keeps its {CARD}, with the classes and figures in it: "
-                    "overwrite_card=True (--overwrite-card) replaces it",
-                    stacklevel=2,
-                )
-            (staged / CARD).write_bytes(kept_card.encode())
+            card = set_privacy(remote_card, generated_card)
+            (staged / CARD).write_bytes(card.encode())
+        _warn_of_card(card, generated_card)
         names = sorted(entry.name for entry in staged.iterdir())
         operations: list[Any] = []
         for name in names:
@@ -148,9 +144,11 @@ def plan_push(
     Arguments and errors are those of `push_to_hub`.
     """
     _check_name(repo_id)
-    with _staged(checkpoint, repo_id, memory, license, data) as (staged, _):
+    with _staged(checkpoint, repo_id, memory, license, data) as (staged, generated_card):
         sizes = {entry.name: entry.stat().st_size for entry in sorted(staged.iterdir())}
-        return PushPlan(sizes, (staged / CARD).read_text(encoding="utf-8"))
+        card = (staged / CARD).read_text(encoding="utf-8")
+        _warn_of_card(card, generated_card)
+        return PushPlan(sizes, card)
 
 
 def _check_name(repo_id: str) -> None:
@@ -233,16 +231,15 @@ def _read_card_and_picture(directory: Path) -> dict[str, bytes]:
     return contents
 
 
-def _measured(card: str) -> list[str]:
-    """The lines of a card about classes and figures: rows of tables below these headings."""
-    found = []
-    heading = ""
-    for line in card.splitlines():
-        if line.startswith("#"):
-            heading = line
-        elif line.startswith("|") and heading in ("## Figures", "## Classes"):
-            found.append(line)
-    return found
+def _warn_of_card(card: str, generated: str) -> None:
+    """Warn of a card that somebody wrote or that an earlier push generated."""
+    if card.splitlines() != generated.splitlines():
+        warnings.warn(
+            f"{CARD} is kept: check its classes, figures and license, and what it says of "
+            "training images; or have it generated again, without the one in the folder and with "
+            "overwrite_card=True (--overwrite-card)",
+            stacklevel=3,
+        )
 
 
 @contextlib.contextmanager
@@ -273,26 +270,7 @@ def _staged(
     )
     card = generated_card
     if CARD in own_files:
-        if license is not None or data is not None:
-            warnings.warn(
-                f"{CARD} of the folder is used as the card; license and data apply to generated "
-                "cards only: write them into this file, or remove it",
-                stacklevel=4,
-            )
         card = set_privacy(own_files[CARD].decode("utf-8", errors="replace"), generated_card)
-        if _measured(card) not in ([], _measured(generated_card)):
-            warnings.warn(
-                f"{CARD} of the folder is used as the card, and its classes or figures are not "
-                "those of this checkpoint: correct them, or remove it",
-                stacklevel=4,
-            )
-        has_memory = checkpoint.pca is not None and checkpoint.pca.memory is not None
-        if has_memory and not states_privacy(card):
-            warnings.warn(
-                f"{CARD} of the folder is used as the card, and lacks the statement that training "
-                "images can nearly be rebuilt from the memory: write it there, or remove the file",
-                stacklevel=4,
-            )
     with tempfile.TemporaryDirectory(prefix="nfaug-push-") as folder:
         staged = checkpoint.save(Path(folder) / "checkpoint")
         (staged / CARD).write_text(card, encoding="utf-8")
