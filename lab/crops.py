@@ -5,11 +5,11 @@
 
 For each of --sets, timm's ResNet-18 is trained from scratch at 64 pixels on --per-class labelled
 images of each class, with the loaders of timm's train.py: RandomResizedCrop from 0.08 of the area,
-flips (of letters none) and colour jitter. The rows are nothing more; NFA as `nfaug timm` applies
+flips (of letters none) and colour jitter. The methods are nothing more; NFA as `nfaug timm` applies
 it, after the crop; with a gate so wide that few crops are left unchanged; before the crop, on
 the stored images; and after the crop, fitted to crops, each image read once through the transform.
-All have p = 0.5. Crops and batches of a seed are the same in each row. --out keeps cells, and the
-same command goes on; --results gets a CSV file of each set, after each cell.
+All have p = 0.5. Crops and batches of a seed are the same for each method. --out keeps cells, and
+the same command goes on; --results gets a CSV file of each set, after each cell.
 
 With --counts nothing is trained: counts.csv says what becomes of the images that NFA chooses, with
 the loaders of three networks, by the flow, the fit and the gate.
@@ -52,7 +52,7 @@ WIDER = "after the crop with a wide gate"
 BEFORE = "before the crop"
 FITTED = "after the crop and fitted to crops"
 PLACES = (WIDER, BEFORE, FITTED)
-ROWS = (NOTHING, AFTER, *PLACES)
+METHODS = (NOTHING, AFTER, *PLACES)
 FLIPS = {"letters": 0.0}  # of others timm's default
 NETWORKS = {  # with their own sizes
     "ResNet-18": "resnet18",
@@ -128,13 +128,13 @@ def seeded(seed: int) -> None:
     torch.manual_seed(seed)
 
 
-def nfa_of(row: str, few: LabelledImages, name: str, seed: int) -> nfaug.NFAugment:
-    """The augmentation of a row, which draws from a generator of its own."""
-    if row == FITTED:
+def nfa_of(method: str, few: LabelledImages, name: str, seed: int) -> nfaug.NFAugment:
+    """The augmentation of a method, which draws from a generator of its own."""
+    if method == FITTED:
         checkpoint = fitted_to_crops("builtin:pixels", few, name, SIDE)
     else:
         checkpoint = nfaug.fit("builtin:pixels", few, image_size=SIDE, progress=False)
-    config = nfaug.MixConfig(gate=WIDE) if row == WIDER else nfaug.MixConfig()
+    config = nfaug.MixConfig(gate=WIDE) if method == WIDER else nfaug.MixConfig()
     generator = torch.Generator().manual_seed(seed)
     return nfaug.NFAugment(checkpoint, config=config, generator=generator)
 
@@ -150,19 +150,19 @@ def batches(loader: Any, steps: int) -> Iterator[tuple[Tensor, Tensor]]:
                 return
 
 
-def right_of(args: argparse.Namespace, name: str, row: str, seed: int) -> Tensor:
+def right_of(args: argparse.Namespace, name: str, method: str, seed: int) -> Tensor:
     """Which test images a network gets right."""
     pool, tested = parts_of(args.data, name)
     few, _ = split_per_class(pool, args.per_class, seed)
     seeded(seed)
     nfa = None
-    if row != NOTHING:
-        nfa = nfa_of(row, few, name, seed)
-    data = Stored(few, nfa if row == BEFORE else None)
+    if method != NOTHING:
+        nfa = nfa_of(method, few, name, seed)
+    data = Stored(few, nfa if method == BEFORE else None)
     seeded(seed)
     model = create_model("resnet18", num_classes=len(few.classes))
     loader = loader_of(data, name, True, (3, SIDE, SIDE))
-    if nfa is not None and row != BEFORE:
+    if nfa is not None and method != BEFORE:
         loader = NFALoader(loader, nfa)
     optimizer = torch.optim.AdamW(model.parameters(), args.lr, weight_decay=0.05, fused=True)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, args.lr, total_steps=args.steps)
@@ -177,7 +177,7 @@ def right_of(args: argparse.Namespace, name: str, row: str, seed: int) -> Tensor
         losses.append(loss.item())
     last = statistics.fmean(losses[-50:])
     counts = nfa.stats() if nfa is not None else {}
-    print(f"{name}, {row}, {seed}: loss {last:.3f}, {counts}", flush=True)
+    print(f"{name}, {method}, {seed}: loss {last:.3f}, {counts}", flush=True)
     model.eval()
     right = []
     with torch.no_grad():
@@ -186,21 +186,21 @@ def right_of(args: argparse.Namespace, name: str, row: str, seed: int) -> Tensor
     return torch.cat(right)
 
 
-def mean_gain(found: dict[str, Cells], row: str, base: str) -> Gain:
-    """The mean over the sets of a row's gain over another one, in the seeds that all have."""
+def mean_gain(found: dict[str, Cells], method: str, base: str) -> Gain:
+    """The mean over the sets of a method's gain over another one, in the seeds that all have."""
     seeds = set(range(10**4))
     for cells in found.values():
-        for name in (row, base):
+        for name in (method, base):
             seeds &= {seed for one, seed in cells if one == name}
     points = []
     for seed in sorted(seeds):
-        of_sets = [c[row, seed].accuracy - c[base, seed].accuracy for c in found.values()]
+        of_sets = [c[method, seed].accuracy - c[base, seed].accuracy for c in found.values()]
         points.append(statistics.fmean(of_sets))
     if len(points) < 3:
         return Gain(statistics.fmean(points or [0.0]), math.inf, math.inf, len(points))
     errors = []
     for cells in found.values():
-        ours = [cells[row, seed] for seed in sorted(seeds)]
+        ours = [cells[method, seed] for seed in sorted(seeds)]
         others = [cells[base, seed] for seed in sorted(seeds)]
         errors.append(gain_of(ours, others).image_error)
     mean = statistics.fmean(points)
@@ -225,22 +225,22 @@ def train(args: argparse.Namespace) -> None:
     files = {f"{name}-{SIDE}": cells for name, cells in found.items()}
     for seed in range(args.seeds):
         for name, cells in found.items():
-            for row in args.rows:
-                if (row, seed) in cells:
+            for method in args.methods:
+                if (method, seed) in cells:
                     continue
                 started = time.process_time()
-                right = right_of(args, name, row, seed).numpy()
+                right = right_of(args, name, method, seed).numpy()
                 seconds = time.process_time() - started
-                cells.add(row, seed, right, seconds)
+                cells.add(method, seed, right, seconds)
                 print(f"  {100 * right.mean():.1f}%, {seconds:.0f} s", flush=True)
                 keep(args.results, files)
     for name, cells in found.items():
-        print("\n".join(gains_table(SETS[name].title, cells, ROWS, AFTER, NOTHING)), end="\n\n")
-    for row in PLACES:
-        gain = mean_gain(found, row, AFTER)
+        print("\n".join(gains_table(SETS[name].title, cells, METHODS, AFTER, NOTHING)), end="\n\n")
+    for method in PLACES:
+        gain = mean_gain(found, method, AFTER)
         least = gain.mean - gain.half_at(ERRORS / len(PLACES))
         clear = "clearly better" if least > 0 else "not clearly better"
-        print(f"{row}: {gain} over {AFTER} on the mean over sets, {clear}")
+        print(f"{method}: {gain} over {AFTER} on the mean over sets, {clear}")
 
 
 def counts_of(
@@ -289,7 +289,7 @@ def main() -> None:
     parser.add_argument("--data", type=Path, required=True, help="a folder of tars")
     parser.add_argument("--sets", nargs="+", choices=list(SETS), default=["cells", "letters"])
     parser.add_argument("--per-class", type=int, default=10)
-    parser.add_argument("--rows", nargs="+", choices=ROWS, default=ROWS)
+    parser.add_argument("--methods", nargs="+", choices=METHODS, default=METHODS)
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--steps", type=int, default=1200)
     parser.add_argument("--lr", type=float, default=1e-3)

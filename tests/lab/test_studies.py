@@ -142,7 +142,7 @@ def test_crops(data: Path, tmp_path: Path) -> None:
         assert float(line["left"]) == pytest.approx(1 - counts[0] / sum(counts), abs=1e-4)
 
 
-def test_crops_of_a_seed_are_the_same_in_each_row(
+def test_crops_of_a_seed_are_the_same_for_each_method(
     data: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """What NFA draws moves no number of timm's transforms."""
@@ -151,8 +151,8 @@ def test_crops_of_a_seed_are_the_same_in_each_row(
     pool, _ = crops.parts_of(data, "cells")
     few, _ = split_per_class(pool, 4, seed=0)
 
-    def batches(row: str, **settings: float) -> list[torch.Tensor]:
-        nfa = crops.nfa_of(row, few, "cells", seed=0)
+    def batches(method: str, **settings: float) -> list[torch.Tensor]:
+        nfa = crops.nfa_of(method, few, "cells", seed=0)
         nfa.config = dataclasses.replace(nfa.config, **settings)
         loader = crops.loader_of(crops.Stored(few), "cells", True, (3, SIDE, SIDE))
         crops.seeded(0)
