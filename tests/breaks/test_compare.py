@@ -516,7 +516,8 @@ def test_an_interruption_leaves_no_process(how: str, tmp_path: Path) -> None:
     assert started
     assert not [pid for pid in started if Path(f"/proc/{pid}").exists()]
     assert not list((tmp_path / "temporary").rglob("*.npy"))
-    assert " of 500 seeds: no advice yet." in (out / "table.md").read_text()
+    table = (out / "table.md").read_text()
+    assert table.startswith("No advice: training was too short.") or "no advice yet" in table
     cells = (out / "cells.csv").read_text().splitlines()
     assert len(cells) > 5
     # The next run replaces what a killed one left, and removes it.

@@ -182,6 +182,8 @@ def test_trainings_that_are_too_short(tmp_path: Path) -> None:
     assert short.advice().startswith("No advice: training was too short. After 60 steps 6% of")
     assert "--steps" in short.advice()
     assert short.best() == NONE
+    first = compared(tmp_path / "first", found, left=MOST_LEFT + 0.01, planned=10)
+    assert first.advice() == short.advice(), "it is said after the first seed"
     assert compared(tmp_path / "long", found, left=MOST_LEFT - 0.01).best() == NFA
 
 

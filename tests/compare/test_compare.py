@@ -118,7 +118,7 @@ def test_the_same_call_goes_on_after_a_kill(
     with pytest.raises(KeyboardInterrupt, match=f"{when - 1} classifiers .* same command"):
         compare(images, config=TINY, out=out, progress=False)
     if when > 5:
-        assert (out / "table.md").read_text().startswith("1 of 3 seeds: no advice yet.\n")
+        assert " 3 steps; 1 seeds, " in (out / "table.md").read_text()
     else:
         assert not (out / "table.md").exists()
     resumed = compare(images, config=TINY, out=out, progress=False)
@@ -193,7 +193,7 @@ def test_a_full_disk_leaves_the_last_table(
         patched.setattr(Cells, "add_all", full)
         with pytest.raises(OSError, match="No space"):
             compare(images, config=TINY, out=tmp_path / "out", progress=False)
-    assert (tmp_path / "out" / "table.md").read_text().startswith("1 of 3 seeds")
+    assert " 3 steps; 1 seeds, " in (tmp_path / "out" / "table.md").read_text()
     assert compare(images, config=TINY, out=tmp_path / "out", progress=False).seeds == [0, 1, 2]
 
 

@@ -111,7 +111,9 @@ def test_a_repository_of_one_file(
     file: Path, photos: TensorImages, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     asked: list[str] = []
-    monkeypatch.setattr(hub, "download", lambda _, names, hub: asked.extend(names) or file.parent)
+    monkeypatch.setattr(
+        hub, "download", lambda _, names, hub: asked.extend(names) or {file.name: file}
+    )
     codec = open_codec("someone/taef2", photos.images)
     assert (codec.record.kind, codec.record.name) == ("hub", "someone/taef2")
     assert asked == ["config.json", "diffusion_pytorch_model.safetensors", file.name]

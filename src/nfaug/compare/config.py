@@ -54,8 +54,8 @@ class CompareConfig:
         test_images: The most test images, drawn at random; more take time.
         seeds: Repetitions, each with its own labelled images, weights and draws. There is advice
             after all of them: ten find most gains of 5 points, five a third, three a tenth.
-        steps: Optimiser steps of a classifier; None for ten passes over the labelled images, at
-            least 800 (300 from pretrained weights) and at most 2,000.
+        steps: Optimiser steps of a classifier; None for 150 passes over the labelled images, at
+            least 800 (from pretrained weights 10 passes, at least 300) and at most 2,000.
         lr: Peak learning rate; None for 0.1 (small-cnn), 1e-3 (a timm model), or 6e-4 (pretrained).
         p: Probability that NFA replaces an image by one of its variants.
         variants: Variants per image.

@@ -116,7 +116,7 @@ class Comparison:
         return gain_between(self._cells, ours, other or self._first)
 
     def _finding(self) -> Finding | None:
-        if len(self.seeds) < self.config.seeds or self._is_too_short():
+        if len(self.seeds) < self.config.seeds or self.is_too_short():
             return None
         return finding_of(self._chosen_from, self._cells, self._later)
 
@@ -178,15 +178,15 @@ class Comparison:
             return "No advice: there is one method."
         if count < LEAST_IMAGES:
             return f"No advice: there are {count} test images, and it needs {LEAST_IMAGES}."
+        if self.is_too_short():
+            return (
+                f"No advice: training was too short. After {self.config.steps} steps "
+                f"{self._left():.0%} of the training loss is left without an augmentation, and "
+                "with one it takes longer still: pass more --steps, and another --out."
+            )
         if done < planned:
             return f"{done} of {planned} seeds: no advice yet."
-        if planned < LEAST_SEEDS:
-            return f"No advice: {planned} seeds were trained, and advice needs {LEAST_SEEDS}."
-        return (
-            f"No advice: training was too short. After {self.config.steps} steps "
-            f"{self._left():.0%} of the training loss is left without an augmentation, and with "
-            "one it takes longer still: pass more --steps, and another --out."
-        )
+        return f"No advice: {planned} seeds were trained, and advice needs {LEAST_SEEDS}."
 
     def _left(self) -> float:
         """The share of the training loss that is left without an augmentation; NaN if unknown."""
@@ -196,7 +196,12 @@ class Comparison:
     def _left_of(self, method: Method) -> float:
         return statistics.fmean(cell.left for cell in self._cells[method].values())
 
-    def _is_too_short(self) -> bool:
+    def is_too_short(self) -> bool:
+        """Whether trainings ended too early to judge an augmentation.
+
+        Returns:
+            Whether more than 5% of the training loss is left without an augmentation.
+        """
         return is_too_short(self._left())
 
     def _unfinished(self) -> list[str]:

@@ -294,7 +294,10 @@ class _Run:
             self._say(f"{title}, seed {seed}: {cell.accuracy:.1f}% ({cell.seconds:.0f} s)")
         self.bar.update(len(methods))
         if before < self._whole_seeds() < self.config.seeds:
-            write_text(self.folder / "table.md", self._comparison().text())
+            comparison = self._comparison()
+            write_text(self.folder / "table.md", comparison.text())
+            if before == 0 and comparison.is_too_short():
+                self._say(comparison.advice())
 
     def _whole_seeds(self) -> int:
         return self.cells.whole_seeds([method.name for method in self.methods])
