@@ -86,7 +86,9 @@ def test_a_registered_prior_trains_a_flow(
 
     wide = Prior(lambda means, variances, settings, generator: (means, 4 * variances, {"x": 4}))
     monkeypatch.setitem(PRIORS, "wide", wide)
-    config = dataclasses.replace(tiny_config, epochs=1, prior=TrainPriorConfig(kind="wide"))
+    config = dataclasses.replace(
+        tiny_config, epochs=1, prior=TrainPriorConfig(kind="wide", schedule="twice")
+    )
     checkpoint = train(tiny_images, config=config, progress=False).checkpoint
     loaded = nfaug.load(checkpoint.save(tmp_path / "flow"))
     assert loaded.config.gaussians == {"kind": "wide", "schedule": "twice", "x": 4}

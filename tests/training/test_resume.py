@@ -267,7 +267,7 @@ def test_more_epochs_and_the_solve_that_the_last_epoch_left_out(
 
 def fitting(config: TrainConfig, fit: str, **settings: Any) -> TrainConfig:
     fixed_point = FixedPointConfig(fit=fit, kld_weight=1.0, **settings)
-    prior = dataclasses.replace(config.prior, fixed_point=fixed_point)
+    prior = dataclasses.replace(config.prior, fixed_point=fixed_point, schedule="twice")
     return dataclasses.replace(config, prior=prior)
 
 
