@@ -98,6 +98,23 @@ def test_finetuning(data: Path, tmp_path: Path) -> None:
     assert found >= {"lr 3e-4", "lr 6e-4", "lr 6e-4, a random head"}
 
 
+def test_frozen(data: Path, tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    weights = tmp_path / "weights.safetensors"
+    save_file(timm.create_model("test_resnet").state_dict(), weights)
+    words = ["--out", tmp_path / "features", "--results", tmp_path, "--sets", "cells"]
+    said = run("frozen.py", *words, "--data", data, "--weights", weights, "--network",
+               "test_resnet", "--labels", 1, 2, "--seeds", 3)  # fmt: skip
+    assert rows_of(tmp_path / "cells.csv") == {
+        (f"{classifier} from {labels}", str(seed))
+        for classifier in ("logistic regression", "middle penalty", "class Gaussians")
+        for labels in (1, 2)
+        for seed in (200, 201, 202)
+    }
+    assert said.endswith(run("frozen.py", "--print", *words))
+    assert "\nfrom 2: " in said
+
+
 def test_bundled(data: Path, tmp_path: Path) -> None:
     words = [str(word) for word in options(data, tmp_path)]
     words[words.index("cells")] = "cifar10"
