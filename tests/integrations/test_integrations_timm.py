@@ -183,14 +183,15 @@ def test_what_is_said_of_images_that_stay_unchanged() -> None:
     """It is said of more than a third of at least 30 chosen images, with the main reason."""
     said = many_unchanged(counts_of(applied=81, gated=110, far=9))
     assert said == (
-        "NFA left 119 of 200 chosen images unchanged, 110 because they, or their variants, lie "
-        "outside of the range of their class, as crops do that are unlike the images of the fit: "
-        "it chose 50% of all images, and changed 20%"
+        "NFA left 119 of 200 chosen images unchanged, 110 of them because they, or their variants, "
+        "lie outside of the range of their class, as crops do that are unlike the images of the "
+        "fit: it chose 50% of all images, and changed 20%"
     )
-    assert "9 because they are unlike the images that" in many_unchanged(
+    assert "9 of them because they are unlike the images that" in many_unchanged(
         counts_of(applied=24, far=9, fell_back=4)
     )
-    assert "no other image of their class" in many_unchanged(counts_of(no_partner=30))
+    alone = many_unchanged(counts_of(no_partner=30))
+    assert "unchanged, all of them because no other image of their class was found" in alone
     for counts in (
         counts_of(),
         counts_of(applied=20, gated=10),

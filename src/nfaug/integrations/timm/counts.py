@@ -37,9 +37,10 @@ def many_unchanged(stats: Mapping[str, int]) -> str:
     if chosen < _LEAST or left <= _MOST * chosen:
         return ""
     most = max(_REASONS, key=lambda name: stats[name])
+    share = "all" if stats[most] == left else str(stats[most])
     seen = stats["seen"]
     return (
-        f"NFA left {left} of {chosen} chosen images unchanged, {stats[most]} because "
+        f"NFA left {left} of {chosen} chosen images unchanged, {share} of them because "
         f"{_REASONS[most]}: it chose {100 * chosen / seen:.0f}% of all images, and changed "
         f"{100 * stats['applied'] / seen:.0f}%"
     )
