@@ -9,7 +9,7 @@ drawn, and each classifier is fitted to them and tested on all validation images
 
 - logistic regression with an L2 penalty that five folds choose;
 - the same with the middle penalty, without folds;
-- Gaussians with one covariance, whose shrinkage five folds choose: `nfaug.compare.frozen`.
+- Gaussians with one covariance, whose shrinkage five folds choose: `lab/heads.py`.
 
 --results gets a CSV file of each set. Then, or with --print alone, the tables of the study's page
 are printed, and what its rule decides.
@@ -29,6 +29,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from heads import gaussians
 from numpy.typing import NDArray
 from sets import SETS, parts_of
 from sklearn.decomposition import PCA
@@ -38,7 +39,7 @@ from sklearn.model_selection import GridSearchCV, StratifiedKFold
 import nfaug
 from nfaug.compare.config import CompareConfig
 from nfaug.compare.figures import Cell, Gain, gain_of, student
-from nfaug.compare.frozen import Features, FrozenNetwork, folds_of, gaussians, input_size
+from nfaug.compare.frozen import Features, FrozenNetwork, folds_of, input_size
 from nfaug.data.images import LabelledImages, split_per_class, to_tensors
 from nfaug.io.atomic import write_text
 
@@ -58,7 +59,7 @@ Found = Mapping[str, Mapping[tuple[str, int], Cell]]  # of each set: by row and 
 def logistic(
     features: Features, labels: Labels, test: Features, seed: int, *, choose: bool = True
 ) -> Labels:
-    """Logistic regression as `nfaug compare` had it: its penalty is the strongest of the best.
+    """Logistic regression as `nfaug compare` has it: its penalty is the strongest of the best.
 
     With one image a class, or without `choose`, it is the middle one.
     """

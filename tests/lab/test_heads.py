@@ -1,4 +1,4 @@
-"""The classifiers of frozen features."""
+"""The Gaussians of the study of frozen features."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
 from sklearn.model_selection import StratifiedKFold, cross_val_predict
 
-from nfaug.compare import frozen
+from lab import heads
 
 Array = NDArray[Any]
 #: How many images each class has.
@@ -52,7 +52,7 @@ def test_gaussians_are_those_of_scikit_learn(counts: tuple[int, ...], shrinkage:
     wanted = model.decision_function(test.astype(float))
     centre = features.mean(0, dtype=float)
     span, _ = np.linalg.qr((features - centre).T)
-    (scores,) = frozen._scores(
+    (scores,) = heads.scores_of(
         (features - centre) @ span, labels, (test - centre) @ span, [shrinkage], features.shape[1]
     )
     # What all classes share is left out on both sides, and it differs.
@@ -72,17 +72,17 @@ def test_five_folds_choose_the_shrinkage(counts: tuple[int, ...], seed: int) -> 
     right = []
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # classes with fewer images than folds
-        for shrinkage in frozen.SHRINKAGES:
+        for shrinkage in heads.SHRINKAGES:
             model = LinearDiscriminantAnalysis(solver="lsqr", shrinkage=shrinkage)
             guesses = cross_val_predict(model, precise, labels, cv=splits)
             right.append(int((guesses == labels).sum()))
             models.append(model.fit(precise, labels))
-    assert list(frozen.SHRINKAGES) == sorted(frozen.SHRINKAGES, reverse=True)
+    assert list(heads.SHRINKAGES) == sorted(heads.SHRINKAGES, reverse=True)
     best = models[right.index(max(right))]
-    assert np.array_equal(frozen.gaussians(features, labels, test, seed), best.predict(test))
+    assert np.array_equal(heads.gaussians(features, labels, test, seed), best.predict(test))
 
 
 def test_one_image_a_class_has_the_nearest_mean() -> None:
     features, labels, test = features_of((1, 1, 1))
     distances = np.linalg.norm(test[:, None] - features[None], axis=2)
-    assert np.array_equal(frozen.gaussians(features, labels, test, 0), labels[distances.argmin(1)])
+    assert np.array_equal(heads.gaussians(features, labels, test, 0), labels[distances.argmin(1)])
