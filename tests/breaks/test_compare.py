@@ -543,3 +543,34 @@ def test_processes_that_are_not_needed_end_without_a_word(tmp_path: Path) -> Non
     ran = subprocess.run(command, capture_output=True, text=True, check=True)
     assert "Traceback" not in ran.stderr
     assert (tmp_path / "out" / "table.md").exists()
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="make")
+def test_the_demo_goes_on_and_is_then_made_anew(tmp_path: Path) -> None:
+    """Break 123: make demo threw seven trainings away, and the same command began at 0."""
+    folder = tmp_path / "demo"
+    words = ["make", "demo", f"VENV={sys.prefix}", f"DEMO={folder}"]
+    for stamp in ("all", "test", "train"):
+        words += ["-o", f"{sys.prefix}/{stamp}-installed"]  # nothing is installed by a test
+    words.append("DEMO_ARGS=--steps 3 --variants 2 --per-class 3 --processes 1 --test-images 40")
+    cells = folder / "cells.csv"
+    with (tmp_path / "said").open("w") as said:
+        process = subprocess.Popen(
+            words, cwd=ROOT, stdout=said, stderr=said, start_new_session=True
+        )
+    deadline = time.monotonic() + 120
+    while time.monotonic() < deadline and process.poll() is None:
+        if cells.exists() and len(cells.read_text().splitlines()) > 4:
+            break
+        time.sleep(0.02)
+    os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+    kept = cells.read_text().splitlines()[1:]
+    assert 4 <= len(kept) < 15, (tmp_path / "said").read_text()
+    subprocess.run(words, cwd=ROOT, check=True, capture_output=True)
+    whole = cells.read_text().splitlines()
+    assert len(whole) == 16
+    assert set(kept) <= set(whole), "nothing is trained twice"
+    subprocess.run(words, cwd=ROOT, check=True, capture_output=True)
+    seconds = [line.split(",")[3] for line in whole]
+    assert seconds != [line.split(",")[3] for line in cells.read_text().splitlines()], "made anew"
