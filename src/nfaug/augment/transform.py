@@ -56,7 +56,8 @@ class NFAugment(nn.Module):
 
     z2 is a latent of the batch, or m + U b with b from the memory: the partner itself in classes of
     at most `rank` + 1 images, which the axes span, and a blurred one in larger classes. The method
-    is that of Enescu & Sahbi, BMVC 2024 (https://hal.science/hal-04767310v1).
+    is after Enescu & Sahbi, BMVC 2024 (https://hal.science/hal-04767310v1): a weight for each axis,
+    the strength and the gate are ours. mix="pair" with strength=1 is their mixup as it is written.
 
     ceil(p*B) images drawn at random are encoded. An image stays unchanged, and is counted in
     `stats`, if it has no partner, if it or its variant lies too far from its class (the gate), if
