@@ -1,4 +1,4 @@
-"""ResNet, Swin and EVA02, fine-tuned with a flow of their own labels: the paper's Tables 5 and 6.
+"""ResNet, Swin and EVA02, fine-tuned with a flow of their own labels.
 
     python lab/backbones.py --data cifar10-train-50000.tar --out runs/backbones
 

@@ -101,7 +101,7 @@ def test_swin(folder: Path, fitted: Path, run: Any, tmp_path: Path) -> None:
     images = open_dataset(folder / "train")
     make_bank(nfaug.load(fitted), images, tmp_path / "bank", variants=1, progress=False, gate=None)
     lines, shares = run(
-        "swin_small_data.py", folder, "--bank", tmp_path / "bank", "--img-size", 32, "--width", 8,
+        "swin_small_data.py", folder, "--bank", tmp_path / "bank", "--img-size", 32, "--width", 12,
         "--epochs", 1, "--batch-size", 8, "--workers", 0, "--device", "cpu",
     )  # fmt: skip
     assert lines[0].startswith("epoch 1: loss ")
