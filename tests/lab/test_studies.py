@@ -17,6 +17,7 @@ from PIL import Image
 from safetensors.torch import save_file
 
 import nfaug
+from nfaug.compare import Classifier, CompareConfig
 from nfaug.data.images import split_per_class, to_tensors
 
 pytestmark = pytest.mark.soak
@@ -214,3 +215,83 @@ def test_backbones(data: Path, tmp_path: Path) -> None:
     flows = (tmp_path / "results/flows.csv").read_text().splitlines()
     assert flows[0].startswith("labels,seed,nf_acc")
     assert flows[1].startswith("4,0,")
+
+
+def test_table5(data: Path, tmp_path: Path) -> None:
+    """The pilot and two stages, on one draw."""
+    words = ["--data", data / "cifar10-train.tar", "--test-data", data / "cifar10-test.tar"]
+    words += ["--labels", 8, "--test-images", 5, "--draws", 1, "--flow-epochs", 1]
+    words += ["--out", tmp_path / "out", "--results", tmp_path / "results"]
+    assert "2 passes: " in run("table5.py", *words, "--pilot", "--pilot-passes", 1, 2)
+    for stage in "AC":
+        run("table5.py", *words, "--passes", 1, "--stage", stage)
+    found = {
+        file.name: {method for method, _ in rows_of(file)}
+        for file in (tmp_path / "results").glob("*_small-*.csv")
+    }
+    assert found == {
+        "resnet18_small-none.csv": {
+            "nothing", "NFA with the flow", "noise on latents", "NFA, one weight up to 1",
+            "NFA in pixels",
+        },
+        "resnet18_small-flips.csv": {
+            "nothing", "NFA with the flow", "NFA, one weight up to 1", "NFA in pixels",
+        },
+        "swin_small-none.csv": {"nothing", "NFA with the flow", "noise on latents"},
+        "resnet18_small-none-rgb32.csv": {"nothing", "NFA with builtin:rgb32"},
+    }  # fmt: skip
+    run("table5.py", *words, "--judge", "--judge-passes", 1)
+    with (tmp_path / "results/labels.csv").open(newline="") as opened:
+        lines = list(csv.DictReader(opened))
+    assert [line["mixing"] for line in lines][::7] == ["the images", "noise"]
+    assert all(int(line["applied"]) + int(line["gated"]) <= 80 for line in lines)
+    flows = (tmp_path / "results/flows.csv").read_text().splitlines()
+    assert flows[0] == "draw,nf_acc,bits_per_dim,on,seconds"
+    assert len(flows) == 2
+    assert not list((tmp_path / "out" / "states").iterdir())
+
+
+def test_a_training_of_table5_goes_on_bit_for_bit(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.syspath_prepend(str(LAB))
+    table5 = importlib.import_module("table5")
+    monkeypatch.setattr(table5, "SAVED", 2)
+    images = torch.randint(256, (100, 3, 32, 32), dtype=torch.uint8)
+    labels = torch.arange(100) % 2
+    draw = table5.drawn(images, labels, images[:, None], 0.5, "standard", 2)
+
+    def interrupted(rows: torch.Tensor, step: int) -> tuple[torch.Tensor, torch.Tensor]:
+        if step == 3:
+            raise KeyboardInterrupt
+        found: tuple[torch.Tensor, torch.Tensor] = draw(rows, step)
+        return found
+
+    def classifier() -> Classifier:
+        return Classifier(CompareConfig(steps=5, device="cpu"), (3, 32, 32), 2, seed=0)
+
+    calm = classifier()
+    table5.trained(calm, draw, 100, 5, 0, tmp_path / "calm")
+    file = tmp_path / "cut.state"
+    with pytest.raises(KeyboardInterrupt):
+        table5.trained(classifier(), interrupted, 100, 5, 0, file)
+    assert file.exists()
+    other = classifier()
+    table5.trained(other, draw, 100, 5, 0, file)
+    assert not file.exists()
+    for name, value in calm.model.state_dict().items():
+        assert torch.equal(value, other.model.state_dict()[name]), name
+
+
+def test_limit(data: Path, tmp_path: Path) -> None:
+    words = ["--data", data / "cifar10-train.tar", "--test-data", data / "cifar10-test.tar"]
+    words += ["--limits", 3, 5, "--steps", 1, "--seeds", 1]
+    run("limit.py", *words, "--out", tmp_path / "out", "--results", tmp_path / "results")
+    fewer, more = (f"NFA in pixels, {limit} images of each class" for limit in (3, 5))
+    assert rows_of(tmp_path / "results/cells.csv") == {
+        ("nothing more", "0"), (fewer, "0"), (more, "0"),
+    }  # fmt: skip
+    with (tmp_path / "results/fits.csv").open(newline="") as opened:
+        fits = list(csv.DictReader(opened))
+    assert [line["limit"] for line in fits] == ["3", "5"]
+    assert float(fits[0]["megabytes"]) < float(fits[1]["megabytes"])
