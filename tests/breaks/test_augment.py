@@ -17,6 +17,7 @@ from nfa_tools import CLASSES, NAMES, TensorImages, batch_of, checkpoint, fit_pc
 from PIL import Image
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
+from torchvision import tv_tensors
 
 import nfaug
 from nfaug.augment.config import MixConfig, MixSettings
@@ -169,7 +170,7 @@ def test_an_image_with_a_pixel_that_is_no_number_stays_as_it_is(size: tuple[int,
     assert nfa.stats()["not_finite"] == 2
 
 
-@pytest.mark.parametrize("key", ["seg", "depth", "heatmap", "landmarks", "boundaries", "extra"])
+@pytest.mark.parametrize("key", ["seg", "depth", "heatmap", "boundaries", "extra"])
 def test_tensors_with_positions_under_any_key(key: str) -> None:
     """Break 90: only a few words in keys were known, and others passed beside mixed images."""
     images, labels = batch_of(6)
@@ -177,7 +178,7 @@ def test_tensors_with_positions_under_any_key(key: str) -> None:
     for beside in (torch.zeros(6, 8, 8), torch.zeros(6, 68, 2), torch.zeros(6, 8, 8).numpy()):
         with pytest.raises(ValueError, match=f"{key}.*{beside.shape[1]}"):
             nfa({"image": images, "label": labels, key: beside})
-    flat = torch.zeros(6, 512)  # an embedding has no positions
+    flat = torch.zeros(6, 500)  # an embedding has no positions
     assert nfa({"image": images, "label": labels, key: flat})[key] is flat
 
 
@@ -256,3 +257,71 @@ def test_a_flow_of_many_tensors_in_workers(start: str) -> None:
         assert (found.int() - expected.int()).abs().max() <= 1, "workers have one thread"
         assert not torch.equal(found, images[rows])
     assert nfa.stats()["seen"] == 32
+
+
+IMAGES, LABELS = batch_of(6)
+MASK = torch.zeros(6, 8, 8)
+REFUSED: list[Any] = [  # what lies beside images and labels
+    [*MASK],
+    [torch.zeros(68, 2)] * 6,
+    [[0.0, 1.0, 2.0, 3.0]] * 6,
+    [[[0.0, 1.0], [2.0, 3.0]]] * 6,
+    MASK.flatten(1),
+    torch.cat([MASK.flatten(1)] * 3, 1),
+    torch.zeros(6, 5000),
+    torch.zeros(9, 4),
+    [LABELS] * 4,
+    MASK.bool().numpy(),
+    object(),
+    [Image.new("L", (8, 8))] * 6,
+    tv_tensors.Mask(MASK[:, None]),
+]
+PASSED: list[Any] = [
+    LABELS,
+    LABELS.numpy(),
+    torch.rand(6, 500),
+    [torch.rand(77)] * 6,
+    ["a", "b", "c", "d", "e", "f"],
+    [["a cat", "cat"]] * 6,
+    [Path("1.png")] * 6,
+    None,
+    7,
+    "train",
+]
+
+
+@pytest.mark.parametrize("beside", REFUSED, ids=range(len(REFUSED)))
+def test_what_is_on_no_list_does_not_pass(beside: Any) -> None:
+    """Break 114: lists of masks and landmarks, boxes in lists and flat masks stayed."""
+    nfa = NFAugment(checkpoint(), p=1.0)
+    with pytest.raises(ValueError, match="boxes"):
+        nfa({"image": IMAGES, "label": LABELS, "boxes": beside})
+
+
+@pytest.mark.parametrize("beside", PASSED, ids=range(len(PASSED)))
+def test_numbers_texts_and_vectors_pass(beside: Any) -> None:
+    """Break 114: what is on the list stays the object that it is."""
+    nfa = NFAugment(checkpoint(), p=1.0)
+    assert nfa((IMAGES, LABELS, beside))[2] is beside or isinstance(beside, list)
+    assert str(nfa({"image": IMAGES, "label": LABELS, "more": beside})["more"]) == str(beside)
+
+
+def test_masks_are_no_images() -> None:
+    """Break 114: a mask (B, 1, H, W) was mixed as the images."""
+    nfa = NFAugment(checkpoint(), p=1.0)
+    with pytest.raises(ValueError, match="masks"):
+        nfa(tv_tensors.Mask(IMAGES), LABELS)
+
+
+def test_an_nfaugment_needs_no_shared_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Break 119: with a full /dev/shm it ended in a raw RuntimeError, though no process starts."""
+
+    def full(tensor: Tensor) -> Tensor:
+        raise RuntimeError("unable to allocate shared memory")
+
+    monkeypatch.setattr(Tensor, "share_memory_", full)
+    nfa = NFAugment(checkpoint(), p=1.0, gate=None)
+    nfa(IMAGES, LABELS)
+    copy.deepcopy(nfa).enabled = False
+    assert nfa.enabled
+    assert nfa.stats()["seen"] == 6

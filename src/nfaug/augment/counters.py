@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import mmap
 import threading
 from enum import IntEnum
 from multiprocessing.context import get_spawning_popen
@@ -37,8 +39,7 @@ class Counters:
     def __init__(self, rows: Tensor | None = None) -> None:
         self._lock = threading.Lock()
         if rows is None:
-            rows = torch.zeros(_WORKERS, len(Outcome), dtype=torch.int64, device="cpu")
-            rows.share_memory_()
+            rows = _shared_zeros(_WORKERS, len(Outcome), dtype=torch.int64)
         self._rows = rows
         self._counts: dict[torch.device, Tensor] = {}  # of accelerators
 
@@ -62,7 +63,11 @@ class Counters:
         return {"seen": sum(codes), **counts}
 
     def __reduce__(self) -> Any:
-        return Counters, (self._rows,) if get_spawning_popen() else ()  # a worker is being started
+        if not get_spawning_popen():
+            return Counters, ()
+        with self._lock:  # a worker is being started
+            self._rows = _sendable(self._rows)
+        return Counters, (self._rows,)
 
 
 class SharedValue:
@@ -72,9 +77,12 @@ class SharedValue:
     the value alone.
     """
 
-    def __init__(self, value: float = 1.0) -> None:
-        self._value = torch.tensor([value], dtype=torch.float64, device="cpu")
-        self._value.share_memory_()
+    def __init__(self, value: float | Tensor = 1.0) -> None:
+        if not isinstance(value, Tensor):
+            number = value
+            value = _shared_zeros(1, dtype=torch.float64)
+            value.numpy()[0] = number
+        self._value = value
 
     def __float__(self) -> float:
         return float(self._value.numpy()[0])  # no tensor operation: inference mode may be active
@@ -83,10 +91,19 @@ class SharedValue:
         """Change the number in all processes that share it."""
         self._value.numpy()[0] = value
 
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        self.__dict__.update(state)
-        if not self._value.is_shared():  # sharing anew would make a copy
-            self._value.share_memory_()
+    def __reduce__(self) -> Any:
+        if not get_spawning_popen():
+            return SharedValue, (float(self),)
+        self._value = _sendable(self._value)
+        return SharedValue, (self._value,)
 
-    def __deepcopy__(self, memo: dict[int, Any]) -> SharedValue:
-        return SharedValue(float(self))
+
+def _shared_zeros(*shape: int, dtype: torch.dtype) -> Tensor:
+    """Zeros that forked processes share. Unlike `share_memory_`, this takes no room in /dev/shm."""
+    memory = mmap.mmap(-1, math.prod(shape) * dtype.itemsize)
+    return torch.frombuffer(memory, dtype=dtype).view(shape)
+
+
+def _sendable(values: Tensor) -> Tensor:
+    """These values in memory that a process which is being started can map."""
+    return values if values.is_shared() else values.clone().share_memory_()

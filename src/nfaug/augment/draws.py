@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -104,7 +104,6 @@ def draw(
         2
     """
     batch = len(labels)
-    device = labels.device
     if isinstance(config.p, tuple):
         shares = config.p
         most = max(shares)
@@ -112,53 +111,95 @@ def draw(
         shares = ()
         most = config.p
     count = min(batch, math.ceil(most * batch - 1e-6))  # of 64.000001 images, 64
-    rng = np.random.default_rng(own_seed(generator) if count else 0)
+    drawn = _numbers(config, batch, count, pca, generator)
+    # Two uploads, since an accelerator spends as much time on a small one as on a large one.
+    device = labels.device
+    index, first, second = _placed([drawn.order, *drawn.integers], np.int64, device)
+    coin, weights, by_class = _placed([drawn.coins, drawn.weights, shares], np.float32, device)
+    noise = torch.empty(count, 0, device=device)
+    if config.noise:
+        noise = config.noise * to_device(torch.from_numpy(drawn.normal), device)
 
+    own = labels[index]
+    share = by_class[own] if shares else most
+    partners = _partners(config, pca, own, ok[index], first, second)
+    return Draws(
+        batch=batch,
+        mix=config.mix,
+        index=index,
+        # `count` is rounded up; choosing with probability p * B / count makes the share exactly p.
+        chosen=coin * count < share * batch,
+        weights=weights,
+        noise=noise,
+        **partners._asdict(),
+    )
+
+
+class _Numbers(NamedTuple):
+    """Random numbers of a call, of NumPy, for `count` images of a batch.
+
+    Attributes:
+        order: (count,) positions in the batch.
+        coins: (count,) uniform in [0, 1).
+        integers: (2, count) uniform in [0, 2^31).
+        weights: (count, r) or (count, 1), or (count, 32, 32) masks, times the strength.
+        normal: (count, d), or (0, 0) if no noise is asked for.
+    """
+
+    order: np.ndarray
+    coins: np.ndarray
+    integers: np.ndarray
+    weights: np.ndarray
+    normal: np.ndarray
+
+
+def _numbers(
+    config: MixConfig,
+    batch: int,
+    count: int,
+    pca: ClasswisePCA,
+    generator: torch.Generator | None,
+) -> _Numbers:
+    """Draw the numbers of a call. Their order is fixed: recorded batches depend on it."""
+    rng = np.random.default_rng(own_seed(generator) if count else 0)
     order = rng.permutation(batch)[:count]
     # Nothing uses the second row: it was drawn by earlier versions, and every number that is drawn
     # after it depends on it, so that without it a seed would give other batches.
     coins = rng.random((2, count), np.float32)[0]
     integers = rng.integers(2**31, size=(2, count))
     if config.mix == "regions":
-        drawn = draw_masks(rng, count, alpha=config.alpha, strength=config.strength)
+        weights = draw_masks(rng, count, alpha=config.alpha, strength=config.strength)
     else:
         width = 1 if config.mix == "pair" else pca.rank
-        drawn = rng.beta(config.alpha, config.alpha, (count, width)).astype(np.float32)
-        drawn *= np.float32(config.strength)
-    # Two uploads, since an accelerator spends as much time on a small one as on a large one.
-    index, first, second = _placed([order, *integers], np.int64, device)
-    coin, weights, by_class = _placed([coins, drawn, shares], np.float32, device)
-    noise = torch.empty(count, 0, device=device)
+        weights = rng.beta(config.alpha, config.alpha, (count, width)).astype(np.float32)
+        weights *= np.float32(config.strength)
+    normal = np.empty((0, 0), np.float32)
     if config.noise:
         normal = rng.standard_normal((count, pca.dim), np.float32)
-        noise = config.noise * to_device(torch.from_numpy(normal), device)
+    return _Numbers(order, coins, integers, weights, normal)
 
-    own = labels[index]
-    share = by_class[own] if shares else most
-    # `count` is rounded up; choosing with probability p * B / count makes the share exactly p.
-    chosen = coin * count < share * batch
-    rows = 0
+
+class _Partners(NamedTuple):
+    """Fields of `Draws` that say with which image each is mixed."""
+
+    partner: Tensor
+    fallback: Tensor
+    from_memory: Tensor
+    paired: Tensor
+    memory: int
+
+
+def _partners(
+    config: MixConfig, pca: ClasswisePCA, labels: Tensor, ok: Tensor, first: Tensor, second: Tensor
+) -> _Partners:
+    """A partner for each image, of the memory if there is one, by integers `first` and `second`."""
     if pca.memory is None or config.partners == "batch":
-        partner, paired = pick_in_batch(first, own, ok[index])
-        fallback = torch.zeros_like(partner)
-        from_memory = torch.zeros_like(paired)
-    else:
-        rows = len(pca.memory)
-        found = _partners_in_memory(config, pca, own, ok[index], first, second)
-        partner, fallback, from_memory, paired = found
-    return Draws(
-        batch=batch,
-        mix=config.mix,
-        index=index,
-        chosen=chosen,
-        partner=partner,
-        fallback=fallback,
-        from_memory=from_memory,
-        paired=paired,
-        weights=weights,
-        noise=noise,
-        memory=rows,
-    )
+        partner, paired = pick_in_batch(first, labels, ok)
+        return _Partners(
+            partner, torch.zeros_like(partner), torch.zeros_like(paired), paired, memory=0
+        )
+    found = _partners_in_memory(config, pca, labels, ok, first, second)
+    return _Partners(*found, memory=len(pca.memory))
 
 
 def _partners_in_memory(

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import copy
+import numbers
+import os
+import re
 from collections.abc import Callable, Iterator, Mapping, MutableMapping, Sequence
 from typing import Any
 
@@ -16,16 +19,17 @@ from .pixels import check_dense
 #: Integers, class names, or one-hot rows.
 GivenLabels = Tensor | np.ndarray | Sequence[Any]
 _LABEL_KEYS = ("labels", "label", "targets", "target", "y")
-# Words in the keys of targets that depend on positions, and how many dimensions these have. Fewer
-# are metadata, such as an `attention_mask` of shape (B, k). A list counts as one dimension, because
-# `default_collate` makes four tensors (B,) of boxes that are lists.
-_SPATIAL = {"mask": 3, "segment": 3, "box": 2, "keypoint": 2}
+_LONGEST = 4096  # numbers of a vector that may pass beside an image
+# Words in the keys of vectors that hold positions, which would have to move with the image.
+_POSITIONS = ("box", "keypoint", "landmark", "point", "polygon", "contour")
+_TEXTS = (str, bytes, os.PathLike, type(None))
 _TV_TENSORS = "torchvision.tv_tensors"
 _EXPECTED = (
-    "NFAugment takes batches of one tensor of images (B, C, H, W), their labels and metadata. Call "
-    "it after the loader, or as its collate_fn (nfaug.integrations.torchvision.NFACollate). Views "
-    "and crops are separate batches; masks, boxes, keypoints, videos and other tensors of three or "
-    "more dimensions cannot be transformed: take them out of the sample first"
+    "NFAugment takes batches of one tensor of images (B, C, H, W) and their labels. Beside them "
+    "may be one number, text or vector for each image; not masks, boxes, keypoints, videos or "
+    "other images, which NFA does not transform. Call it after the loader, or as its collate_fn "
+    "(nfaug.integrations.torchvision.NFACollate), take what it refuses out of the sample, or call "
+    "it on the two alone: nfa(images, labels)"
 )
 
 
@@ -37,21 +41,35 @@ def images_and_labels(
     `labels_getter` finds the labels in the sample; None looks for them in the usual places.
 
     Raises:
-        ValueError: One is missing, or the sample holds masks, boxes, keypoints, videos, or another
-            tensor of three or more dimensions and the batch's length.
+        ValueError: One is missing, or beside them is something else than a number, a text or a
+            vector for each image: see `_passes`.
     """
     leaves = dict(_leaves(sample))
-    images = [leaf for leaf in leaves.values() if isinstance(leaf, Tensor) and leaf.ndim == 4]
-    refused = len(images) != 1
-    if not refused:
-        batch = len(images[0])
-        others = [(path, leaf) for path, leaf in leaves.items() if leaf is not images[0]]
-        refused = any(_is_spatial(path, leaf, batch) for path, leaf in others)
-    if refused:
-        found = [f"{path or 'sample'}: {_described(leaf)}" for path, leaf in leaves.items()]
-        raise ValueError(f"{_EXPECTED}; got {', '.join(found[:8]) or 'an empty sample'}")
+    found = [leaf for leaf in leaves.values() if _is_images(leaf)]
+    if len(found) != 1:
+        raise _refused(leaves)
+    images = found[0]
     labels = _find_labels(sample) if labels_getter is None else labels_getter(sample)
-    return images[0], labels
+    known = {id(images), id(labels)}
+    for path, leaf in leaves.items():
+        if id(leaf) not in known and not _passes(path, leaf, images):
+            raise _refused({path: leaf})
+    return images, labels
+
+
+def _is_images(leaf: Any) -> bool:
+    return isinstance(leaf, Tensor) and leaf.ndim == 4 and _is_plain(leaf)
+
+
+def _is_plain(leaf: Any) -> bool:
+    """Whether this is no mask, box or video of torchvision's."""
+    kind = type(leaf)
+    return not kind.__module__.startswith(_TV_TENSORS) or kind.__name__ == "Image"
+
+
+def _refused(leaves: Mapping[str, Any]) -> ValueError:
+    found = [f"{path or 'sample'}: {_described(leaf)}" for path, leaf in leaves.items()]
+    return ValueError(f"{_EXPECTED}; got {', '.join(found[:8]) or 'an empty sample'}")
 
 
 def _find_labels(sample: Any) -> Any:
@@ -107,26 +125,30 @@ def _leaves(sample: Any, path: str = "") -> Iterator[tuple[str, Any]]:
         yield path, sample
 
 
-def _is_spatial(path: str, leaf: Any, batch: int) -> bool:
-    """Whether a part of a sample may have positions in the image: a mask, boxes, a video.
+def _passes(path: str, leaf: Any, images: Tensor) -> bool:
+    """Whether a part of a sample may stay as it is beside images (B, C, H, W).
 
-    Beside `batch` images, so does every tensor (B, ..., ...), whatever its name.
+    So may a text, and numbers of one or two dimensions: (B,), or (B, n) where n is at most 4,096
+    and no multiple of H * W, as it is of a flattened mask. Each list that a part lies in is a
+    dimension. With a name such as "boxes", two dimensions are positions.
     """
-    if not isinstance(leaf, Tensor | np.ndarray):
+    if isinstance(leaf, _TEXTS):
+        return True
+    numeric = isinstance(leaf, Tensor | np.ndarray) and _is_plain(leaf)
+    if not numeric and not isinstance(leaf, numbers.Number | np.generic):
         return False
-    if leaf.ndim > 2 and len(leaf) == batch:
+    shape = tuple(leaf.shape) if numeric else ()
+    field = re.sub(r"^\[\d+\]", "", path)  # a sample's own list or tuple is no dimension
+    _, _, key = field.rpartition(".")
+    dimensions = len(shape) + key.count("[")
+    if dimensions < 2:
         return True
-    kind = type(leaf)
-    if kind.__name__ == "Image":
+    if dimensions > 2 or any(word in key.lower() for word in _POSITIONS):
         return False
-    if kind.__module__.startswith(_TV_TENSORS):
-        return True
-    key = path.rpartition(".")[2].lower()
-    in_list = key.endswith("]")
-    if in_list and leaf.ndim > 2 and leaf.ndim != 4:
-        return True
-    dimensions = leaf.ndim + key.count("[")  # of a list of tensors, one for the list
-    return any(word in key and dimensions >= least for word, least in _SPATIAL.items())
+    batch, _, height, width = images.shape
+    if len(shape) == 2 and shape[0] != batch:
+        return False
+    return not shape or (shape[-1] <= _LONGEST and shape[-1] % (height * width) != 0)
 
 
 def _described(leaf: Any) -> str:
