@@ -13,7 +13,9 @@ from typing import Any
 import pytest
 import torch
 from checkpoint_tools import bounded
+from nfa_tools import checkpoint
 
+import nfaug
 from nfaug.io.errors import FileError
 from nfaug.training.snapshots import Snapshot, Snapshots
 
@@ -104,3 +106,16 @@ def test_a_state_without_a_hash_names_its_format(run: Path) -> None:
     forge(run, lambda facts: facts.update(format=4))
     with pytest.raises(ValueError, match="format 4"):
         Snapshots(run).newest()
+
+
+@pytest.mark.parametrize("digest", [None, "", 7, "0" * 63, "0" * 65, "Z" * 64, ["0" * 64]])
+@pytest.mark.parametrize("name", ["model.safetensors", "pca.safetensors"])
+def test_a_hash_has_64_digits(tmp_path: Path, name: str, digest: object) -> None:
+    """Break 116: null in the place of a file's hash switched the comparison off."""
+    checkpoint().save(tmp_path / "flow")
+    config = tmp_path / "flow" / "config.json"
+    values = json.loads(config.read_text())
+    values["files"][name] = digest
+    config.write_text(json.dumps(values))
+    with pytest.raises(nfaug.CheckpointError, match=f"64 hexadecimal digits for {name}"):
+        nfaug.load(tmp_path / "flow")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import os
+import re
 import subprocess
 import sys
 import tarfile
@@ -13,6 +14,7 @@ import zipfile
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from data_tools import png, save
@@ -36,6 +38,7 @@ from torchvision.transforms import v2
 
 import nfaug
 from nfaug.bank import BankDataset, make_bank
+from nfaug.compare.cells import Cells
 from nfaug.data.classes import dataset_classes
 from nfaug.data.images import to_tensors
 from nfaug.data.open import open_dataset
@@ -783,3 +786,170 @@ def test_a_finished_class_is_known_by_all_of_its_images(tmp_path: Path) -> None:
         assert file() != before, row
         pixels[row, 0, 0, 0] -= 1
     assert file() == before
+
+
+# What lies beside images, or in a form of its own. A row: the files, and how many images are read,
+# or else the words of an error; and the words of a warning.
+
+JPEG = io.BytesIO()
+Image.new("L", (4, 4)).save(JPEG, "JPEG")
+TGA = b"\0\0\2" + bytes(9) + b"\4\0\4\0\x18\0" + bytes(48)
+PAIR = {"cat/1.png": png(), "dog/2.png": png()}
+SHARD = {"0.cls": b"0", "0.png": png()}
+BESIDE: list[tuple[str, dict[str, bytes | None], int | str, str]] = [
+    ("another ending", {**PAIR, "cat/3.jfif": JPEG.getvalue()}, 3, ""),
+    ("another ending", {**PAIR, "cat/3.jpe": JPEG.getvalue()}, 3, ""),
+    ("no ending", {**PAIR, "cat/3": png()}, 3, ""),
+    ("text", {**PAIR, "cat/notes": b"r\xc3\xa9sum\xc3\xa9", "labels.csv": b"1,cat"}, 2, ""),
+    ("annotations", {**PAIR, "cat/1.json": b"{}", "xml/1.xml": b"<a/>"}, 2, ""),
+    ("of a system", {**PAIR, "@eaDir/1.png": png(), "Thumbs.db": b"\0\1", "._1": b"\0"}, 2, ""),
+    ("not decoded", {**PAIR, "cat/3.tga": TGA}, 2, r"1 files .* 'cat/3\.tga'"),
+    ("not decoded", {**PAIR, "model.bin": b"\0\1\2"}, 2, r"1 files .* 'model\.bin'"),
+    ("a class of no images", {**PAIR, "cow/3.tga": TGA}, r"cow.*beside the classes", "1 files"),
+    ("an empty class", {**PAIR, "cow/": None}, "cow.*beside the classes", ""),
+]
+
+
+@pytest.mark.parametrize("tar", [False, True], ids=["folder", "tar"])
+@pytest.mark.parametrize(("what", "files", "found", "warning"), BESIDE)
+def test_all_that_lies_in_the_data_is_read_or_said(
+    tmp_path: Path,
+    what: str,
+    files: dict[str, bytes | None],
+    found: int | str,
+    warning: str,
+    tar: bool,
+) -> None:
+    """Break 113: images of other endings, and classes without one, were left out silently."""
+    data = tmp_path / "data"
+    for name, content in files.items():
+        path = data / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if content is None:
+            path.mkdir()
+        else:
+            path.write_bytes(content)
+    if tar:
+        data = packed(data)
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always")
+        if isinstance(found, str):
+            with pytest.raises(ValueError, match=found):
+                open_dataset(data)
+        else:
+            images, _ = to_tensors(open_dataset(data), progress=False)
+            assert len(images) == found
+    texts = [str(each.message) for each in said if "not read" in str(each.message)]
+    assert len(texts) == bool(warning)
+    assert re.search(warning, "".join(texts))
+
+
+def linked(path: Path) -> None:
+    """A shard whose second image is a link to the first one."""
+    write_tar(path, {**SHARD, "1.cls": b"0"})
+    with tarfile.open(path, "a") as archive:
+        link = tarfile.TarInfo("1.png")
+        link.type, link.linkname = tarfile.SYMTYPE, "0.png"
+        archive.addfile(link)
+
+
+def twice(path: Path) -> None:
+    """Two tars in one file, as `cat` makes it."""
+    write_tar(path, SHARD)
+    path.write_bytes(2 * path.read_bytes())
+
+
+TARS: list[tuple[str, Any, int | str]] = [
+    ("two tars", twice, "more than one tar"),
+    ("a link", linked, r"1\.png .* link"),
+    ("a line break", {"a\nb/0.cls": b"0", "a\nb/0.png": png()}, 1),
+    ("another ending", {"0.cls": b"0", "0.jfif": JPEG.getvalue()}, 1),
+    ("no image", {"0.cls": b"0", "0.tga": TGA}, "one image"),
+    ("text beside it", {**SHARD, "README": b"a shard"}, 1),
+]
+
+
+@pytest.mark.parametrize(("what", "made", "found"), TARS)
+def test_all_that_lies_in_a_shard_is_read_or_said(
+    tmp_path: Path, what: str, made: Any, found: int | str
+) -> None:
+    """Break 113: members of a shard that are links, and what lies behind its end, were dropped."""
+    path = tmp_path / "0.tar"
+    if isinstance(made, dict):
+        write_tar(path, made)
+    else:
+        made(path)
+    if isinstance(found, str):
+        with pytest.raises(ValueError, match=found):
+            open_dataset(path)
+    else:
+        assert len(open_dataset(path)) == found
+
+
+def test_a_name_in_two_spellings(tmp_path: Path) -> None:
+    """Break 117: an accent of its own and one in a letter made two classes of one name."""
+    composed, apart = "caf\u00e9", "cafe\u0301"
+    write_splits(tmp_path / "data", "train", "test")
+    for folder, name in (
+        (f"train/{composed}", "1"),
+        (f"train/{apart}", "2"),
+        (f"test/{apart}", "3"),
+    ):
+        save(tmp_path / "data" / folder / f"{name}.png")
+    train = open_dataset(tmp_path / "data")
+    assert train.classes == [composed, "cat", "dog"]
+    assert train.targets.tolist().count(0) == 2
+    assert open_dataset(tmp_path / "data", split="test").classes == train.classes
+
+
+NAMES = [
+    ["crane", "crane", "crane (0)"],
+    ["a", "a", "a (1)", "a (0)"],
+    ["a (1)", "a", "a", "a (2)"],
+]
+
+
+@pytest.mark.parametrize("names", NAMES)
+def test_names_that_numbers_would_repeat(names: list[str]) -> None:
+    """Break 118: a number behind a name made the name of another class."""
+    unique = dataset_classes(names)
+    assert unique is not None
+    assert len(set(unique)) == len(names)
+    assert dataset_classes(unique) == unique
+
+
+SHAPES: list[tuple[str, dict[str, Any]]] = [
+    ("a side of 0", {"images": np.zeros((2, 0, 4), np.uint8), "labels": [0, 1]}),
+    ("a side of 0", {"images": np.zeros((2, 3, 4, 0), np.uint8), "labels": [0, 1]}),
+    ("no images", {"images": np.zeros((0, 4, 4), np.uint8), "labels": np.zeros(0, int)}),
+    ("labels of two columns", {"images": np.zeros((4, 4, 4), np.uint8), "labels": [[0, 1]] * 2}),
+    ("classes of two columns", {"classes": [["a", "b"], ["c", "d"]]}),
+    ("classes of floats", {"classes": [0.5, 1.5]}),
+    ("one name for all", {"classes": "cat"}),
+]
+
+
+@pytest.mark.parametrize(("what", "arrays"), SHAPES)
+def test_arrays_of_other_shapes(tmp_path: Path, what: str, arrays: dict[str, Any]) -> None:
+    """Break 120: a side of 0 divided by zero, and rows of names became names."""
+    good = {"images": np.zeros((2, 4, 4), np.uint8), "labels": np.array([0, 1])}
+    np.savez(tmp_path / "data.npz", **{**good, **arrays})
+    with pytest.raises(ValueError, match=r"data\.npz"):
+        open_dataset(tmp_path / "data.npz")
+    np.savez(tmp_path / "data.npz", **good)
+    assert len(open_dataset(tmp_path / "data.npz")) == 2
+
+
+@pytest.mark.parametrize("character", ["\x85", "\u2028", "\u2029", "\v", "\f", "\x1c"])
+def test_characters_that_only_some_take_for_the_end_of_a_line(
+    tmp_path: Path, character: str
+) -> None:
+    """Break 121: they split a class name in two, and labels shifted."""
+    write_shard(tmp_path / "0.tar", label=1)
+    (tmp_path / "classnames.txt").write_text(f"a{character}b\nc\n", encoding="utf-8")
+    with pytest.raises(ValueError, match="no image of 1"):  # of label 0
+        nfaug.fit("builtin:pixels", open_dataset(tmp_path), progress=False)
+    assert open_dataset(tmp_path).classes == [f"a{character}b", "c"]
+    cells = Cells(tmp_path / "cells", {}, 3)
+    cells.add(f"a{character}b", 0, [True, False, True], 1.0)
+    assert [*Cells(tmp_path / "cells", {}, 3)] == [(f"a{character}b", 0)]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import re
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -22,6 +23,7 @@ FORMAT_VERSION = 1
 PICTURE = "samples.png"  # beside a checkpoint: images and variants of its flow
 RUN_SETTINGS = "train.yaml"  # of `nfaug train`, which writes it first and config.json at its end
 TENSOR_FILES = (MODEL, GAUSSIANS, PCA)
+_SHA256 = re.compile("[0-9a-f]{64}")
 _OBJECTS = ("flow", "preprocessing", "gaussians", "training", "metrics")
 _REQUIRED = {"format_version", "library_version", "class_names", "files"}.union(_OBJECTS)
 # Version 0.1.0 wrote `config_sha256`, which is not read.
@@ -151,3 +153,8 @@ def _check_files(files: Any) -> None:
     unknown = sorted(set(files).difference(TENSOR_FILES))
     if unknown:
         raise ValueError(f"files names {unknown[:5]}, which this format does not have")
+    for name, digest in files.items():
+        if not isinstance(digest, str) or not _SHA256.fullmatch(digest):
+            raise ValueError(
+                f"files must have a SHA-256 of 64 hexadecimal digits for {name}; got {digest!r:.80}"
+            )

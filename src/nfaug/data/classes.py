@@ -30,7 +30,8 @@ def unique_names(classes: Iterable[Any]) -> list[str]:
     """One unique name per class.
 
     A tuple of synonyms becomes "a, b". Classes that share a name get their label as a suffix, such
-    as "crane (134)". torchvision's ImageNet needs both. Accents are `composed`.
+    as "crane (134)"; all classes get it if that would be the name of another one. torchvision's
+    ImageNet needs both. Accents are `composed`.
     """
     names = []
     for synonyms in classes:
@@ -41,6 +42,8 @@ def unique_names(classes: Iterable[Any]) -> list[str]:
     unique_names = []
     for label, name in enumerate(names):
         unique_names.append(f"{name} ({label})" if counts[name] > 1 else name)
+    if len(set(unique_names)) < len(names):  # "crane", "crane" and "crane (0)"
+        return [f"{name} ({label})" for label, name in enumerate(names)]
     return unique_names
 
 

@@ -13,7 +13,9 @@ from .images import LabelledImages, assemble, split_per_class
 from .kinds import DATA_SOURCES
 from .readers import Reader, Request
 from .sources.arrays import open_digits, open_npz
-from .sources.folders import list_files, open_folder
+from .sources.contents import sort_out, warn_of_unknown
+from .sources.folders import head_of, list_files, open_folder
+from .sources.layout import natural_key
 from .sources.named import open_bundled, open_torchvision
 from .sources.tars import open_tar, open_webdataset
 
@@ -152,10 +154,18 @@ def _folder_reader(root: Path, request: Request) -> Reader:
     """The reader of the only kind of data that a folder holds."""
     all_files = list_files(root)
     found: dict[str, list[str]] = {}
+    left = all_files
     for kind, endings in _IN_FOLDERS.items():
-        files = [file for file in all_files if file.lower().endswith(endings)]
+        files = [file for file in left if file.lower().endswith(endings)]
         if files:
             found[kind] = files
+            left = [file for file in left if not file.lower().endswith(endings)]
+    empty = [path for path in left if path.endswith("/")]
+    files, unknown = sort_out(
+        [path for path in left if not path.endswith("/")], lambda path: head_of(root / path)
+    )
+    if files:
+        found["images"] = sorted(found.get("images", []) + files, key=natural_key)
     if not found:
         raise _no_images(request.data)
     if len(found) > 1:
@@ -164,8 +174,9 @@ def _folder_reader(root: Path, request: Request) -> Reader:
             f"{request.data!r} holds {shown}, and only one kind can be the data: move the others "
             "elsewhere"
         )
+    warn_of_unknown(unknown, repr(request.data))
     if "images" in found:
-        return open_folder(root, found["images"], request)
+        return open_folder(root, found["images"], unknown + empty, request)
     if "WebDataset shards" in found:
         return open_webdataset(root, found["WebDataset shards"], request)
     if "IDX files" in found:

@@ -30,17 +30,22 @@ def open_npz(path: Path, request: Request) -> Reader:
             _check_unpacked(path, sum(member.file_size for member in archive.infolist()))
         with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
             images = arrays["images"]
-            labels = arrays["labels"].reshape(-1)
-            stored_names = []
-            if "classes" in arrays:
-                stored_names = arrays["classes"].astype(str).tolist()
+            labels = arrays["labels"]
+            names = arrays["classes"] if "classes" in arrays else np.empty(0, str)
     except Exception as error:  # zipfile, zlib, tokenize and numpy raise their own types
         raise ValueError(
             f"{path} lacks the arrays images and labels, or it is damaged ({error})"
         ) from error
     if images.ndim == 4 and images.shape[3] in (1, 3) and images.shape[1] not in (1, 3):
         images = images.transpose(0, 3, 1, 2)
-    return _in_memory(images, labels, str(path), unique_names(stored_names))
+    if labels.shape[1:] == (1,):
+        labels = labels[:, 0]
+    if names.ndim != 1 or names.dtype.kind not in "USiu":
+        raise ValueError(
+            f"classes in {path} must be K names, of shape (K,); got {names.dtype} of shape "
+            f"{names.shape}"
+        )
+    return _in_memory(images, labels, str(path), unique_names(names.astype(str).tolist()))
 
 
 def _check_unpacked(path: Path, size: int) -> None:
@@ -80,6 +85,7 @@ def _in_memory(
     """A reader of uint8 images (N, H, W) or (N, C, H, W) and their integer labels (N,)."""
     pixels = images[:, None] if images.ndim == 3 else images
     fits = pixels.dtype == np.uint8 and pixels.ndim == 4 and pixels.shape[1] in (1, 3)
+    fits = fits and min(pixels.shape[2:], default=0) > 0
     if not fits or labels.shape != images.shape[:1] or labels.dtype.kind not in "iu":
         raise ValueError(
             f"{where} must hold uint8 images of shape (N, H, W), (N, H, W, C) or (N, C, H, W) with "

@@ -10,14 +10,23 @@ from pathlib import Path
 
 from ..decode import IMAGE_ENDINGS, ImageDecodeError
 from ..readers import FileReader, Reader, Request, read_part
-from .layout import arrange, natural_key
+from .contents import HEAD
+from .layout import arrange, check_class_folders, natural_key
 
 _MOST_PATHS = 100
 
 
-def open_folder(root: Path, files: Sequence[str], request: Request) -> Reader:
-    """The images of a folder; `files` are their relative paths."""
+def open_folder(
+    root: Path, files: Sequence[str], unread: Sequence[str], request: Request
+) -> Reader:
+    """The images of a folder; `files` are their relative paths, `unread` what is no data.
+
+    Raises:
+        ValueError: A class folder has nothing but `unread` in it.
+    """
     images = arrange(files, request.split, str(root), labels=request.labels)
+    if request.labels:
+        check_class_folders(images, unread, str(root))
     return FolderReader(
         where=str(root),
         classes=images.classes,
@@ -52,7 +61,8 @@ class FolderReader(FileReader):
 def list_files(root: Path) -> list[str]:
     """Relative paths of the regular files below a folder, in natural order, without hidden ones.
 
-    Links are followed, except a link to a folder that contains the link.
+    An empty folder is listed, too, with a slash at its end. Links are followed, except a link to a
+    folder that contains the link.
 
     Raises:
         ValueError: A hundred paths lead to the same folder through links.
@@ -72,9 +82,10 @@ def list_files(root: Path) -> list[str]:
         subfolders[:] = sorted(visible, key=natural_key)  # `os.walk` enters those that are left
         relative = Path(folder).relative_to(root).as_posix()
         prefix = "" if relative == "." else f"{relative}/"
-        for name in names:
-            if not is_hidden(name) and _is_file(root / (prefix + name)):
-                files.append(prefix + name)
+        found = [name for name in names if not is_hidden(name) and _is_file(root / (prefix + name))]
+        files += [prefix + name for name in found]
+        if not found and not subfolders and prefix:
+            files.append(prefix)
     return sorted(files, key=natural_key)
 
 
@@ -100,10 +111,16 @@ def _is_file(path: Path) -> bool:
     return False
 
 
+def head_of(path: Path) -> bytes:
+    """The first bytes of a file."""
+    with path.open("rb") as file:
+        return file.read(HEAD)
+
+
 def _raise(error: OSError) -> None:
     raise error
 
 
 def is_hidden(name: str) -> bool:
-    """Whether a file or a folder holds no data: `.DS_Store`, or what a Mac adds to archives."""
-    return name.startswith(".") or name == "__MACOSX"
+    """Whether a file or a folder is one that an operating system adds to data."""
+    return name.startswith(".") or name in ("__MACOSX", "@eaDir", "Thumbs.db")

@@ -10,6 +10,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from ..classes import composed
+
 UNLABELLED = "images"  # the class of images without classes
 # Splits of other names are known by what their folders hold, and are asked for by name.
 _SPLIT_OF_WORD = {
@@ -189,9 +191,9 @@ def arrange(files: Iterable[str], split: str, where: str, *, labels: bool = True
             "Images without classes train a flow with --prior.kind single. Labels in a table are "
             "read in Python: pass a list of (image, label), or a torch dataset, to nfaug.fit"
         )
-    classes = sorted(_folders(files, home), key=natural_key)
+    classes = sorted({composed(name) for name in _folders(files, home)}, key=natural_key)
     labels_of_classes = {name: label for label, name in enumerate(classes)}
-    class_of_path = [path.partition("/")[0] for path in paths]
+    class_of_path = [composed(path.partition("/")[0]) for path in paths]
     unknown = sorted(set(class_of_path) - set(classes))
     if unknown:
         raise ValueError(
@@ -201,6 +203,25 @@ def arrange(files: Iterable[str], split: str, where: str, *, labels: bool = True
     _warn_of_classes(classes, where)
     targets = torch.tensor([labels_of_classes[name] for name in class_of_path])
     return Arrangement(root, paths, classes, targets)
+
+
+def check_class_folders(images: Arrangement, unread: Iterable[str], where: str) -> None:
+    """Raise ValueError if a folder beside the classes has no image, so that labels may be others.
+
+    Args:
+        images: The images of a split.
+        unread: Relative paths of files that are neither images nor text, and of empty folders,
+            which end in a slash.
+        where: The name of the data in messages.
+    """
+    for path in _below(unread, images.folder):
+        folder, slash, _ = path.partition("/")
+        if slash and composed(folder) not in images.classes:
+            raise ValueError(
+                f"the folder {images.folder}{folder} of {where} is beside the classes and has no "
+                f"image that can be read ({images.folder}{path}): convert its images to PNG or "
+                "JPEG, or remove it"
+            )
 
 
 def _warn_of_classes(classes: Sequence[str], where: str) -> None:

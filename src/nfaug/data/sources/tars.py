@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import re
 import tarfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
+from typing import BinaryIO, NamedTuple
 
 import torch
 from torch import Tensor
@@ -16,11 +16,14 @@ from ...io.errors import reading
 from ..classes import numbered, unique_names
 from ..decode import IMAGE_ENDINGS
 from ..readers import FileReader, Reader, Request, read_part
+from .contents import HEAD, is_image, sort_out, warn_of_unknown
 from .folders import is_hidden
-from .layout import arrange, shards_of
+from .layout import arrange, check_class_folders, shards_of
 
 NAMES_FILE = "classnames.txt"  # a class name a line, in label order
-_KEY = re.compile(r"((?:.*/)?[^./]+)\.([^/]+)")  # the key of a sample ends at the name's first dot
+_KEY = re.compile(
+    r"((?:.*/)?[^./]+)\.([^/]+)", re.DOTALL
+)  # the key of a sample ends at the name's first dot
 # Headers whose content, such as a long name, tarfile keeps in memory.
 _EXTENSIONS = (
     tarfile.XHDTYPE,
@@ -72,19 +75,21 @@ def open_tar(path: Path, request: Request) -> Reader:
     members = _members(path)
     if any(name.endswith(".cls") for name, _ in members):
         return open_webdataset(path.parent, [path.name], request)
-    images: dict[str, tarfile.TarInfo] = {}
+    files: dict[str, tarfile.TarInfo] = {}
     for name, member in members:
-        if name.lower().endswith(IMAGE_ENDINGS) and not member.isdir():
-            if not member.isreg() or member.issparse():
-                raise ValueError(
-                    f"{name} in {path} is a link or a sparse file, which cannot be read in place; "
-                    "make the tar with --dereference --hard-dereference"
-                )
-            images[name] = member  # a later member replaces an earlier one
+        if not member.isdir():
+            _check_in_place(path, name, member)
+            files[name] = member  # a later member replaces an earlier one
+    with path.open("rb") as file:
+        images, unknown = sort_out(files, lambda name: _head(file, files[name]))
+    warn_of_unknown(unknown, str(path))
+    empty = [f"{name}/" for name, member in members if member.isdir()]
     arranged = arrange(images, request.split, str(path), labels=request.labels)
+    if request.labels:
+        check_class_folders(arranged, unknown + _childless(empty, files), str(path))
     places = []
     for image_path in arranged.paths:
-        member = images[arranged.folder + image_path]
+        member = files[arranged.folder + image_path]
         places.append((0, member.offset_data, member.size))
     return MemberReader(
         where=str(path),
@@ -94,6 +99,35 @@ def open_tar(path: Path, request: Request) -> Reader:
         places=torch.tensor(places),
         paths=arranged.paths,
     )
+
+
+def _check_in_place(path: Path, name: str, member: tarfile.TarInfo) -> None:
+    """Raise ValueError for a member of a tar that is no plain file."""
+    if not member.isreg() or member.issparse():
+        raise ValueError(
+            f"{name} in {path} is a link or a sparse file, which cannot be read in place; make the "
+            "tar with --dereference --hard-dereference"
+        )
+
+
+def _head(file: BinaryIO, member: tarfile.TarInfo) -> bytes:
+    """The first bytes of a member of an open tar."""
+    file.seek(member.offset_data)
+    return file.read(min(HEAD, member.size))
+
+
+def _childless(folders: Iterable[str], files: Iterable[str]) -> list[str]:
+    """The folders without a file at any depth. Folders end in a slash."""
+    parents = {parent for file in files for parent in _parents(file)}
+    return [folder for folder in folders if folder not in parents]
+
+
+def _parents(path: str) -> Iterator[str]:
+    """The folders around a file: "a/", "a/b/"."""
+    position = path.find("/")
+    while position >= 0:
+        yield path[: position + 1]
+        position = path.find("/", position + 1)
 
 
 def open_webdataset(root: Path, files: Sequence[str], request: Request) -> Reader:
@@ -128,19 +162,25 @@ def _samples(shard: Path, number: int) -> Iterator[_Sample]:
     """The samples of a shard, which is the tar of this number."""
     # The members of each sample by what follows the key in their names, such as "jpg".
     samples: dict[str, dict[str, tarfile.TarInfo]] = {}
+    others: dict[str, tarfile.TarInfo] = {}
     for name, member in _members(shard):
+        if member.isdir():
+            continue
+        _check_in_place(shard, name, member)
         match = _KEY.fullmatch(name)
-        if member.isfile() and match:
-            parts = samples.setdefault(match[1], {})
-            extension = match[2].lower()
-            if extension in parts:
-                raise ValueError(f"{shard} holds {name!r} twice; keys of samples must be distinct")
-            parts[extension] = member
+        if match is None:
+            others[name] = member
+            continue
+        parts = samples.setdefault(match[1], {})
+        extension = match[2].lower()
+        if extension in parts:
+            raise ValueError(f"{shard} holds {name!r} twice; keys of samples must be distinct")
+        parts[extension] = member
     with shard.open("rb") as file:
+        images, unknown = sort_out(others, lambda name: _head(file, others[name]))
+        warn_of_unknown(images + unknown, str(shard))
         for key, parts in samples.items():
-            images = [extension for extension in parts if _is_image(extension)]
-            if len(images) > 1:
-                images = [extension for extension in images if "." not in extension] or images
+            images = _images_among(parts, file)
             if len(images) != 1 or "cls" not in parts:
                 raise ValueError(
                     f"{key} in {shard} must have one image and one .cls; got {sorted(parts)}"
@@ -161,6 +201,16 @@ def _samples(shard: Path, number: int) -> Iterator[_Sample]:
             )
 
 
+def _images_among(parts: Mapping[str, tarfile.TarInfo], file: BinaryIO) -> list[str]:
+    """The extensions of a sample that are images; with several, those without a second dot."""
+    images = [extension for extension in parts if _is_image(extension)]
+    if not images:  # an ending that is not known, such as .jfif
+        images = [name for name, member in parts.items() if is_image(_head(file, member))]
+    if len(images) > 1:
+        images = [extension for extension in images if "." not in extension] or images
+    return images
+
+
 def _is_image(extension: str) -> bool:
     """Whether an extension, such as "jpg" or "mask.png", is one of an image."""
     _, _, ending = extension.rpartition(".")
@@ -173,7 +223,8 @@ def _class_names(folder: Path, targets: Tensor) -> list[str]:
         if file.is_file():
             with reading(file):
                 # Windows begins it with a mark.
-                return unique_names(file.read_text("utf-8-sig").splitlines())
+                lines = file.read_text("utf-8-sig").removesuffix("\n").split("\n")
+                return unique_names(lines)  # other characters that end a line may be in a name
     return numbered(targets)
 
 
@@ -215,8 +266,12 @@ def _members(path: Path) -> list[tuple[str, tarfile.TarInfo]]:
             raise ValueError(
                 f"{path} is damaged, or not an uncompressed tar, which is read in place ({error})"
             ) from error
+        # tarfile takes a damaged header for the end of the archive, and a second one is behind it.
         file.seek(end)
-        # tarfile takes a damaged header for the end of the archive.
-        if file.read(tarfile.BLOCKSIZE).strip(b"\0"):
-            raise ValueError(f"{path} is damaged at byte {end}, after {len(members)} members")
+        for block in iter(lambda: file.read(2**20), b""):
+            if block.strip(b"\0"):
+                raise ValueError(
+                    f"{path} is damaged at byte {end}, after {len(members)} members, or holds more "
+                    "than one tar: unpack them, and pack them into one"
+                )
     return members
