@@ -14,8 +14,11 @@ import os
 import re
 import shutil
 import tempfile
+import threading
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs, unquote
@@ -44,7 +47,18 @@ from nfaug.checkpoint.checkpoint import Checkpoint, CheckpointConfig  # noqa: E4
 from nfaug.classes.gaussians import ClassGaussians  # noqa: E402
 from nfaug.hub import push_to_hub  # noqa: E402
 
-__all__ = ["OWNER", "REPO", "RUNTIME", "FakeHub", "augmented", "hub", "made", "mine", "pushed"]
+__all__ = [
+    "OWNER",
+    "REPO",
+    "RUNTIME",
+    "FakeHub",
+    "augmented",
+    "hub",
+    "made",
+    "mine",
+    "pushed",
+    "served",
+]
 
 OWNER = "hf_owner_token"  # the only token that may write or read private repositories
 REPO = "owner/flow"
@@ -226,7 +240,7 @@ def _batch(hub: FakeHub, request: Any, repo: Repo, name: str) -> Any:
     objects = json.loads(request.read())["objects"]
     for item in objects:
         if item["oid"] not in hub.large:
-            href = f"{constants.ENDPOINT}/upload/{item['oid']}"
+            href = str(request.url.join(f"/upload/{item['oid']}"))
             item["actions"] = {"upload": {"href": href}}
     return {"transfer": "basic", "objects": objects}
 
@@ -306,6 +320,43 @@ def hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[FakeHub]:
     set_client_factory(lambda: httpx.Client(transport=httpx.MockTransport(found.answer), **options))
     yield found
     set_client_factory(lambda: httpx.Client(**options))
+
+
+@contextmanager
+def served(found: FakeHub) -> Iterator[dict[str, str]]:
+    """Serve a Hub to other processes, which need these variables."""
+
+    class Handler(BaseHTTPRequestHandler):
+        protocol_version = "HTTP/1.1"
+
+        def answer(self) -> None:
+            body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
+            address = f"http://{self.headers['Host']}{self.path}"
+            headers = dict(self.headers.items())
+            request = httpx.Request(self.command, address, headers=headers, content=body)
+            response = found.answer(request)
+            content = response.read()
+            self.send_response(response.status_code)
+            lengths = {"Content-Length": str(len(content)), **dict(response.headers)}
+            for name, value in {name.lower(): value for name, value in lengths.items()}.items():
+                self.send_header(name, value)
+            self.end_headers()
+            self.wfile.write(content)
+
+        do_GET = do_HEAD = do_POST = do_PUT = answer
+
+        def log_message(self, *_: object) -> None:
+            """Print nothing."""
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    thread = threading.Thread(target=server.serve_forever, daemon=True)
+    thread.start()
+    try:
+        endpoint = f"http://127.0.0.1:{server.server_port}"
+        yield {"HF_ENDPOINT": endpoint, "HF_TOKEN": OWNER, "HF_HUB_OFFLINE": "0"}
+    finally:
+        server.shutdown()
+        server.server_close()
 
 
 @pytest.fixture(scope="session")

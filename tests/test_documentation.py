@@ -14,12 +14,14 @@ paper's code saves it in `released.ckpt`:
 
   With NFAUG_AS_WRITTEN=1 each line runs in a process of its own, without these options, but those
   of `NOT_RUN`. NFAUG_TRAIN_PY is timm's own train.py. All pages then take hours on two cores.
+  A page of `ON_THE_HUB` has a Hub in memory, and else `tests/timm_train.py` as train.py.
 
 - ```text, ```yaml, ```json and ```bibtex blocks are only shown. Other languages fail.
 """
 
 from __future__ import annotations
 
+import functools
 import importlib.metadata
 import os
 import re
@@ -28,6 +30,7 @@ import shlex
 import shutil
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -37,6 +40,7 @@ import pytest
 import timm
 import torch
 from command_tools import check_options
+from hub_tools import served
 from library_tools import OPTIONAL, needs
 from PIL import Image
 from released_tools import DIM, released
@@ -61,9 +65,11 @@ LANGUAGES = {"bash", "python", "text", "yaml", "json", "bibtex"}
 FOREIGN = {"cd", "git", "sudo", "apt-get", "pip"}
 AS_WRITTEN = bool(os.environ.get("NFAUG_AS_WRITTEN"))
 # What needs the Hub, runs until it is stopped, installs, needs a GPU, or trains for days.
+ON_THE_HUB = ("start-to-end.md",)
 NOT_RUN = re.compile(
-    "owner/|madebyollin|--download|nfaug list$|--recipe photos|examples/space|completion bash"
-    r"|^(make|pip|git|sudo|apt-get|cd)\b|benchmarks/|--model resnet50"
+    "owner/(?!clothes-flow)|madebyollin|--download|nfaug list$|--recipe photos|examples/space"
+    "|completion bash"
+    r"|^(make|pip|git|sudo|apt-get|cd)\b|benchmarks/|--model (resnet50|eva02_base)|--recipe cifar10"
     "|timm train.py (?!.*--device cpu)"
 )
 
@@ -145,16 +151,18 @@ def run_bash(example: Example) -> None:
             continue
         if AS_WRITTEN:
             is_left_out = NOT_RUN.search(line.strip())
-            example.namespace["not run" if is_left_out else "run as written"].append(line.strip())
-            if not is_left_out:
-                run_line(line)
+            if is_left_out:
+                example.namespace["not run"].append(line.strip())
+            else:
+                example.namespace["run as written"].append(run_line(line))
         elif added is not None:
             run_command([*words, *added], line)
 
 
-def run_line(line: str) -> None:
-    """Run a line of bash as it is written."""
+def run_line(line: str) -> str:
+    """Run a line of bash as it is written, and say its seconds and the end of what it prints."""
     path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
+    started = time.monotonic()
     ran = subprocess.run(
         ["bash", "-c", line],
         stdout=subprocess.PIPE,
@@ -163,6 +171,8 @@ def run_line(line: str) -> None:
         env={**os.environ, "PATH": path},
     )
     assert ran.returncode == 0, f"{line}: {ran.stdout[-2000:]}"
+    end = "\n    ".join(ran.stdout.splitlines()[-8:])
+    return f"{time.monotonic() - started:.0f} s: {line.strip()}\n    {end}"
 
 
 def run_command(words: list[str], line: str) -> None:
@@ -221,6 +231,18 @@ def script_exists(line: str) -> bool:
     return module.with_suffix(".py").is_file() or (module / "__main__.py").is_file()
 
 
+def use_hub(request: pytest.FixtureRequest, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Give a page an empty Hub, and a script that calls timm as its own train.py does."""
+    hub = request.getfixturevalue("hub")
+    shutil.copy(ROOT / "tests" / "timm_train.py", folder / "train.py")
+    monkeypatch.delenv("HF_HUB_OFFLINE")
+    if AS_WRITTEN:  # in other processes
+        serving = served(hub)
+        for name, value in serving.__enter__().items():
+            monkeypatch.setenv(name, value)
+        request.addfinalizer(functools.partial(serving.__exit__, None, None, None))
+
+
 # The images of the tests are fewer than the default number of axes, timm leaves files open, and
 # Lightning warns of small loaders.
 @pytest.mark.filterwarnings("ignore:.*LeafSpec:FutureWarning")
@@ -235,6 +257,7 @@ def test_examples_run(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
+    request: pytest.FixtureRequest,
 ) -> None:
     text = path.read_text(encoding="utf-8")
     for name in OPTIONAL:
@@ -245,6 +268,8 @@ def test_examples_run(
     document = SYBIL.parse(path)
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    if path.name in ON_THE_HUB:
+        use_hub(request, tmp_path, monkeypatch)
     if AS_WRITTEN:
         make_inputs(tmp_path, path)
         document.namespace |= {"run as written": [], "not run": []}

@@ -8,18 +8,15 @@ import json
 import os
 import re
 import runpy
-import shlex
 import subprocess
 import sys
 from argparse import Namespace
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from typing import Any
-from unittest import mock
 
 import numpy as np
 import pytest
-from command_tools import check_options
 from library_tools import needs
 from nfa_tools import NAMES, checkpoint, write_images
 
@@ -148,46 +145,6 @@ def test_fit_and_share(folder: Path, run: Any, tmp_path: Path, hub: Any) -> None
     assert hub.repos["owner/flow"].private
     assert nfaug.load("owner/flow").pca.has_memory
     assert nfaug.load(out).pca.has_memory
-
-
-# huggingface_hub 2.4 warns about its own call.
-@pytest.mark.filterwarnings("ignore:Use 'content=:DeprecationWarning")
-@pytest.mark.filterwarnings("ignore:the data have no test split:UserWarning")
-@pytest.mark.filterwarnings("ignore:6 test images:UserWarning")
-@pytest.mark.filterwarnings("ignore:seeds is 1:UserWarning")
-def test_the_whole_line(folder: Path, run: Any, tmp_path: Path, hub: Any) -> None:
-    """Train, eval, push, pull and fit, preview, and a timm model without and with NFA."""
-    out = tmp_path / "line"
-    lines, _ = run(
-        "nfpi_pipeline.py", "--data", folder / "train", "--test-data", folder / "val",
-        "--repo", "owner/flow", "--recipe", "small", "--epochs", 1, "--dataset.image-size", 8,
-        "--flow.steps", "[1,1]", "--flow.blocks", "[1,1]", "--flow.width", "[8,8]",
-        "--model", "resnet10t", "--image-size", 16, "--per-class", 4, "--steps", 2, "--seeds", 1,
-        "--out", out,
-    )  # fmt: skip
-    verbs = [line.split()[2] for line in lines if line.startswith("$ nfaug ")]
-    assert verbs == ["train", "eval", "push", "fit", "info", "preview", "compare"]
-    pulled = nfaug.load("owner/flow")
-    assert pulled.config.gaussians["kind"] == "fpi"
-    assert pulled.pca is None
-    assert nfaug.load(out / "fitted").pca.has_memory
-    assert (out / "sheet.png").stat().st_size > 0
-    rows = (out / "compare" / "cells.csv").read_text().splitlines()[1:]
-    trained = {row.split(",")[0] for row in rows}
-    assert trained == {"none", "nfa:builtin:pixels", f"nfa:{out / 'fitted'}"}
-
-
-def test_the_line_of_the_paper() -> None:
-    """All commands of the full-size line in the docstring parse."""
-    module = SimpleNamespace(**runpy.run_path(str(EXAMPLES / "nfpi_pipeline.py")))
-    _, _, line = module.__doc__.partition("    hf download")
-    words = shlex.split(line.partition("\n")[2].replace("\\\n", " "))
-    with mock.patch.object(sys, "argv", words[1:]):
-        commands = module.commands(*module.parse())
-    verbs = ["train", "eval", "push", "fit", "info", "preview", "compare"]
-    assert [verb for verb, *_ in commands] == verbs
-    for words in commands:
-        check_options(words, shlex.join(words))
 
 
 @pytest.mark.parametrize("gpus", [0, 0.5, 1])

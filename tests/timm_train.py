@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import json
+from itertools import islice
 from pathlib import Path
 
 import torch
@@ -21,7 +22,8 @@ from timm.data import (
 )
 from timm.loss import SoftTargetCrossEntropy
 from timm.models import create_model, get_pretrained_cfg
-from timm.utils import init_distributed_device
+from timm.optim import create_optimizer_v2
+from timm.utils import ParseKwargs, init_distributed_device
 from torch.nn.parallel import DistributedDataParallel
 
 
@@ -36,7 +38,15 @@ def _set_loader_epoch(loader, epoch):
 
 def main() -> None:
     parser = argparse.ArgumentParser()
-    parser.add_argument("data")
+    parser.add_argument("data", nargs="?")
+    parser.add_argument("--data-dir")
+    parser.add_argument("--num-classes", type=int, default=3)
+    parser.add_argument("--model-kwargs", nargs="*", default={}, action=ParseKwargs)
+    parser.add_argument("--scale", type=float, nargs=2)
+    parser.add_argument("--opt", default="sgd")
+    parser.add_argument("--lr", type=float, default=1e-3)
+    parser.add_argument("--workers", type=int, default=0)
+    parser.add_argument("--experiment")
     parser.add_argument("--out", type=Path)
     parser.add_argument("--model", default="resnet18")
     parser.add_argument("--img-size", type=int, default=32)
@@ -51,18 +61,21 @@ def main() -> None:
     parser.add_argument("--aa")
     parser.add_argument("--reprob", type=float, default=0.0)
     parser.add_argument("--aug-splits", type=int, default=0)
+    parser.add_argument("--batches", type=int, help="of an epoch, at most")
+    parser.add_argument("--device", default="cpu")
     args = parser.parse_args()
     args.prefetcher = not args.no_prefetcher
-    args.device = "cpu"
+    root = args.data or args.data_dir
     device = init_distributed_device(args)
 
     fixed = getattr(get_pretrained_cfg(args.model), "fixed_input_size", False)
-    size = {"img_size": args.img_size} if fixed else {}
-    model = create_model(args.model, num_classes=3, **size)
+    options = {"img_size": args.img_size} if fixed else {}
+    options |= args.model_kwargs
+    model = create_model(args.model, num_classes=args.num_classes, **options)
     data_config = resolve_data_config({"img_size": args.img_size}, model=model)
     if args.distributed:
         model = DistributedDataParallel(model)
-    dataset_train = create_dataset("", root=args.data, split="train", is_training=True)
+    dataset_train = create_dataset("", root=root, split="train", is_training=True)
     collate_fn = mixup_fn = None
     mixup_active = args.mixup > 0 or args.cutmix > 0
     if mixup_active:
@@ -70,7 +83,7 @@ def main() -> None:
             "mixup_alpha": args.mixup,
             "cutmix_alpha": args.cutmix,
             "mode": args.mixup_mode,
-            "num_classes": 3,
+            "num_classes": args.num_classes,
         }
         if args.prefetcher:
             collate_fn = FastCollateMixup(**mixup_args)
@@ -91,12 +104,13 @@ def main() -> None:
         re_prob=args.reprob,
         re_mode="pixel",
         auto_augment=args.aa,
+        scale=args.scale,
         num_aug_splits=args.aug_splits,
-        num_workers=0,
+        num_workers=args.workers,
         distributed=args.distributed,
     )
     loader_eval = create_loader(
-        create_dataset("", root=args.data, split="validation"),
+        create_dataset("", root=root, split="validation"),
         input_size=data_config["input_size"],
         batch_size=args.batch_size,
         mean=data_config["mean"],
@@ -106,7 +120,7 @@ def main() -> None:
         num_workers=0,
     )
     loss_of = SoftTargetCrossEntropy() if mixup_active else torch.nn.CrossEntropyLoss()
-    optimizer = torch.optim.SGD(model.parameters(), lr=1e-3)
+    optimizer = create_optimizer_v2(model, opt=args.opt, lr=args.lr)
     record = {"argv0": Path(__file__).name, "sizes": [], "labels": [], "eval": 0}
     for epoch in range(args.start_epoch, args.epochs):
         _set_loader_epoch(loader_train, epoch)
@@ -116,7 +130,7 @@ def main() -> None:
             elif mixup_fn is not None:
                 mixup_fn.mixup_enabled = False
         model.train()
-        for input, target in loader_train:
+        for input, target in islice(loader_train, args.batches):
             if not args.prefetcher:
                 input, target = input.to(device), target.to(device)
                 if mixup_fn is not None:
@@ -131,7 +145,7 @@ def main() -> None:
             record["labels"].append("mixed" if soft else "pure")
     model.eval()
     with torch.no_grad():
-        for input, target in loader_eval:
+        for input, target in islice(loader_eval, args.batches):
             record["eval"] += len(model(input))
             assert target.ndim == 1
     if args.out and args.rank == 0:

@@ -8,6 +8,7 @@ from typing import Any
 
 from jsonargparse import ArgumentParser, Namespace
 
+from ..io.numbers import share_interval
 from .common import add_checkpoint, add_data_options, load_on, place, reading, without_gaussians
 from .parser import Count, new_parser
 
@@ -17,8 +18,9 @@ def parser() -> ArgumentParser:
     parser = new_parser(
         "eval",
         "Measure a checkpoint on labelled images: bits per dimension, NF-Acc (the share of images "
-        "whose own class Gaussian gives the highest likelihood, and of those where it is among the "
-        "best five), and the share of images that come back bit for bit when encoded and decoded.",
+        "whose own class Gaussian gives the highest likelihood, with its 95% interval, and the "
+        "share where it is among the best five), and the share of images that come back bit for "
+        "bit when encoded and decoded.",
         usage="--checkpoint CHECKPOINT --data DATA [options]",
         example="nfaug eval --checkpoint trained-nfa --data my-images",
     )
@@ -60,7 +62,7 @@ def run(arguments: Namespace) -> dict[str, Any]:
     if labelled:
         check_same_classes(dataset.classes, checkpoint.config.classes)
     where.say()
-    return evaluate(
+    found = evaluate(
         checkpoint.flow,
         checkpoint.gaussians,
         open_batches(dataset, progress=True),
@@ -69,3 +71,10 @@ def run(arguments: Namespace) -> dict[str, Any]:
         round_trip=True,
         progress=True,
     )
+    figures: dict[str, Any] = {}
+    for name, value in found.items():
+        figures[name] = value
+        if name == "nf_acc":
+            interval = share_interval(value, found["images"])
+            figures["nf_acc_interval"] = [round(end, 4) for end in interval]
+    return figures

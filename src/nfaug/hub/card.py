@@ -6,7 +6,6 @@ HTML or a link. The text of the card is in `card.md`.
 
 from __future__ import annotations
 
-import math
 import re
 import sys
 from collections.abc import Mapping
@@ -19,6 +18,7 @@ from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
 from nfaug.checkpoint.checkpoint import CheckpointConfig
 from nfaug.classes.pca import ClasswisePCA
+from nfaug.io.numbers import share_interval
 from nfaug.io.text import printable
 
 _TEMPLATE = Path(__file__).with_name("card.md")
@@ -214,12 +214,9 @@ def _figures(metrics: Mapping[str, Any]) -> dict[str, Any]:
 
 def _share(share: float, count: int) -> str:
     """A share of `count` images in per cent, with Wilson's 95% interval."""
-    z = 1.96
     if not 0 <= share <= 1 or count < 1:
         return f"{share:.4g}"
-    centre = share + z**2 / (2 * count)
-    half = z * math.sqrt(share * (1 - share) / count + z**2 / (4 * count**2))
-    low, high = ((centre + sign * half) / (1 + z**2 / count) for sign in (-1, 1))
+    low, high = share_interval(share, count)
     return f"{share:.1%} (95% interval {low:.1%} to {high:.1%})"
 
 

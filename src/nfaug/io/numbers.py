@@ -88,3 +88,16 @@ def check_side(size: tuple[int, int]) -> tuple[int, int]:
             f"a side of an image has at most {MOST_SIDE:,} pixels; got {size[0]} x {size[1]}"
         )
     return size
+
+
+def share_interval(share: float, count: int) -> tuple[float, float]:
+    """Wilson's 95% interval of a share in [0, 1] that was counted over `count` images.
+
+    >>> [round(end, 3) for end in share_interval(0.5, 100)]
+    [0.404, 0.596]
+    """
+    z = 1.96
+    centre = share + z**2 / (2 * count)
+    half = z * math.sqrt(share * (1 - share) / count + z**2 / (4 * count**2))
+    whole = 1 + z**2 / count
+    return (centre - half) / whole, (centre + half) / whole
