@@ -9,12 +9,12 @@
 |---|---|---|
 | rates | 1 | TFLOP/s of matrix products, GB/s, microseconds a launch |
 | waits | 1 | how often a call of `NFAugment` makes the host wait |
-| agree | 1 | CPU against GPU in grey levels, and the GPU against itself, also by CUDA graphs |
-| calls | 3 | a call of `NFAugment` alone, plain and by CUDA graphs: ms, launches, peak memory |
-| step | 3 | a step of ResNet-50 at batch 128 and 256, 224 pixels, and its ratio to one without NFA: rgb32, pixels, CUDA graphs. Aim: at most 1.10 |
+| agree | 1 | CPU against GPU in grey levels, and the GPU against itself |
+| calls | 3 | a call of `NFAugment` alone: ms, launches, peak memory |
+| step | 3 | a step of ResNet-50 at batch 128 and 256, 224 pixels, and its ratio to one without NFA: rgb32, pixels. Aim: at most 1.10 |
 | small | 2 | the same of ResNet-18 at 32 and 64 pixels, which takes the host longer than the GPU |
 | compiled | 6 | the step of ResNet-50 with a compiled flow |
-| exact | 4 | images that do not come back bit for bit: TF32, cudnn.benchmark, batch size, CUDA graphs, compiled |
+| exact | 4 | images that do not come back bit for bit: TF32, cudnn.benchmark, batch size, compiled |
 | limit | 3 | encode and decode, in NHWC and NCHW, beside their convolutions in float32, TF32, bfloat16 |
 | train | 3 | training images/s of the paper's flow, hours to 500 epochs, waits, peak memory |
 | fit | 3 | images/s of a fit of JPEGs |
@@ -36,8 +36,7 @@ ends after three times its minutes, at most nine: an error, also one after which
 use the GPU, does not stop the next part. Each figure is a JSON line in `results.jsonl` in the
 folder `--out` (runs/gpu), as soon as it is measured; the table, `table.md` beside it, is made from
 all lines there. Parts can therefore be measured one by one, and again. Ratios are medians over
-rounds in which all take turns. A row by CUDA graphs is an error if nothing was captured; on a CPU,
-where `captured` is 0, it is plain calls. Nothing is read from the network.
+rounds in which all take turns. Nothing is read from the network.
 """  # noqa: E501
 
 from __future__ import annotations

@@ -159,7 +159,7 @@ def count_call(checkpoint: Any, size: int, *, floating: bool, **options: Any) ->
 
 
 def count_flow(flow: Any) -> Launches:
-    """The counts of encode and decode alone, which a CUDA graph replays as one launch each."""
+    """The counts of encode and decode alone."""
     frozen = flow.freeze()
     with pretended_gpu() as gpu, torch.no_grad():
         frozen.to(gpu)

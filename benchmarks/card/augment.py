@@ -47,7 +47,6 @@ def waits(card: Card) -> None:
     """How often a call makes the host wait, after the first batches, which do."""
     sources: dict[str, tuple[Callable[[], Any], dict[str, Any]]] = {
         "rgb32": (lambda: card.bundled("rgb32"), {}),
-        "rgb32, graphs": (lambda: card.bundled("rgb32"), {"cuda_graphs": True}),
         "rgb32, regions": (lambda: card.bundled("rgb32"), {"mix": "regions"}),
         "rgb32, noise": (lambda: card.bundled("rgb32"), {"noise": 0.1}),
         "rgb32, p of each class": (lambda: card.bundled("rgb32"), {"p": [0.5] * CLASSES}),
@@ -64,7 +63,6 @@ def waits(card: Card) -> None:
             floats = normalised(images)
             card.settled(nfa, images, labels)
             card.settled(nfa, floats, labels)
-            card.note(name, captured=card.captured(nfa.engine.graphs))
             there = labels.to(card.device)
             batches = {
                 "uint8": (images, there),
@@ -98,38 +96,35 @@ def _many_classes(card: Card, dim: int, classes: int) -> ClasswisePCA:
     )
 
 
-def _sources(card: Card) -> Iterator[tuple[str, int, bool, bool, Callable[[], Any]]]:
-    """Name, size of the images, whether they are floats, whether with graphs, and the flow."""
+def _sources(card: Card) -> Iterator[tuple[str, int, bool, Callable[[], Any]]]:
+    """Name, size of the images, whether they are floats, and the flow."""
     large = 48 if card.tiny else 224
 
     def many() -> Any:
         flow = card.bundled("rgb32").flow
         return Engine(flow, _many_classes(card, flow.config.dim, 70 if card.tiny else 1000))
 
-    for graphs in (False, True):
-        words = ", graphs" if graphs else ""
-        yield f"rgb32{words}, uint8", 32, False, graphs, lambda: card.bundled("rgb32")
-        yield f"rgb32{words}, floats", large, True, graphs, lambda: card.bundled("rgb32")
-    yield "rgb32 of 1,000 classes, floats", large, True, False, many
+    yield "rgb32, uint8", 32, False, lambda: card.bundled("rgb32")
+    yield "rgb32, floats", large, True, lambda: card.bundled("rgb32")
+    yield "rgb32 of 1,000 classes, floats", large, True, many
     side = 16 if card.tiny else 128
-    yield "pixels at 128, floats", large, True, False, lambda: card.pixels(side)
+    yield "pixels at 128, floats", large, True, lambda: card.pixels(side)
 
 
 def calls(card: Card) -> None:
     """The cost of a call alone: time, launches, memory."""
     rgb32 = card.bundled("rgb32")
-    for name, size, floating, graphs, source in _sources(card):
+    for name, size, floating, source in _sources(card):
         for batch in (20,) if card.tiny else (128, 256):
             case = f"{name}, {size} px, batch {batch}"
             with card.case(case):
-                nfa = NFAugment(source(), mean=MEAN, std=STD, gate=None, cuda_graphs=graphs)
+                nfa = NFAugment(source(), mean=MEAN, std=STD, gate=None)
                 images, labels = samples(rgb32, batch, size)
                 images = images.to(card.device)
                 labels = labels.to(card.device)
                 if floating:
                     images = normalised(images)
                 card.settled(nfa, images, labels)
-                card.note(case, captured=card.captured(nfa.engine.graphs))
 
                 def job(a: Any = nfa, x: Tensor = images, y: Tensor = labels) -> None:
                     a(x, y)
@@ -145,11 +140,9 @@ def agree(card: Card) -> None:
     size = 48 if card.tiny else 224
     for name, side, floating in (("uint8", 32, False), ("floats", size, True)):
         for mix in ("axis", "regions"):
-            for graphs in (False, True):
-                words = ", graphs" if graphs else ""
-                with card.case(f"rgb32, {mix}{words}, {name}, {side} px"):
-                    _agree(card, f"rgb32, {mix}{words}, {name}, {side} px", side, floating,
-                           mix=mix, cuda_graphs=graphs)  # fmt: skip
+            case = f"rgb32, {mix}, {name}, {side} px"
+            with card.case(case):
+                _agree(card, case, side, floating, mix=mix)
 
 
 def _agree(card: Card, case: str, side: int, floating: bool, **options: Any) -> None:
@@ -162,7 +155,6 @@ def _agree(card: Card, case: str, side: int, floating: bool, **options: Any) -> 
     here, _ = nfa.replay(images, labels, draws)
     changed = int((here != images).flatten(1).any(1).sum())
     placed = images.to(card.device)
-    nfa.replay(placed, labels, draws)  # the first call may capture, and is plain itself
     there, _ = nfa.replay(placed, labels, draws)
     again, _ = nfa.replay(placed, labels, draws)
     scale = 255 if floating else 1
@@ -174,5 +166,4 @@ def _agree(card: Card, case: str, side: int, floating: bool, **options: Any) -> 
         images_changed=changed,
         images_off_by_2_levels=int((off.flatten(1).amax(1) > 1.5).sum()),
         the_same_twice=bool(torch.equal(there, again)),
-        captured=card.captured(nfa.engine.graphs),
     )

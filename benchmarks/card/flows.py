@@ -11,7 +11,6 @@ from convolutions import Convolutions
 from flow import example_flow
 from torch import Tensor
 
-from nfaug.augment.graphs import CudaGraphs
 from nfaug.classes.gaussians import ClassGaussians
 from nfaug.flows import networks
 from nfaug.flows.config import FlowConfig
@@ -71,28 +70,7 @@ def exact(card: Card) -> None:
             with card.case(f"{name}, {kind}, batches of 7"):
                 few = images[:700]
                 _round_trip(card, f"{name}, {kind}, batches of 7", flow, few, 7)
-            with card.case(f"{name}, {kind}, graphs"):
-                graphed = _Graphed(flow)
-                with torch.no_grad():
-                    graphed.decode(graphed.encode(images[:256])[0])
-                case = f"{name}, {kind}, graphs"
-                card.note(case, captured=card.captured(graphed.graphs))
-                _round_trip(card, case, graphed, images, 256)
     _exact_compiled(card, count)
-
-
-class _Graphed:
-    """A flow whose encode and decode are replayed as CUDA graphs."""
-
-    def __init__(self, flow: Flow) -> None:
-        self.flow = flow
-        self.graphs = CudaGraphs()
-
-    def encode(self, images: Tensor) -> tuple[Tensor, None]:
-        return self.graphs.call("encode", self.flow.latents, images), None
-
-    def decode(self, z: Tensor) -> Tensor:
-        return self.graphs.call("decode", self.flow.decode, z)
 
 
 def _exact_compiled(card: Card, count: int) -> None:

@@ -47,7 +47,6 @@ def step(card: Card) -> None:
         "no NFA": None,
         "pixels at 128": NFAugment(pixels, **_OPTIONS),
         "rgb32": NFAugment(rgb32, **_OPTIONS),
-        "rgb32, graphs": NFAugment(rgb32, cuda_graphs=True, **_OPTIONS),
     }
     _at_224(card, ways)
 
@@ -73,7 +72,6 @@ def small(card: Card) -> None:
             "no NFA": None,
             "pixels": NFAugment(card.pixels(size), **_OPTIONS),
             "rgb32": NFAugment(rgb32, **_OPTIONS),
-            "rgb32, graphs": NFAugment(rgb32, cuda_graphs=True, **_OPTIONS),
         }
         _turns(card, train, ways, 8 if card.tiny else 128, size)
 
@@ -122,8 +120,6 @@ def _turns(card: Card, train: _Step, ways: dict[str, Way], batch: int, size: int
             case = f"{name}, {size} px, batch {batch}"
             with card.case(case):
                 loop(way)  # what fails here takes no turns
-                if isinstance(way, NFAugment):
-                    card.note(case, captured=card.captured(way.engine.graphs))
                 jobs[case] = lambda way=way: loop(way)
         with card.case(f"{size} px, batch {batch}"):
             seconds = card.turns(jobs)

@@ -18,7 +18,6 @@ from torch import Tensor
 from torch.nn import functional as F
 
 import nfaug
-from nfaug.augment.graphs import CudaGraphs
 from nfaug.augment.transform import NFAugment
 from nfaug.checkpoint.checkpoint import Checkpoint, sample_images
 
@@ -46,10 +45,9 @@ _QUEUED = ("cudaLaunchKernel", "cuLaunchKernel")  # what launches a kernel; both
 
 @dataclass(frozen=True)
 class Profile:
-    """What the host and the GPU do in a call: launches, launches of graphs, and busy ms."""
+    """What the host and the GPU do in a call: launches, and busy ms."""
 
     launches: int | None = None
-    graphs: int | None = None
     gpu_ms: float | None = None
 
 
@@ -173,15 +171,13 @@ class Card:
             job()
             self.sync()
         launches = 0
-        graphs = 0
         microseconds = 0.0
         for event in found.events():
             launches += event.name.startswith(_QUEUED)
-            graphs += event.name.startswith("cudaGraphLaunch")
             annotation = getattr(event, "is_user_annotation", False)  # holds kernels that count
             if event.device_type == torch.autograd.DeviceType.CUDA and not annotation:
                 microseconds += event.self_device_time_total
-        return Profile(launches, graphs, microseconds / 1e3)
+        return Profile(launches, microseconds / 1e3)
 
     def peak(self, job: Callable[[], object]) -> float | None:
         """MiB that a call takes beyond what is held before it."""
@@ -213,24 +209,12 @@ class Card:
     def note_cost(self, case: str, job: Callable[[], object]) -> None:
         """Note what a call launches, how often it waits, and what it takes of the GPU."""
         counts = self.profile(job)
-        self.note(case, launches=counts.launches, graphs=counts.graphs, GPU_ms=counts.gpu_ms)
+        self.note(case, launches=counts.launches, GPU_ms=counts.gpu_ms)
         self.note(case, waits=self.waits(job), peak_MiB=self.peak(job))
 
     def compiled(self, function: Callable[..., Any]) -> Compiled:
         """A function by `torch.compile`; the tiny check leaves out the compiler, which is slow."""
         return Compiled(torch.compile(function, backend="eager" if self.tiny else "inductor"))
-
-    def captured(self, graphs: CudaGraphs | None) -> int | None:
-        """The number of CUDA graphs that were captured; None where none were asked for.
-
-        Raises:
-            RuntimeError: Calls on a GPU were plain, and would be timed as graphs.
-        """
-        if graphs is None:
-            return None
-        if self.is_gpu and (graphs.failure or not graphs.captured):
-            raise RuntimeError(f"no CUDA graphs: {graphs.failure or 'nothing was captured'}")
-        return sum(graphs.captured.values())
 
     def bundled(self, name: str) -> Checkpoint:
         """A bundled flow on the device."""

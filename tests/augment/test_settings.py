@@ -100,3 +100,10 @@ def test_a_setting_that_does_not_exist() -> None:
             make(strenght=1.0)
     with pytest.raises(TypeError, match="no argument 'axes'"):
         NFAugment(parts, axes=3)  # type: ignore[call-arg]
+
+
+def test_an_argument_of_an_earlier_version() -> None:
+    parts: Any = checkpoint()
+    for settings in ({"cuda_graphs": True}, {"cuda_graphs": False, "config": MixConfig()}):
+        with pytest.raises(TypeError, match="'cuda_graphs' any more.*leave it out"):
+            NFAugment(parts, **settings)

@@ -19,7 +19,6 @@ from device_tools import pretended_gpu
 from torch.utils.data import TensorDataset
 
 import nfaug
-from nfaug.augment.graphs import CudaGraphs
 from nfaug.checkpoint.checkpoint import Checkpoint
 from nfaug.flows.flow import Flow
 
@@ -28,9 +27,8 @@ PARTS = (
     "rates", "waits", "agree", "calls", "step", "small", "compiled", "exact", "limit", "train",
     "fit", "bank", "compare", "nccl",
 )  # fmt: skip
-# Compilers and recomputation look below the calls from Python, where a pretended GPU is a CPU;
-# graphs need a card, and their rows say so.
-NOT_PRETENDED = ("compiled", "recompute", "graphs")
+# Compilers and recomputation look below the calls from Python, where a pretended GPU is a CPU.
+NOT_PRETENDED = ("compiled", "recompute")
 # Parts that would ask a real GPU: in other processes, or compiled whole.
 ON_CPUS = ("exact", "compiled", "nccl")
 
@@ -87,7 +85,6 @@ def test_a_part_on_a_cpu(
     assert [line for line in found if "error" in line] == []
     assert {line["part"] for line in found} == {part}
     assert all(line["value"] >= 0 for line in found if line["figure"] != "backend")
-    assert {line["value"] for line in found if line["figure"] == "captured"} <= {0}
 
 
 @pytest.mark.parametrize("part", [part for part in PARTS if part not in ON_CPUS])
@@ -117,31 +114,9 @@ def test_a_part_on_a_gpu(
     assert [
         line for line in errors if not any(word in line["case"] for word in NOT_PRETENDED)
     ] == []
-    if part in ("waits", "agree", "calls", "step", "small"):
-        rows = {line["case"] for line in found if "graphs" in line["case"]}
-        failed = {line["case"] for line in errors if "no CUDA graphs" in line["error"]}
-        assert rows
-        assert rows <= failed, "a row by graphs that were not captured is an error"
-        assert rows.isdisjoint(line["case"] for line in found if "figure" in line)
     figures = {line["figure"]: line["value"] for line in found if "figure" in line}
     assert figures.get("peak MiB", 3) == 3
     assert figures.get("waits", 0) == 0
-
-
-@pytest.mark.parametrize("device", ["cuda:0", "cpu"])
-def test_a_failed_capture_is_noticed(gpu: ModuleType, device: str, tmp_path: Path) -> None:
-    """Plain calls on a GPU are not timed as graphs; on a CPU there are none."""
-    card = gpu.Card(torch.device(device), True, tmp_path / "results.jsonl", "step")
-    graphs = CudaGraphs()
-    assert card.captured(None) is None
-    if device == "cpu":
-        assert card.captured(graphs) == 0
-        return
-    with pytest.raises(RuntimeError, match="nothing was captured"):
-        card.captured(graphs)
-    graphs.failure = "operation not permitted"
-    with pytest.raises(RuntimeError, match="not permitted"):
-        card.captured(graphs)
 
 
 def test_the_calls_hold_each_part_once_and_fit_ten_minutes(gpu: ModuleType) -> None:
@@ -218,7 +193,7 @@ def test_the_table(gpu: ModuleType, tmp_path: Path) -> None:
     card = gpu.Card(torch.device("cpu"), True, tmp_path / "results.jsonl", "step")
     with card.case("compiled"):
         raise ValueError("no | compiler")
-    with card.case("graphs"):
+    with card.case("exact"):
         raise ValueError("no card")
     card.note("plain", ms=1.23456, launches=1870, exact=True, gpu_ms=None)
     card.note("plain", ms=1234.5)
@@ -231,7 +206,7 @@ def test_the_table(gpu: ModuleType, tmp_path: Path) -> None:
         "| case | ms | error | launches | exact |",
         "|---|---|---|---|---|",
         "| compiled | 0.5 |  |  |  |",
-        "| graphs |  | ValueError: no card |  |  |",
+        "| exact |  | ValueError: no card |  |  |",
         "| plain | 1,234 |  | 1,870 | yes |",
     ]
 

@@ -14,6 +14,9 @@ from ..io.types import Tensor
 Mix = Literal["axis", "pair", "regions"]
 Partners = Literal["auto", "batch", "memory"]
 
+#: What to do about arguments of earlier versions.
+GONE = {"cuda_graphs": "no call is replayed by CUDA graphs, so leave it out"}
+
 
 @dataclasses.dataclass(frozen=True)
 class MixConfig:
@@ -116,6 +119,8 @@ def one_config(config: MixConfig | None, settings: Mapping[str, Any]) -> MixConf
         ValueError: They are given in both ways, also where both agree.
         TypeError: There is no setting of a name.
     """
+    for name in GONE.keys() & settings.keys():
+        raise TypeError(f"there is no argument {name!r} any more: {GONE[name]}")
     if config is None:
         names = [field.name for field in dataclasses.fields(MixConfig)]
         for name in settings:

@@ -6,7 +6,7 @@ import copy
 import dataclasses
 import math
 import pickle
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from multiprocessing.context import get_spawning_popen
 from typing import Any, NamedTuple
 
@@ -21,7 +21,6 @@ from .box import Box, centre_box
 from .counters import Outcome
 from .detail import add_change
 from .draws import Draws
-from .graphs import CudaGraphs
 from .mixing import Batch, Encoded, Mixture, find_partners, rows_where
 from .pixels import Normalization, all_finite, as_unit, resize
 from .regions import mix_by_region
@@ -76,14 +75,6 @@ class Engine:
         self._copies: dict[torch.device, tuple[Flow, ClasswisePCA]] = {
             self.device: (frozen, _on_device(pca, self.device))
         }
-        self.graphs: CudaGraphs | None = None  # what `with_cuda_graphs` captured
-
-    def with_cuda_graphs(self) -> Engine:
-        """An engine that shares the flow and the PCA, and replays CUDA graphs of the flow."""
-        engine = copy.copy(self)
-        engine._copies = self._copies
-        engine.graphs = CudaGraphs()
-        return engine
 
     def on(self, device: torch.device) -> tuple[Flow, ClasswisePCA]:
         """The flow and the PCA on a device, copied there by the first call."""
@@ -122,7 +113,7 @@ class Engine:
             low = batch.images.index_select(0, index).contiguous()
         else:
             low = self._levels(batch.images, index, normalization)
-        z = self._call("encode", self.on(low.device)[0].latents, low)
+        z = self.on(low.device)[0].latents(low)
         pca = self._axes(z)
         a, energy = pca.locate(z, labels)
         everywhere = torch.ones_like(ok)
@@ -276,15 +267,7 @@ class Engine:
         return [rows]
 
     def _decode_unit(self, z: Tensor) -> Tensor:
-        return self._call("decode", self._decode_plainly, z)
-
-    def _decode_plainly(self, z: Tensor) -> Tensor:
         return self.on(z.device)[0].decode(z, quantize=False)
-
-    def _call(self, name: str, function: Callable[[Tensor], Tensor], given: Tensor) -> Tensor:
-        if self.graphs is None:
-            return function(given)
-        return self.graphs.call(name, function, given)
 
     def _is_replaced(self, images: Tensor) -> bool:
         """Whether variants are the decoded latents alone, without a change that is added."""

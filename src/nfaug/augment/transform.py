@@ -91,11 +91,6 @@ class NFAugment(nn.Module):
             spawned workers know their rank if RANK is set, as `torchrun` does.
         labels_getter: Finds the labels in a sample, as in torchvision's `MixUp`. None for the
             second item, or the value of a key such as "labels" or "target".
-        cuda_graphs: Whether encode and decode are captured as CUDA graphs for the constant number
-            of images, ceil(p*B), and replayed, which spares the CPU most launches of a batch. Calls
-            are plain on other devices, for more than four batch sizes, and after a capture failed
-            or its first replay differed from a plain call, which warns; `engine.graphs.captured`
-            counts the graphs. Written against torch's documentation: it has not run on a GPU yet.
         settings: Fields of `MixConfig` as keywords, such as `p=0.5`, if `config` is not given.
 
     Raises:
@@ -125,14 +120,11 @@ class NFAugment(nn.Module):
         std: Sequence[float] | float | None = None,
         generator: torch.Generator | None = None,
         labels_getter: Callable[[Any], Any] | None = None,
-        cuda_graphs: bool = False,
         **settings: Unpack[MixSettings],
     ) -> None:
         super().__init__()
         config = one_config(config, settings)
         self.engine = engine_of(checkpoint)
-        if cuda_graphs:
-            self.engine = self.engine.with_cuda_graphs()
         self.classes, self.num_classes = self.engine.classes, self.engine.num_classes
         self.config = config
         if generator is not None and not isinstance(generator, torch.Generator):

@@ -29,7 +29,7 @@ class Flow(Layer):
     `encode` and `decode` take and return 8-bit images. They run in full precision whatever the
     settings of autocast and TF32 are, because either would break the exact round trip. `forward`
     and `inverse` work in flow space (see `nfaug.flows.codec`) under the caller's settings. None of
-    the four copies values from the device, so that CUDA graphs can capture them.
+    the four copies values from the device, which would make the host wait for a GPU.
 
     Args:
         config: The architecture.
