@@ -3,8 +3,8 @@
     python benchmarks/scale.py
     python benchmarks/scale.py --parts fit --classes 100 --per-class 60 --side 64
 
-- fit: `nfaug fit` of builtin:pixels on two processes; bank: `nfaug bank --residual` on one, of a
-  flow of three classes; train: one epoch of a small flow on two processes; latents: the same on the
+- fit: `nfaug fit` of builtin:pixels on two processes; bank: `nfaug bank` on one, of a flow
+  of three classes; train: one epoch of a small flow on two processes; latents: the same on the
   latents of an autoencoder with random weights (it needs diffusers).
 - decoded: image files that a process decodes; read: their bytes, as often as they are read;
   encoded: images that an autoencoder encodes.
@@ -105,8 +105,8 @@ def command(part: str, data: Path, few: Path, home: Path, out: Path) -> tuple[li
         flow = ["--checkpoint", str(home / "flow")]
         words = ["fit", "--checkpoint", "builtin:rgb32", "--data", str(few), "--out", flow[1]]
         run([*words, "--overwrite"], 1, Path(__file__).parents[1])
-        residual = ["--residual", "--variants", "1", "--workers", "0", "--device", "cpu"]
-        return ["bank", *flow, "--data", str(few), "--out", str(out), *residual], 1
+        small = ["--image-size", "32", "--variants", "1", "--workers", "0", "--device", "cpu"]
+        return ["bank", *flow, "--data", str(few), "--out", str(out), *small], 1
     words = ["train", "--data", str(data), "--out", str(out), *SMALL, "--device=cpu"]
     words += ["--tensorboard=false", "--pictures-every=0", "--pca.rank=8", "--batch-size=256"]
     if part == "latents":

@@ -34,7 +34,7 @@ def files(bank: Bank) -> Iterator[tuple[str, bytes]]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("bank", type=Path, help="made by nfaug bank, without --residual")
+    parser.add_argument("bank", type=Path, help="made by nfaug bank")
     parser.add_argument("out", type=Path, help="a folder that does not exist")
     parser.add_argument("--per-shard", type=int, default=10_000, help="variants of a shard")
     args = parser.parse_args()

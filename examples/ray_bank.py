@@ -1,13 +1,13 @@
-"""Make a residual bank on a Ray cluster: each actor keeps the flow and makes shards of the bank.
+"""Make a bank on a Ray cluster: each actor keeps the flow and makes shards of the bank.
 
     pip install -e ".[ray]"  # in your clone of nfaug
     python examples/ray_bank.py --checkpoint my-nfa --data my-images --out my-bank \
-        --shards 8 --actors 2
+        --image-size 64 --shards 8 --actors 2
 
 Shards that are complete are not made again, so the same command continues. It prints the whole
-bank, such as: Bank('my-bank', 1281167 images, 4 residuals each). On CPUs, with the same number
-of threads, it is bit for bit the bank that `nfaug bank --residual` makes. With `--gpus 1` each
-actor computes on a GPU of its own, with `--gpus 0.5` two share one.
+bank, such as: Bank('my-bank', 20000 images, 4 variants each). On CPUs, with the same number of
+threads, it is bit for bit the bank that `nfaug bank` makes. With `--gpus 1` each actor computes on
+a GPU of its own, with `--gpus 0.5` two share one.
 """
 
 from __future__ import annotations
@@ -30,17 +30,15 @@ class ShardMaker:
         self.args = args
         # Ray shows each actor the GPUs that are reserved for it.
         self.checkpoint = nfaug.load(args.checkpoint).to("cuda" if args.gpus else "cpu")
-        codec = self.checkpoint.flow.codec
-        self.data = open_dataset(args.data, image_size=codec.image_size, channels=codec.channels)
+        channels = self.checkpoint.flow.codec.channels
+        self.data = open_dataset(args.data, image_size=args.image_size, channels=channels)
 
     def __call__(self, batch: dict[str, Any]) -> dict[str, Any]:
         args, made = self.args, []
         for index in batch["id"].tolist():
             shard = (index, args.shards)
             options = {"variants": args.variants, "batch_size": args.batch_size, "shard": shard}
-            bank = make_bank(
-                self.checkpoint, self.data, args.out, residual=True, progress=False, **options
-            )
+            bank = make_bank(self.checkpoint, self.data, args.out, progress=False, **options)
             made.append(len(bank))
         return {"id": batch["id"], "images": made}
 
@@ -50,6 +48,7 @@ def main() -> None:
     parser.add_argument("--checkpoint", required=True)
     parser.add_argument("--data", required=True, help="a path that every node can read")
     parser.add_argument("--out", required=True, help="a path that every node can write to")
+    parser.add_argument("--image-size", type=int, help="to which your script resizes images")
     parser.add_argument("--variants", type=int, default=4)
     parser.add_argument("--batch-size", type=int, default=64)
     parser.add_argument("--shards", type=int, default=8)

@@ -110,8 +110,7 @@ def make_inputs(folder: Path, page: Path) -> None:
     if "reference" in page.parts or page.name == "imagenet.md":  # timm.md makes its own
         names += ["my-data/train", "my-data/validation"]
     for seed, name in enumerate(names):  # test images are others than those to train on
-        count = 300 if name == "my-data/train" else 60  # eight shards of a bank, in batches of 64
-        make_images(folder / name, count, seed)
+        make_images(folder / name, 60, seed)
     state = timm.create_model("resnet18").state_dict()
     weights = {name: each.contiguous() for name, each in state.items()}
     save_file(weights, folder / "model.safetensors")

@@ -98,7 +98,7 @@ def changed(values: Any, place: int, new: Any) -> Any:
     return values
 
 
-BANK = Manifest(4, 2, (1, 8, 8), NAMES, "0" * 64, "1" * 64, 0, 2, MixConfig(), residual=False)
+BANK = Manifest(4, 2, (1, 8, 8), NAMES, "0" * 64, "1" * 64, 0, 2, MixConfig())
 
 
 @FILES

@@ -91,7 +91,7 @@ def bank(card: Card) -> None:
                 with tempfile.TemporaryDirectory() as folder:
                     start = time.perf_counter()
                     make_bank(
-                        checkpoint, data, Path(folder) / "bank", variants=4, residual=True,
+                        checkpoint, data, Path(folder) / "bank", variants=4,
                         workers=workers, batch_size=batch, progress=False,
                     )  # fmt: skip
                     took = time.perf_counter() - start

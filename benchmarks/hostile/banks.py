@@ -26,7 +26,7 @@ from .checkpoints import HOSTILE, places
 __all__ = ["KINDS", "case", "prepare"]
 
 WARM = 26  # cases that run before memory is limited: they import much
-NAMES = ("whole", "residual", "shards")
+NAMES = ("whole", "shards")
 SETTINGS: dict[str, Any] = {"variants": 2, "batch_size": 8, "progress": False}
 FOREIGN = {
     "manifest.json": '{"name": "app", "start_url": "/", "icons": [{"src": "labels.npy"}]}',
@@ -38,11 +38,10 @@ FOREIGN = {
 
 
 def prepare(folder: Path) -> None:
-    """Make three banks of the same images, and read and continue them."""
+    """Make two banks of the same images, and read and continue them."""
     write_images(folder / "data", 8, train=8)
     data = open_dataset(folder / "data")
     make_bank(checkpoint(), data, folder / "whole", **SETTINGS)
-    make_bank(checkpoint(), data, folder / "residual", residual=True, **SETTINGS)
     for number in range(2):
         make_bank(checkpoint(), data, folder / "shards", shard=(number, 2), **SETTINGS)
     for number in range(WARM):
@@ -85,7 +84,7 @@ def read(folder: Path, copy: Path) -> str:
 
 def make_again(folder: Path, copy: Path, name: str, rng: random.Random) -> str:
     """Continue the bank, or replace it."""
-    options = {**SETTINGS, "residual": name == "residual"}
+    options = dict(SETTINGS)
     if name == "shards":
         options["shard"] = (rng.randrange(2), 2)
     overwrite = rng.random() < 0.5

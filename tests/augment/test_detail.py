@@ -94,6 +94,18 @@ def test_where_an_image_is_flat_nothing_is_lost() -> None:
     assert bool((lost_share(torch.full((1, 1, 5, 5), 0.5), change) < 1e-3).all())
 
 
+def test_outside_the_box_the_change_fades() -> None:
+    assert centre_box((16, 40), (8, 8)) == (12, 0, 28, 16)
+    assert centre_box((375, 500), (32, 32)) == (58, 0, 430, 375), "5 of 43 columns are cropped"
+    images = torch.full((1, 1, 16, 40), 0.2)
+    change = torch.full((1, 1, 8, 8), 0.4)
+    row = add_change(images, change, images[..., :8, :8], (12, 0, 28, 16))[0, 0, 8]
+    assert torch.allclose(row[12:28], torch.tensor(0.6))
+    assert torch.allclose(row[[11, 28]], torch.tensor(0.4)), "half, one of two pixels away"
+    assert bool((row[:11] == 0.2).all())
+    assert bool((row[29:] == 0.2).all())
+
+
 @pytest.mark.parametrize("size", [(224, 224), (20, 12), (5, 6)])
 def test_nfa_adds_what_it_changes_at_the_flows_size(size: tuple[int, int]) -> None:
     labels = torch.arange(12) % CLASSES

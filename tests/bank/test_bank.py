@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import copy
+import functools
 import io
 import json
 import os
 import pickle
+import re
 import shutil
 from collections import Counter
 from pathlib import Path
@@ -17,7 +19,7 @@ import numpy as np
 import pytest
 import torch
 from bank_tools import Pictures, contents, make, save_pictures
-from nfa_tools import Counted, checkpoint, images_of, tiny_flow
+from nfa_tools import NAMES, Counted, checkpoint, images_of, tiny_flow
 from torch.utils.data import DataLoader, Subset, TensorDataset, get_worker_info
 from torchvision.datasets import ImageFolder
 from torchvision.transforms.functional import pil_to_tensor
@@ -116,8 +118,37 @@ def test_a_bank_of_images_in_memory_at_another_size(images: str, tmp_path: Path)
     data = wrap_dataset(stored, image_size=16)
     fitted = nfaug.fit("builtin:pixels", data, image_size=8, rank=2, progress=False)
     for _ in range(2):  # the second call finds it finished
-        made = make_bank(fitted, data, tmp_path, residual=True, variants=2, progress=False)
+        made = make_bank(fitted, data, tmp_path, variants=2, progress=False)
     assert BankDataset(data, made, p=1.0)[0][0].size == (16, 16)
+
+
+def test_images_of_other_sizes_are_resized_as_a_fit_does(tmp_path: Path) -> None:
+    class Mixed(Pictures):
+        """Images of several sizes."""
+
+        def __getitem__(self, index: int) -> tuple[Any, int]:
+            image, label = super().__getitem__(index)
+            return image.resize((20 + index % 7, 20 + index % 3)), label
+
+    data = Mixed()
+    made = make(tmp_path / "stored", data, image_size=8)
+    expected = make(tmp_path / "resized", wrap_dataset(data, image_size=8))
+    assert (made.variants == expected.variants).all()
+    with pytest.raises(ValueError, match="--image-size"):
+        make(tmp_path / "full", data)
+    assert BankDataset(data, made, p=0.0)[4][0].size == (24, 21)
+
+    for index, (image, label) in enumerate(data):
+        (tmp_path / "files" / NAMES[label]).mkdir(parents=True, exist_ok=True)
+        image.save(tmp_path / "files" / NAMES[label] / f"{index:03}.png")
+    opened = open_dataset(tmp_path / "files")
+    from_files = make(tmp_path / "opened", opened, image_size=8)
+    expected = make(tmp_path / "opened-8", opened.at(8))
+    assert (from_files.variants == expected.variants).all()
+    with pytest.raises(ValueError, match=r"differ in size: .* and .*image_size=64"):
+        nfaug.pictures.preview_grid(checkpoint(), opened)
+    with pytest.raises(ValueError, match="may differ in size"):
+        opened.subset(torch.tensor([0])).image_size  # noqa: B018
 
 
 def test_a_bank_without_a_variant_is_refused(tmp_path: Path) -> None:
@@ -181,12 +212,27 @@ def test_what_is_refused(bank: Bank, tmp_path: Path) -> None:
 
 
 def test_overwriting_leaves_no_old_arrays(tmp_path: Path) -> None:
-    make(tmp_path / "b", residual=True)
-    assert make(tmp_path / "b", variants=2, overwrite=True).manifest.variants == 2
+    make(tmp_path / "b")
+    assert make(tmp_path / "b", variants=2, overwrite=True).variants.shape[1] == 2
     assert {file.name for file in (tmp_path / "b").iterdir()} == {*FILES, "variants.npy"}
-    make(tmp_path / "b", residual=True, overwrite=True)
-    found = {file.name for file in (tmp_path / "b").iterdir()}
-    assert found == {*FILES, "residuals.npy", "steps.npy"}
+
+
+def test_a_residual_bank_is_refused(bank: Bank, tmp_path: Path) -> None:
+    """Earlier versions made them, and wrote of each bank whether it was one."""
+    folder = tmp_path / "b"
+    shutil.copytree(bank.path, folder)
+    file = folder / "manifest.json"
+    values = json.loads(file.read_text())
+    file.write_text(json.dumps(values | {"residual": False}))
+    assert Bank(folder).manifest == bank.manifest
+    file.write_text(json.dumps(values | {"residual": True}))
+    before = contents(folder)
+    for use in (Bank, functools.partial(make, overwrite=True)):
+        with pytest.raises(ValueError, match=f"{file}.*residual banks are not read any more"):
+            use(folder)
+    assert contents(folder) == before
+    with pytest.raises(TypeError, match="'residual' any more.*image_size"):
+        make(tmp_path / "c", residual=True)
 
 
 def test_an_interrupt_before_the_first_variant_leaves_nothing_or_the_old_bank(
@@ -205,6 +251,28 @@ def test_an_interrupt_before_the_first_variant_leaves_nothing_or_the_old_bank(
             make(tmp_path / "old", variants=2, overwrite=True)
     assert contents(tmp_path / "old") == old
     assert contents(make(tmp_path / "new").path) == old
+
+
+def test_sizes_and_times_of_the_page() -> None:
+    """The page on banks: 20 variants, images in 100 GB, and figures of `benchmarks/calls.py`."""
+    root = Path(__file__).parents[2]
+    page = (root / "docs/how-to/banks.md").read_text()
+    results = (root / "benchmarks/results/calls.md").read_text()
+    measured = []
+    for name in ("NFA, axis, p=0.5, uint8", "NFA, rgb32, p=0.5, uint8", "RandAugment, uint8"):
+        line = next(line for line in results.splitlines() if line.startswith(f"| {name} |"))
+        measured.append(re.findall(r"\| (?:\S+ -> )?([\d.]+)", line))
+    rows = re.findall(r"^\| (\d+) x \1 \|(.*) \|$", page, re.MULTILINE)
+    assert [int(side) for side, _ in rows] == [32, 64, 128, 224]
+    for column, (side, row) in enumerate(rows):
+        words = re.findall(r"[\d,.]+", row)
+        size = 3 * int(side) ** 2
+        variant, twenty, images = (int(word.replace(",", "")) for word in words[:3])
+        assert (variant, twenty) == (round(size / 1e3), round(20 * size / 1e3))
+        assert images <= 1e11 / (20 * size) < 1.03 * images
+        for word, figures in zip(words[3:], measured, strict=True):
+            last_digit = 10.0 ** -len(word.partition(".")[2])
+            assert float(word) == pytest.approx(float(figures[column]), abs=0.51 * last_digit)
 
 
 def test_a_file_that_was_changed_is_noticed(bank: Bank, tmp_path: Path) -> None:
@@ -278,9 +346,9 @@ class Odd(Pictures):
 def test_errors_of_workers_have_one_line(tmp_path: Path) -> None:
     mixed = Pictures()
     mixed.images = [image[:, : 8 - i // 29] for i, image in enumerate(mixed.images)]
-    for data, residual, word in ((mixed, False, "--image-size"), (Odd(), True, "uint8")):
+    for data, word in ((mixed, "--image-size"), (Odd(), "uint8")):
         with pytest.raises(ValueError, match=word) as raised:
-            make(tmp_path / word, data, workers=1, residual=residual)
+            make(tmp_path / word, data, workers=1)
         assert "Traceback" not in str(raised.value)
 
 

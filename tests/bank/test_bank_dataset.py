@@ -17,6 +17,7 @@ from torchvision.datasets import DatasetFolder, ImageFolder, VisionDataset
 from torchvision.transforms import v2
 
 from nfaug.bank import Bank, BankDataset, make_bank
+from nfaug.data.decode import decode_image
 from nfaug.data.open import open_dataset
 from nfaug.data.torch_datasets import wrap_dataset
 from nfaug.fitting import fit
@@ -338,8 +339,6 @@ def test_a_transform_that_resizes(tmp_path: Path) -> None:
     fitted = fit("builtin:pixels", folder, image_size=8, progress=False)
     with pytest.raises(ValueError, match="image_size=64"):
         make_bank(fitted, data, tmp_path / "a", variants=2, progress=False)
-    with pytest.raises(ValueError, match="leave out image_size"):
-        make_bank(fitted, data, tmp_path / "a", image_size=8, residual=True, progress=False)
     made = make_bank(fitted, data, tmp_path / "b", variants=2, image_size=8, progress=False)
     items = BankDataset(data, made, p=0.5)
     assert {items[index % 12][0].size for index in range(60)} == {(8, 8)}
@@ -359,3 +358,28 @@ def test_workers_and_pickle(bank: Bank) -> None:
         assert not torch.equal(torch.cat([images for images, _ in loader]), originals)
         each.p = 0.0
         assert torch.equal(torch.cat([images for images, _ in loader]), originals), "at once"
+
+
+def test_photographs_with_an_exif_orientation_are_upright(tmp_path: Path) -> None:
+    """The bank is made upright from files; torchvision yields the stored pixels and the tag."""
+    exif = Image.Exif()
+    exif[0x0112] = 6  # to be turned clockwise
+    source = Pictures(12, size=(40, 60))
+    for index, (image, label) in enumerate(source):
+        folder = tmp_path / "images" / NAMES[label]
+        folder.mkdir(parents=True, exist_ok=True)
+        stored = image.transpose(Image.Transpose.ROTATE_90)
+        stored.save(folder / f"{index:02}.jpg", exif=exif, quality=95)
+    files = open_dataset(tmp_path / "images")
+    made = make(tmp_path / "bank", files, variants=1, gate=None)
+    assert made.manifest.shape == (3, 40, 60)
+    folder_of_torchvision = ImageFolder(str(tmp_path / "images"))
+    assert folder_of_torchvision[0][0].size == (40, 60)
+    for p in (0.0, 1.0):
+        data = BankDataset(folder_of_torchvision, made, p=p)
+        for index in range(12):
+            expected = np.asarray(decode_image(Path(files.name(index)).read_bytes(), "upright"))
+            if p and made.applied[index, 0]:
+                expected = made.variant(index, 0)
+            assert (np.array(data[index][0]) == expected).all()
+    assert made.applied.any()

@@ -39,19 +39,18 @@ def sharded(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return out
 
 
-@pytest.mark.parametrize(("partners", "residual"), [("memory", True), ("batch", False)])
+@pytest.mark.parametrize("partners", ["memory", "batch"])
 def test_any_division_gives_the_same_bank(
-    partners: str, residual: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    partners: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    settings = {**SMALL, "partners": partners, "residual": residual, "variants": 2}
+    settings = {**SMALL, "partners": partners, "variants": 2}
     one = make(tmp_path / "one", **settings)
     for count in (2, 3):
         for index in range(count):
             monkeypatch.setenv("RANK", str(index))  # as under torchrun
             make(tmp_path / f"{count}", shard=(index, count), **settings)
         merged = Bank(tmp_path / f"{count}")
-        for name in ("residuals", "steps") if residual else ("variants",):
-            assert (stacked(merged, name) == getattr(one, name)).all()
+        assert (stacked(merged, "variants") == one.variants).all()
         for name in ("applied", "labels", "hashes"):
             assert (getattr(merged, name) == getattr(one, name)).all()
         assert merged.manifest == replace(one.manifest, labels_sha256="")
@@ -114,10 +113,10 @@ def test_the_command(
     tiny_path: Path, tiny_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     words = ["bank", "--checkpoint", str(tiny_path), "--data", str(tiny_folder), "--batch-size=4"]
-    words += ["--gate=none", "--residual", "--variants=2", "--json"]
+    words += ["--gate=none", "--variants=2", "--json"]
     assert main([*words, "--out", str(tmp_path / "one")]) == 0
     one = json.loads(capsys.readouterr().out)
-    assert one["bytes"] == 36 * 2 * (8 * 8 + 2)
+    assert one["bytes"] == 36 * 2 * 8 * 8
     assert main([*words, "--workers=2", "--out", str(tmp_path / "workers")]) == 0
     capsys.readouterr()
     assert contents(tmp_path / "workers") == contents(tmp_path / "one")
@@ -131,4 +130,4 @@ def test_the_command(
     assert main([*words, "--out", out, "--shard", "0/2"]) == 0
     result = json.loads(capsys.readouterr().out)
     assert (result["shard"], result["complete_shards"], result["images"]) == ("0/2", 2, 36)
-    assert (stacked(Bank(out), "residuals") == Bank(tmp_path / "one").residuals).all()
+    assert (stacked(Bank(out), "variants") == Bank(tmp_path / "one").variants).all()

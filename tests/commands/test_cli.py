@@ -121,7 +121,7 @@ TRAIN = ["train", "--data", "d", "--out", "o"]
         ),
         (
             ["bank", "--checkpoint", "builtin:rgb32", "--data", "digits", "--out", "o"],
-            ["8 x 8", "32 x 32", "--image-size", "--residual"],
+            ["8 x 8", "32 x 32", "--image-size"],
         ),
     ],
     ids=str,

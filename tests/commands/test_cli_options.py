@@ -71,10 +71,10 @@ CASES: list[tuple[str, str, list[str], dict[str, Any]]] = [
     ),
     (
         "bank", "nfaug.bank.make_bank",
-        ["--checkpoint", "FLOW", "--data", "DATA", "--out", "OUT", "--variants", "3", "--residual",
+        ["--checkpoint", "FLOW", "--data", "DATA", "--out", "OUT", "--variants", "3",
          "--batch-size", "9", "--workers", "2", "--overwrite", "--seed", "4", *MIXING],
-        {"variants": 3, "residual": True, "batch_size": 9, "workers": 2, "overwrite": True,
-         "seed": 4, "config": MixConfig(**MIXED)},
+        {"variants": 3, "batch_size": 9, "workers": 2, "overwrite": True, "seed": 4,
+         "config": MixConfig(**MIXED)},
     ),
     (
         "preview", "nfaug.pictures.preview.preview_grid",

@@ -8,16 +8,13 @@ import itertools
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
 from device_tools import pretended_gpu
 from nfa_tools import NAMES, TensorImages, batch_of, images_of, tiny_flow
-from torch import Tensor
 
 import nfaug
 from nfaug.augment import engine
-from nfaug.bank import make, make_bank
 from nfaug.compare import CompareConfig, compare, work
 from nfaug.compare.classifier import Classifier
 from nfaug.integrations.torchvision import NFACollate
@@ -89,26 +86,3 @@ def test_a_loader_worker_does_not_reach_for_the_gpu(monkeypatch: pytest.MonkeyPa
     assert nfa.stats()["applied"] > 0
     with pytest.raises(RuntimeError, match="forked"):
         late(torch.stack([image for image, _ in samples]), [label for _, label in samples])
-
-
-def test_a_residual_bank_is_quantized_on_the_gpu(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    quantize = make.quantize
-    places = []
-
-    def noted(change: Tensor) -> tuple[Tensor, Tensor]:
-        places.append(change.device.type)
-        multiples, steps = quantize(change)
-        assert multiples.device == steps.device == change.device
-        return multiples, steps
-
-    monkeypatch.setattr(make, "quantize", noted)
-    options: dict[str, Any] = {"variants": 2, "residual": True, "progress": False}
-    fitted = nfaug.fit(copy.deepcopy(tiny_flow()), data(), rank=2, progress=False)
-    here = make_bank(fitted, data(), tmp_path / "cpu", **options)
-    with pretended_gpu() as gpu:
-        there = make_bank(fitted.to(gpu), data(), tmp_path / "gpu", **options)
-    assert places == ["cpu", "cuda"]
-    difference = np.array(here.residuals, dtype=int) - np.array(there.residuals, dtype=int)
-    assert np.abs(difference).max() <= 1

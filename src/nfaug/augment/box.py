@@ -54,14 +54,12 @@ def _centre_span(pixels: int, resized: int, kept: int) -> tuple[int, int]:
     return start, max(start + 1, stop)  # of a side of one pixel, rounding may leave none
 
 
-def fading(count: int, start: int, stop: int) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
-    """How the change of a box fades along a side of `count` pixels.
+def fading(count: int, start: int, stop: int) -> NDArray[np.float32]:
+    """The share of a box's change that is added, along a side of `count` pixels.
 
-    Returns:
-        For each pixel the nearest one of the box, counted from `start`, and the share of its change
-        that is added: 1 in the box, and 0 from an eighth of its side on.
+    It is 1 in the box, [start, stop), and 0 from an eighth of its side on.
     """
     rows = np.arange(count) - start
     nearest = rows.clip(0, stop - start - 1)
     distance = np.abs(rows - nearest) / max(1.0, _FADE * (stop - start))
-    return nearest, (1 - distance).clip(0, 1).astype(np.float32)
+    return (1 - distance).clip(0, 1).astype(np.float32)

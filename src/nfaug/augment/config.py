@@ -15,7 +15,10 @@ Mix = Literal["axis", "pair", "regions"]
 Partners = Literal["auto", "batch", "memory"]
 
 #: What to do about arguments of earlier versions.
-GONE = {"cuda_graphs": "no call is replayed by CUDA graphs, so leave it out"}
+GONE = {
+    "cuda_graphs": "no call is replayed by CUDA graphs, so leave it out",
+    "residual": "a bank holds whole images, at the size image_size=",
+}
 
 
 @dataclasses.dataclass(frozen=True)

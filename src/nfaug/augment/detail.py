@@ -40,8 +40,8 @@ def add_change(images: Tensor, change: Tensor, low: Tensor, box: Box | None = No
     change = resize(change, size)
     if size == (height, width):
         return change.add_(images).sub_(detail.mul_(lost)).clamp_(0, 1)
-    _, row_weights = fading(height, top, bottom)
-    _, column_weights = fading(width, left, right)
+    row_weights = fading(height, top, bottom)
+    column_weights = fading(width, left, right)
     weights = torch.from_numpy(row_weights[:, None] * column_weights).to(change)
     around = (left, width - right, top, height - bottom)
     change = F.pad(change, around, mode="replicate").mul_(weights)

@@ -45,9 +45,8 @@ class BankDataset(Dataset[tuple[Any, int]]):
     is read, also where a variant replaces its image, and its label is compared then: an attribute
     `targets` with all labels saves that.
 
-    A bank of whole images replaces an image, which is then not decoded. A residual bank adds a
-    change to an image of any size, before `transform`. PIL images are turned upright as their EXIF
-    orientation says, because `nfaug bank` reads files so.
+    An image that is replaced is not decoded. The others, if they are PIL images, are turned upright
+    as their EXIF orientation says, because `nfaug bank` reads files so.
 
     Example:
         >>> import tempfile
@@ -117,13 +116,12 @@ class BankDataset(Dataset[tuple[Any, int]]):
         row = int(self._rows[index])
         label = int(self._labels[index])
         number = self._draw_variant(row)
-        needs_image = number is None or self.bank.manifest.residual
         item = None
-        if needs_image or not self._stores_labels:
+        if number is None or not self._stores_labels:
             item = self.dataset[index]
             check_label(part(item, "label"), label, f"image {index}")
-        if number is None or self.bank.manifest.residual:
-            image = self._changed(part(item, "image"), row, number)
+        if number is None:
+            image = self._upright(part(item, "image"))
         else:
             image = to_pil(self.bank.variant(row, number))
         if self.transform is not None:
@@ -140,18 +138,15 @@ class BankDataset(Dataset[tuple[Any, int]]):
             return None
         return int(numbers[int(which * len(numbers))])
 
-    def _changed(self, image: Any, row: int, number: int | None) -> Any:
-        """An image of the dataset, upright, with the residual `number` if that is given."""
+    def _upright(self, image: Any) -> Any:
+        """An image of the dataset, upright and in the form of the variants."""
         channels = self.bank.manifest.shape[0]
         if isinstance(image, Image.Image):
-            other_form = image.mode != {1: "L", 3: "RGB"}[channels]  # that of the variants
+            other_form = image.mode != {1: "L", 3: "RGB"}[channels]
         else:
             other_form = isinstance(image, torch.Tensor)
-        if number is not None or other_form:
-            pixels = to_uint8(image, channels).permute(1, 2, 0).numpy()
-            if number is not None:
-                pixels = self.bank.variant(row, number, pixels)
-            return to_pil(pixels)
+        if other_form:
+            return to_pil(to_uint8(image, channels).permute(1, 2, 0).numpy())
         if isinstance(image, Image.Image):
             return upright(image)  # most datasets do not turn it
         return image

@@ -7,11 +7,6 @@ hashes.npy      uint8 (N, 32), the hash of each image (`nfaug.data.readers.Reade
 labels.npy      int64 (N,)
 paths.npy       bytes (N,), relative paths of the image files; empty without files
 
-A residual bank has the change at the flow's size in place of variants.npy:
-
-residuals.npy   int8 (N, V, h, w, C)
-steps.npy       uint16 (N, V), the size of one step of a residual in 1/128 grey level
-
 A shard is a bank of the images [first, first + N) of a dataset, in the folder
 shard-00003-of-00008. A bank in shards is a folder of all its shards.
 """
@@ -47,14 +42,13 @@ class Manifest:
     Attributes:
         images: Number N of images.
         variants: Number V of variants per image.
-        shape: (C, H, W) of a variant, or (C, h, w) of a residual.
+        shape: (C, H, W) of a variant.
         classes: Class names in label order; empty if there are none.
         data_sha256: What identifies the whole dataset (`LabelledImages.fingerprint`).
         flow_sha256: SHA-256 of the weights of flow and PCA.
         seed: Seed of the variants.
         batch_size: Images per batch, on which the draws depend.
         parameters: Settings of the variants.
-        residual: Whether the bank holds residuals, to be added to the images.
         first: Position of the first image in the dataset; 0 if the bank is no shard.
         done: Number of images whose variants are written.
         labels_sha256: SHA-256 of the labels.
@@ -70,7 +64,6 @@ class Manifest:
     seed: int
     batch_size: int
     parameters: MixConfig
-    residual: bool
     first: int = 0
     done: int = 0
     labels_sha256: str = ""
@@ -78,11 +71,8 @@ class Manifest:
 
     @property
     def nbytes(self) -> int:
-        """Size of the variants on disk, with the two bytes for the step of each residual."""
-        variant = math.prod(self.shape)
-        if self.residual:
-            variant += 2
-        return self.images * self.variants * variant
+        """Size of the variants on disk."""
+        return self.images * self.variants * math.prod(self.shape)
 
     def save(self, directory: Path) -> None:
         """Replace the file atomically."""
@@ -114,11 +104,13 @@ class Manifest:
     @classmethod
     def _of_json(cls, values: dict[str, Any]) -> Manifest:
         """The manifest with these JSON values, checked."""
+        fields = dict(values)
+        if fields.pop("residual", False) is not False:  # earlier versions wrote which it is
+            raise ValueError("residual banks are not read any more")
         for name, hint in get_type_hints(cls).items():
             if not _has_type(values.get(name), hint):
                 kind = _IN_WORDS.get(hint, "an object")
                 raise ValueError(f"{name} must be {kind}; got {values.get(name)!r:.40}")
-        fields = dict(values)
         fields["shape"] = tuple(values["shape"])
         # Names that an earlier version wrote may have accents as a Mac stores them.
         fields["classes"] = tuple(unique_names(values["classes"]))
@@ -193,15 +185,11 @@ def array_files(manifest: Manifest) -> dict[str, ArrayLayout]:
     variants = manifest.variants
     channels, height, width = manifest.shape
     pixels = (images, variants, height, width, channels)
-    layouts = {}
-    if manifest.residual:
-        layouts["residuals.npy"] = ArrayLayout(pixels, np.int8)
-        layouts["steps.npy"] = ArrayLayout((images, variants), np.uint16)
-    else:
-        layouts["variants.npy"] = ArrayLayout(pixels, np.uint8)
-    layouts["applied.npy"] = ArrayLayout((images, variants), np.bool_)
-    layouts["hashes.npy"] = ArrayLayout((images, 32), np.uint8)
-    return layouts
+    return {
+        "variants.npy": ArrayLayout(pixels, np.uint8),
+        "applied.npy": ArrayLayout((images, variants), np.bool_),
+        "hashes.npy": ArrayLayout((images, 32), np.uint8),
+    }
 
 
 def read_array(directory: Path, name: str, manifest: Manifest) -> np.memmap:

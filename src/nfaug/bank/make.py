@@ -33,7 +33,6 @@ from ..io.tensors import tensors_sha256
 from ..run.seeds import SharedGenerator, seed_of
 from .format import MANIFEST, Manifest, array_files, array_sha256, differences, read_array
 from .reader import Bank, check_variants
-from .residual import quantize
 from .shards import check_shards, shard_folder, shard_rows
 from .source import HashedImages, open_source, split_transform
 
@@ -50,7 +49,6 @@ def make_bank(
     *,
     variants: int = 20,
     image_size: int | tuple[int, int] | None = None,
-    residual: bool = False,
     shard: tuple[int, int] | None = None,
     seed: int = 0,
     batch_size: int = 64,
@@ -73,15 +71,12 @@ def make_bank(
         checkpoint: A checkpoint that is fitted to the classes of the data, its name or its
             folder.
         data: Dataset of (image, label), PIL images or uint8 tensors (C, H, W), or a path or a name
-            that `nfaug.open_dataset` takes. Images must have one size, but for `image_size` or a
-            residual bank. A dataset's `transform`, if it has one, is left out: `BankDataset`
-            applies it to the variants.
+            that `nfaug.open_dataset` takes. Images must have one size, but for `image_size`. A
+            dataset's `transform`, if it has one, is left out: `BankDataset` applies it to the
+            variants.
         out: Folder of the bank.
         variants: Number of variants per image.
         image_size: (height, width), or the side of a square, to resize and crop every image to.
-        residual: Whether to store the change of each image at the flow's size, for images that are
-            larger than the flow's: 3 kB for a flow of 32 pixels, whatever the size of the images
-            (see `nfaug.bank.residual`).
         shard: (i, n) to make part i of n, counted from 0, in a folder of its own in `out`.
         seed: Seed of the variants.
         batch_size: Number of images at a time.
@@ -114,8 +109,6 @@ def make_bank(
         2
     """
     config = one_config(config, settings)
-    if residual and image_size is not None:
-        raise ValueError("a residual bank has the size of the flow: leave out image_size")
     size = None if image_size is None else as_size(image_size)
     variants = check_whole("variants", variants)
     batch_size = check_whole("batch_size", batch_size)
@@ -137,9 +130,7 @@ def make_bank(
         codec = checkpoint.flow.codec
         if not len(cast(Sized, data)):
             raise ValueError("the dataset must not be empty; got one of 0 images")
-        images = open_source(
-            data, codec.channels, codec.image_size if residual else size, progress=progress
-        )
+        images = open_source(data, codec.channels, size, progress=progress)
         planned = Manifest(
             images=len(images),
             variants=variants,
@@ -150,7 +141,6 @@ def make_bank(
             seed=seed,
             batch_size=batch_size,
             parameters=nfa.config,
-            residual=residual,
         )
         if shard is not None:
             check_shards(folder, planned)
@@ -161,7 +151,7 @@ def make_bank(
         planned = replace(planned, labels_sha256=array_sha256(labels))
         manifest = _stored_manifest(folder)
         if manifest is None or overwrite:
-            _create(folder, planned, images, old=manifest)
+            _create(folder, planned, images)
             manifest = planned
         else:
             _check_continued(folder, manifest, planned, images, progress)
@@ -225,24 +215,16 @@ def _check_continued(
         )
 
 
-def _create(path: Path, planned: Manifest, images: LabelledImages, *, old: Manifest | None) -> None:
+def _create(path: Path, planned: Manifest, images: LabelledImages) -> None:
     """Make the folder of a bank, with empty arrays, labels and paths: all of it or nothing.
 
-    The arrays of an old bank go, and other files of its folder stay.
+    The files of an old bank go, and other files of its folder stay.
     """
-    layouts = array_files(planned)
-    old_files = frozenset[str]() if old is None else frozenset(array_files(old))
-    foreign = [name for name in layouts if name not in old_files and (path / name).exists()]
-    if foreign:
-        raise FileExistsError(
-            f"{path} holds {min(foreign)}, which is no file of the bank there: move it, or choose "
-            "another folder"
-        )
-    with replace_directory(path, drop=old_files) as staged:
+    with replace_directory(path) as staged:
         np.save(staged / "labels.npy", images.targets.numpy())
         paths = images.paths or [""] * len(images)
         np.save(staged / "paths.npy", [os.fsencode(name) for name in paths])
-        for name, layout in layouts.items():
+        for name, layout in array_files(planned).items():
             np.lib.format.open_memmap(staged / name, "w+", layout.dtype, layout.shape)
         planned.save(staged)
 
@@ -325,16 +307,12 @@ def _variants(
     """
     images = images.to(nfa.engine.device)
     labels = labels.to(nfa.engine.device)
-    if manifest.residual:
-        images = images.float() / 255
     position = manifest.first + manifest.done  # in the whole dataset
     generators = []
     for number in range(manifest.variants):
         seed = seed_of(manifest.seed, number, position)
         generators.append(SharedGenerator().manual_seed(seed))
     variants = _counted(nfa.variants(images, labels, generators), bar)
-    if manifest.residual:
-        return _residuals(images, variants)
     count, channels, height, width = images.shape
     pixels = torch.empty(count, manifest.variants, height, width, channels, dtype=torch.uint8)
     applied = torch.empty(count, manifest.variants, dtype=torch.bool)
@@ -348,14 +326,3 @@ def _counted(variants: Iterable[Tensor], bar: Any) -> Iterator[Tensor]:
     for batch in variants:
         yield batch
         bar.update(len(batch))
-
-
-def _residuals(images: Tensor, variants: Iterable[Tensor]) -> dict[str, Tensor]:
-    """The same rows of a residual bank."""
-    stacked = torch.stack(list(variants), 1)
-    change = ((stacked - images[:, None]) * 255).permute(0, 1, 3, 4, 2)
-    multiples, steps = quantize(change.flatten(0, 1))  # where they are: four times fewer bytes move
-    multiples = multiples.view(change.shape).cpu()
-    steps = steps.view(change.shape[:2]).cpu().to(torch.uint16)
-    applied = (multiples != 0).flatten(2).any(2)
-    return {"residuals.npy": multiples, "steps.npy": steps, "applied.npy": applied}

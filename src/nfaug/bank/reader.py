@@ -9,9 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from ..augment.box import centre_box
 from .format import Manifest, array_sha256, read_array
-from .residual import MOST_STEPS, add_residual
 from .shards import check_same_bank, shard_manifests
 
 
@@ -25,9 +23,7 @@ class Bank:
         path: The folder.
         manifest: The settings of the bank, and hashes of the images that it was made from.
         shards: The banks of its shards, in order; empty if it is in one piece.
-        variants: uint8 (N, V, H, W, C); None in a residual bank or in shards (see `variant`).
-        residuals: int8 (N, V, h, w, C); None in a bank of whole images or in shards.
-        steps: uint16 (N, V), 1/128 grey levels of one step of a residual, or None.
+        variants: uint8 (N, V, H, W, C); None in shards (see `variant`).
         applied: bool (N, V), false where a variant equals its image.
         labels: int64 (N,).
         hashes: uint8 (N, 32), the hash of each image (`Reader.sha256`).
@@ -50,8 +46,6 @@ class Bank:
 
     manifest: Manifest
     variants: Any = None
-    residuals: Any = None
-    steps: Any = None
     applied: np.ndarray
     labels: np.ndarray
     hashes: np.ndarray
@@ -91,11 +85,7 @@ class Bank:
                 "done. Run the same nfaug bank command again to continue it"
             )
         self.manifest = manifest
-        if manifest.residual:
-            self.residuals = read_array(self.path, "residuals.npy", manifest)
-            self.steps = read_array(self.path, "steps.npy", manifest)
-        else:
-            self.variants = read_array(self.path, "variants.npy", manifest)
+        self.variants = read_array(self.path, "variants.npy", manifest)
         self.applied = read_array(self.path, "applied.npy", manifest)
         self.hashes = read_array(self.path, "hashes.npy", manifest)
         self.labels = read_array(self.path, "labels.npy", manifest)
@@ -117,11 +107,6 @@ class Bank:
                 f"{labels} holds labels from {lowest} to {highest}, and the manifest has {classes} "
                 "classes: make the bank again (--overwrite)"
             )
-        if self.steps is not None and self.steps.max() > MOST_STEPS:
-            raise ValueError(
-                f"{self.path / 'steps.npy'} holds a step of {self.steps.max()}, and steps are at "
-                f"most {MOST_STEPS}: make the bank again (--overwrite)"
-            )
 
     @property
     def paths(self) -> list[str]:
@@ -136,35 +121,22 @@ class Bank:
             return []
         return [os.fsdecode(path) for path in stored.tolist()]
 
-    def variant(self, index: int, number: int, pixels: np.ndarray | None = None) -> np.ndarray:
+    def variant(self, index: int, number: int) -> np.ndarray:
         """A variant of an image.
 
         Args:
             index: The image.
             number: Which of its variants, from 0.
-            pixels: For a residual bank: the image at any size, uint8 (H, W, C), to which the change
-                is added.
 
         Returns:
-            The variant, uint8 (H, W, C): at the bank's size or, from a residual bank, at that of
-            `pixels`.
-
-        Raises:
-            ValueError: The bank is a residual one, and `pixels` is missing.
+            The variant, uint8 (H, W, C).
         """
         index = range(len(self))[index]
         for shard in self.shards:
             if index < len(shard):
-                return shard.variant(index, number, pixels)
+                return shard.variant(index, number)
             index -= len(shard)
-        if self.residuals is None:
-            return np.asarray(self.variants[index, number])
-        if pixels is None:
-            raise ValueError("a residual bank has changes of images: pass pixels=, the image")
-        height, width = self.manifest.shape[1:]
-        box = centre_box(pixels.shape[:2], (height, width))
-        residual = np.asarray(self.residuals[index, number])
-        return add_residual(pixels, residual, int(self.steps[index, number]), box)
+        return np.asarray(self.variants[index, number])
 
     def __reduce__(self) -> tuple[type[Bank], tuple[Path]]:
         return Bank, (self.path,)  # a copy in another process maps the same files
@@ -173,8 +145,8 @@ class Bank:
         return self.manifest.images
 
     def __repr__(self) -> str:
-        kind = "residuals" if self.manifest.residual else "variants"
-        return f"Bank({str(self.path)!r}, {len(self)} images, {self.manifest.variants} {kind} each)"
+        variants = self.manifest.variants
+        return f"Bank({str(self.path)!r}, {len(self)} images, {variants} variants each)"
 
 
 def check_variants(bank: Bank) -> None:

@@ -43,12 +43,6 @@ def parser() -> ArgumentParser:
     add_data_options(parser, "train")
     add_out(parser, "the folder of the bank")
     parser.add_argument("--variants", type=Count, default=20, help="variants per image")
-    parser.add_argument(
-        "--residual",
-        action="store_true",
-        help="make a residual bank: store only the change of each image, at the flow's size, and "
-        "add it to images of any size in training",
-    )
     add_image_size(
         parser,
         "that of the flow, if images have it; choose the size to which your script resizes images",
@@ -83,8 +77,6 @@ def run(arguments: Namespace) -> dict[str, Any]:
     checkpoint = load_on(arguments, where.device, gaussians=False)
     out = Path(arguments.out).expanduser()
     size = arguments.image_size
-    if size is not None and arguments.residual:
-        raise ValueError("a residual bank has the size of the flow: leave out --image-size")
     if checkpoint.pca is None:
         raise not_fitted(arguments.checkpoint, repr(arguments.checkpoint))
     codec = checkpoint.flow.codec
@@ -92,16 +84,16 @@ def run(arguments: Namespace) -> dict[str, Any]:
     data = open_dataset(
         arguments.data,
         split=arguments.split or "train",
-        image_size=codec.image_size if arguments.residual else size,
+        image_size=size,
         channels=codec.channels,
         **reading(arguments),
     )
     height, width = data.image_size
-    if size is None and not arguments.residual and (height, width) != codec.image_size:
+    if size is None and (height, width) != codec.image_size:
         raise ValueError(
             f"{arguments.data} has images of {height} x {width} pixels, and the checkpoint works "
             f"at {codec.image_size[0]} x {codec.image_size[1]}: pass --image-size, the size that "
-            "your transform resizes images to, or --residual"
+            "your transform resizes images to"
         )
     workers = arguments.workers
     if workers is None:
@@ -113,7 +105,6 @@ def run(arguments: Namespace) -> dict[str, Any]:
         data,
         out,
         variants=arguments.variants,
-        residual=arguments.residual,
         shard=shard,
         seed=arguments.seed,
         batch_size=arguments.batch_size,
