@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import copy
 import os
+import pickle
 
 import pytest
 import torch
+from device_tools import pretended_gpu
 
 from nfaug.data.batches import default_workers
-from nfaug.run.device import pick_device
+from nfaug.run.device import PerDevice, pick_device
 from nfaug.run.ranks import own_cores
 
 
@@ -44,3 +47,21 @@ def test_more_processes_than_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
     assert pick_device("cpu").type == "cpu"
     monkeypatch.setenv("LOCAL_RANK", "1")
     assert str(pick_device("auto")) == "cuda:1"
+
+
+def test_a_value_for_each_device() -> None:
+    made: list[torch.device] = []
+    cpu = torch.device("cpu")
+
+    def make(device: torch.device) -> int:
+        made.append(device)
+        return len(made)
+
+    values: PerDevice[int] = PerDevice()
+    with pretended_gpu() as gpu:
+        for device, expected in ((cpu, 1), (gpu, 2), (cpu, 1), (torch.device("cuda"), 2)):
+            assert values.on(device, make) == expected
+        assert made == [cpu, gpu], "once each"
+    copies = [copy.copy(values), copy.deepcopy(values), pickle.loads(pickle.dumps(values))]
+    assert [copied.on(cpu, make) for copied in copies] == [3, 4, 5], "anew"
+    assert values.on(cpu, make) == 1

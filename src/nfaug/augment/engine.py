@@ -16,7 +16,7 @@ from torch import Tensor
 from ..classes.pca import ClasswisePCA
 from ..data.preprocess import resize_levels, round_levels
 from ..flows.flow import Flow
-from ..run.device import is_read_at_once
+from ..run.device import PerDevice, is_read_at_once
 from .box import Box, centre_box
 from .counters import Outcome
 from .detail import add_change
@@ -72,18 +72,18 @@ class Engine:
         self.has_memory = pca.has_memory
         frozen = flow.freeze()
         self.device = frozen.device
-        self._copies: dict[torch.device, tuple[Flow, ClasswisePCA]] = {
-            self.device: (frozen, _on_device(pca, self.device))
-        }
+        self._home = frozen, _on_device(pca, self.device)
+        self._copies: PerDevice[tuple[Flow, ClasswisePCA]] = PerDevice()
 
     def on(self, device: torch.device) -> tuple[Flow, ClasswisePCA]:
         """The flow and the PCA on a device, copied there by the first call."""
-        if device not in self._copies:
-            device = torch.empty(0, device=device).device  # with its number: "cuda:0" for "cuda"
-        if device not in self._copies:
-            flow, pca = self._copies[self.device]
-            self._copies[device] = _on_device(flow, device), _on_device(pca, device)
-        return self._copies[device]
+        return self._copies.on(device, self._copied)
+
+    def _copied(self, device: torch.device) -> tuple[Flow, ClasswisePCA]:
+        if device == self.device:
+            return self._home
+        flow, pca = self._home
+        return _on_device(flow, device), _on_device(pca, device)
 
     def _axes(self, z: Tensor) -> ClasswisePCA:
         """The PCA of what is mixed."""
@@ -310,21 +310,20 @@ class Engine:
         return self
 
     def __getstate__(self) -> dict[str, Any]:
-        home = self._copies[self.device]
-        state: dict[str, Any] = {**self.__dict__, "_copies": {self.device: home}}
+        state = dict(self.__dict__)
         if self.device.type == "cpu" and get_spawning_popen() is not None:
             # As bytes: each tensor would be a file descriptor, of which a forkserver passes 253.
-            flow, pca = home
-            state["_copies"] = _InBytes(pickle.dumps((flow, self.codec)), pca)
+            flow, pca = self._home
+            state["_home"] = _InBytes(pickle.dumps((flow, self.codec)), pca)
             del state["codec"]
         return state
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
-        copies = state["_copies"]
-        if isinstance(copies, _InBytes):
-            flow, self.codec = pickle.loads(copies.flow_and_codec)
-            self._copies = {self.device: (flow, copies.pca)}
+        home = state["_home"]
+        if isinstance(home, _InBytes):
+            flow, self.codec = pickle.loads(home.flow_and_codec)
+            self._home = flow, home.pca
 
 
 class _InBytes(NamedTuple):

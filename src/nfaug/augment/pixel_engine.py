@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from ..classes.pca import ClasswisePCA, rows_by_class
 from ..flows.flow import Flow
-from ..run.device import is_read_at_once
+from ..run.device import PerDevice, is_read_at_once
 from .counters import Outcome
 from .engine import IN_CACHE, Engine
 from .mixing import Batch, Encoded, Mixture
@@ -38,15 +37,17 @@ class PixelEngine(Engine):
     ) -> None:
         super().__init__(flow, pca, classes, class_warning)
         self._part = max(1, IN_CACHE // flow.config.dim)
-        self._rescaled: dict[tuple[torch.device, bool], ClasswisePCA] = {}
+        self._rescaled: dict[int, PerDevice[ClasswisePCA]] = {1: PerDevice(), 255: PerDevice()}
 
     def _axes(self, z: Tensor) -> ClasswisePCA:
         """The PCA of pixels u = 128 v + 127.5, or u / 255."""
-        key = z.device, z.is_floating_point()
-        if key not in self._rescaled:
-            unit = _white(z) / 255
-            self._rescaled[key] = self.on(z.device)[1].rescaled(128 * unit, 127.5 * unit)
-        return self._rescaled[key]
+        white = _white(z)
+        unit = white / 255
+
+        def rescaled(device: torch.device) -> ClasswisePCA:
+            return self.on(device)[1].rescaled(128 * unit, 127.5 * unit)
+
+        return self._rescaled[white].on(z.device, rescaled)
 
     def encode(
         self,
@@ -118,9 +119,6 @@ class PixelEngine(Engine):
 
     def _is_replaced(self, images: Tensor) -> bool:
         return tuple(images.shape[-2:]) == self.codec.image_size
-
-    def __getstate__(self) -> dict[str, Any]:
-        return {**super().__getstate__(), "_rescaled": {}}
 
 
 def _is_as_mixed(images: Tensor, normalization: Normalization) -> bool:

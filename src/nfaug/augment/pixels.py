@@ -12,7 +12,7 @@ from PIL import Image
 from torch import Tensor
 from torch.nn import functional as F
 
-from ..run.device import to_device
+from ..run.device import PerDevice, to_device
 
 _FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 
@@ -41,17 +41,13 @@ class Normalization:
         if self.mean is not None:
             pair = torch.tensor((self.mean, self.std), dtype=torch.float32, device="cpu")
             self.pair = pair[:, None, :, None, None]
-        self._pairs: dict[torch.device, Tensor] = {}  # the same, on each device of images
+        self._pairs: PerDevice[Tensor] = PerDevice()  # the same, where images are
 
     def _on(self, device: torch.device) -> Tensor:
         """Mean and std of normalized images on a device, uploaded there by the first call."""
-        assert self.pair is not None
-        if device not in self._pairs:
-            self._pairs[device] = to_device(self.pair, device)
-        return self._pairs[device]
-
-    def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_pairs": {}}
+        pair = self.pair
+        assert pair is not None
+        return self._pairs.on(device, lambda there: to_device(pair, there))
 
     def unit(self, images: Tensor) -> Tensor:
         """Float32 images in [0, 1] of normalized or uint8 images, perhaps the same tensor."""

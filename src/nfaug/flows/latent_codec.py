@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from ..io.progress import progress_bar
+from ..run.device import PerDevice
 from .autoencoder import AutoencoderConfig, weights_sha256
 from .codec import Codec, check_levels, crop, pad
 from .config import FlowConfig
@@ -66,7 +67,8 @@ class LatentCodec(Codec):
         self.record = config
         self.noise = config.noise
         self._autoencoder = autoencoder
-        self._placed: dict[torch.device, _Placed] = {}
+        self._copies: PerDevice[Any] = PerDevice()
+        self._scales: PerDevice[Tensor] = PerDevice()
 
     def for_flow(self, config: FlowConfig) -> LatentCodec:
         """Return the codec with the padding of a flow.
@@ -86,15 +88,19 @@ class LatentCodec(Codec):
 
     def _on(self, device: torch.device) -> _Placed:
         """The autoencoder and the scale of its latents on a device, copied there once."""
-        placed = self._placed.get(device)
-        if placed is None or _is_elsewhere(placed.autoencoder, device):
-            autoencoder = self._autoencoder
-            if _is_elsewhere(autoencoder, device):
-                autoencoder = copy.deepcopy(autoencoder).to(device)
-            moments = [self.record.mean, self.record.std]
-            mean, std = torch.tensor(moments, device=device, dtype=torch.float32)
-            self._placed[device] = _Placed(autoencoder, mean[:, None, None], std[:, None, None])
-        return self._placed[device]
+        autoencoder = self._autoencoder
+        if _is_elsewhere(autoencoder, device):
+            autoencoder = self._copies.on(device, self._copied)
+        mean, std = self._scales.on(device, self._scale)
+        return _Placed(autoencoder, mean, std)
+
+    def _copied(self, device: torch.device) -> Any:
+        return copy.deepcopy(self._autoencoder).to(device)
+
+    def _scale(self, device: torch.device) -> Tensor:
+        """Mean and standard deviation of the latents, (2, C, 1, 1)."""
+        moments = [self.record.mean, self.record.std]
+        return torch.tensor(moments, device=device, dtype=torch.float32)[..., None, None]
 
     @torch.no_grad()
     def prepare(self, images: Tensor) -> Tensor:
@@ -166,9 +172,6 @@ class LatentCodec(Codec):
 
     def __deepcopy__(self, memo: dict[int, Any]) -> LatentCodec:
         return self
-
-    def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_placed": {}}  # a pickle leaves out copies for other devices
 
 
 class UnopenedCodec(Codec):

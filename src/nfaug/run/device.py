@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
+from typing import Any, Generic, TypeVar
 
 import torch
 from torch import Tensor
+
+T = TypeVar("T")
 
 _PINS = ("cuda", "xpu")  # devices with an allocator of pinned memory of the CPU
 
@@ -60,6 +64,27 @@ def float64_device(device: torch.device) -> torch.device:
 def is_read_at_once(device: torch.device) -> bool:
     """Whether reading a tensor's values costs nothing: the host would wait for an accelerator."""
     return device.type == "cpu"
+
+
+class PerDevice(Generic[T]):
+    """A value for each device that asked for it.
+
+    A copy and a pickle hold no value, and make theirs anew.
+    """
+
+    def __init__(self) -> None:
+        self._values: dict[torch.device, T] = {}
+
+    def on(self, device: torch.device, make: Callable[[torch.device], T]) -> T:
+        """The value for a device, which `make` made in the first call."""
+        if device not in self._values:
+            device = torch.empty(0, device=device).device  # with its number: "cuda:0" for "cuda"
+        if device not in self._values:
+            self._values[device] = make(device)
+        return self._values[device]
+
+    def __reduce__(self) -> tuple[type[PerDevice[Any]], tuple[()]]:
+        return PerDevice, ()
 
 
 def to_device(tensor: Tensor, device: torch.device | str) -> Tensor:
