@@ -304,9 +304,8 @@ def test_pixels_in_parts_are_the_same(
     images, labels = batch_of(21, seed=3, size=size)
     images[3] = 0  # out of range, in the middle of a part
     results = []
-    for values in (1, 2**20):
-        for module in ("engine", "pixel_engine"):
-            monkeypatch.setattr(f"nfaug.augment.{module}.IN_CACHE", values)
+    for in_cache in (1, 2**22):
+        monkeypatch.setattr("nfaug.run.blocks.IN_CACHE", in_cache)
         nfa = NFAugment(fitted, p=0.8, mix=mix, generator=torch.Generator().manual_seed(0))
         results.append(torch.cat([nfa(images, labels)[0], 255 * nfa(images / 255, labels)[0]]))
         assert nfa.stats()["applied"] > 10

@@ -233,7 +233,7 @@ def test_strips_have_the_levels_of_the_whole(
 
     whole, digest = made()
     for module in (decode, preprocess):
-        monkeypatch.setattr(module, "STRIP", 400)
+        monkeypatch.setattr(module, "STRIP", 1600)
     strips, digest_of_strips = made()
     assert torch.equal(strips, whole)
     assert digest_of_strips == digest

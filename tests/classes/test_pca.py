@@ -112,7 +112,7 @@ def test_rescaled_latents_have_the_same_coefficients(
         assert torch.allclose(rescaled.add(given, labels, delta), moved, atol=1e-3)
     whole = pca.locate(z, labels)
     monkeypatch.setattr("nfaug.classes.pca._COLUMNS", 5)
-    monkeypatch.setattr("nfaug.classes.pca._IN_CACHE", 1)
+    monkeypatch.setattr("nfaug.run.blocks.IN_CACHE", 1)
     for found, expected in zip(pca.locate(z, labels), whole, strict=True):
         assert torch.allclose(found, expected, rtol=1e-5, atol=1e-4)
 

@@ -11,6 +11,7 @@ import torch
 from device_tools import pretended_gpu
 
 from nfaug.data.batches import default_workers
+from nfaug.run.blocks import blocks
 from nfaug.run.device import PerDevice, pick_device
 from nfaug.run.ranks import own_cores
 
@@ -65,3 +66,22 @@ def test_a_value_for_each_device() -> None:
     copies = [copy.copy(values), copy.deepcopy(values), pickle.loads(pickle.dumps(values))]
     assert [copied.on(cpu, make) for copied in copies] == [3, 4, 5], "anew"
     assert values.on(cpu, make) == 1
+
+
+@pytest.mark.parametrize(
+    ("total", "row", "options", "sizes"),
+    [
+        (7, 10, {"at_once": 30}, [3, 3, 1]),
+        (6, 10, {"at_once": 39}, [3, 3]),
+        (3, 100, {"at_once": 30}, [1, 1, 1]),
+        (5, 100, {"at_once": 30, "least": 4}, [4, 1]),
+        (3, 2**18, {}, [3]),
+        (5, 2**18, {}, [4, 1]),
+        (3, 0, {}, [3]),
+        (0, 10, {}, []),
+    ],
+)
+def test_blocks(total: int, row: int, options: dict[str, int], sizes: list[int]) -> None:
+    found = list(blocks(total, row, **options))
+    assert [part.stop - part.start for part in found] == sizes
+    assert [place for part in found for place in range(total)[part]] == list(range(total))

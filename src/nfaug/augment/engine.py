@@ -6,7 +6,7 @@ import copy
 import dataclasses
 import math
 import pickle
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from multiprocessing.context import get_spawning_popen
 from typing import Any, NamedTuple
 
@@ -16,6 +16,7 @@ from torch import Tensor
 from ..classes.pca import ClasswisePCA
 from ..data.preprocess import resize_levels, round_levels
 from ..flows.flow import Flow
+from ..run.blocks import blocks
 from ..run.device import PerDevice, is_read_at_once
 from .box import Box, centre_box
 from .counters import Outcome
@@ -30,7 +31,6 @@ from .regions import mix_by_region
 # less than about 10. A flow whose class Gaussians lie far apart has some of its own beyond the
 # limit: 4 of 100 of builtin:fashion-mnist, whose round trips are exact all the same.
 FAR = 32.0
-IN_CACHE = 2**18  # values of pixels that the CPU computes with at a time: 1 MiB
 
 
 def not_fitted(name: str, argument: str) -> ValueError:
@@ -289,12 +289,12 @@ class Engine:
         size = self.codec.image_size
         left, top, right, bottom = self._box(images)
         images = images[..., top:bottom, left:right]
-        together = len(index)
-        if is_read_at_once(index.device):
-            together = IN_CACHE // math.prod(images.shape[1:])
+        parts: Iterable[slice] = [slice(None)]
+        if len(index) and is_read_at_once(index.device):
+            parts = blocks(len(index), 4 * math.prod(images.shape[1:]))
         levels = []
-        for places in index.split(max(1, together)):
-            part = images.index_select(0, places)
+        for rows in parts:
+            part = images.index_select(0, index[rows])
             if not self.codec.exact:
                 unit = resize(normalization.unit(part), size)
                 # Images with NaN stay unchanged, whatever their levels are.

@@ -9,9 +9,10 @@ from torch import Tensor
 
 from ..classes.pca import ClasswisePCA, rows_by_class
 from ..flows.flow import Flow
+from ..run.blocks import blocks
 from ..run.device import PerDevice, is_read_at_once
 from .counters import Outcome
-from .engine import IN_CACHE, Engine
+from .engine import Engine
 from .mixing import Batch, Encoded, Mixture
 from .pixels import Normalization
 
@@ -36,7 +37,7 @@ class PixelEngine(Engine):
         class_warning: str = "",
     ) -> None:
         super().__init__(flow, pca, classes, class_warning)
-        self._part = max(1, IN_CACHE // flow.config.dim)
+        self._row = 4 * flow.config.dim  # bytes of an image in float32
         self._rescaled: dict[int, PerDevice[ClasswisePCA]] = {1: PerDevice(), 255: PerDevice()}
 
     def _axes(self, z: Tensor) -> ClasswisePCA:
@@ -112,10 +113,14 @@ class PixelEngine(Engine):
         """On a CPU the rows of a class, so many that their pixels are in its cache."""
         if not is_read_at_once(rows.device):
             return [rows]
-        if len(rows) <= self._part:
-            return [rows] if len(rows) else []
-        size = max(_LEAST, self._part)
-        return [part for of_class in rows_by_class(labels, rows) for part in of_class.split(size)]
+        together = list(blocks(len(rows), self._row))
+        if len(together) <= 1:
+            return [rows[part] for part in together]
+        parts = []
+        for of_class in rows_by_class(labels, rows):
+            for part in blocks(len(of_class), self._row, least=_LEAST):
+                parts.append(of_class[part])
+        return parts
 
     def _is_replaced(self, images: Tensor) -> bool:
         return tuple(images.shape[-2:]) == self.codec.image_size

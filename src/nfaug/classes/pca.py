@@ -9,16 +9,14 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 
+from ..run.blocks import blocks
 from ..run.device import is_read_at_once
 
 # Up to this many classes, an accelerator multiplies every image with the axes of all classes at
 # once; above, with copies of the axes of the image's class.
 GEMM_CLASSES = 64
-_COPIED = 2**26  # values of axes that are copied at a time: 256 MiB in float32
-# Values of latents that the CPU projects at a time, so that they stay in its cache; and the fewest
-# columns, below which a matrix product is slow.
-_IN_CACHE = 2**17
-_COLUMNS = 2**14
+_COPIED = 2**28  # bytes of axes that are copied at a time
+_COLUMNS = 2**14  # the fewest that the CPU projects at a time: below, a matrix product is slow
 
 # Type and shape of each tensor, for K classes, dimension d, rank r and N rows of memory: "Krd" is
 # (K, r, d).
@@ -173,11 +171,9 @@ class ClasswisePCA(nn.Module):
         """U^T (z - m), (n, r), and |z - m|^2, (n,), of these rows of z, which are of one class."""
         mean = self.mean[label]
         axes = self.axes[label]
-        width = max(_COLUMNS, _IN_CACHE // len(rows))
         coefficients = []
         squares = []
-        for start in range(0, self.dim, width):
-            columns = slice(start, start + width)
+        for columns in blocks(self.dim, 8 * len(rows), least=_COLUMNS):  # latents and their copies
             centred = z[:, columns].index_select(0, rows).float().sub_(mean[columns])
             coefficients.append((centred @ axes[:, columns].float().T).float())
             squares.append(torch.linalg.vector_norm(centred, dim=1).square_())
@@ -353,9 +349,8 @@ def _rows_by_class(labels: Tensor) -> list[tuple[int, Tensor]]:
 def _products(rows: Tensor, labels: Tensor, matrices: Tensor) -> Tensor:
     """rows[i] @ matrices[labels[i]], (B, n), for rows (B, m) and matrices (K, m, n)."""
     products = [rows.new_zeros(0, matrices.shape[2])]
-    size = max(1, _COPIED // matrices[0].numel())
-    for part, part_labels in zip(rows.split(size), labels.split(size), strict=True):
-        products.append(torch.bmm(part[:, None], matrices[part_labels].float())[:, 0])
+    for part in blocks(len(rows), 4 * matrices[0].numel(), at_once=_COPIED):
+        products.append(torch.bmm(rows[part, None], matrices[labels[part]].float())[:, 0])
     return torch.cat(products)
 
 

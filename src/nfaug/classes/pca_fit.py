@@ -8,6 +8,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from ..run.blocks import blocks
 from .pca_parts import ClassFit
 
 _QUANTILE = 0.99  # share of held-out images that each of the two limits of the gate lets pass
@@ -16,7 +17,6 @@ _OVERSAMPLE = 16  # extra columns of the randomized method
 _POWER_ITERATIONS = 4  # of the randomized method
 _LEAST_SHARE = 1e-6  # axes with a smaller share of the first axis's variance are noise
 _ROUNDING = 1e-12  # share of the sum of squares of the latents that is a rounding error
-_IN_CACHE = 2**17  # values that are converted to float64 at a time, into 1 MiB
 _BLOCK = 64  # rows of a Gram matrix that are computed at a time, with those before them
 
 
@@ -139,10 +139,8 @@ def _add_products(gram: Tensor, rows: Tensor) -> None:
 
 
 def _parts(latents: Tensor) -> Iterator[slice]:
-    """Columns of latents (N, d) in parts that stay in the CPU's cache."""
-    width = max(1, _IN_CACHE // len(latents))
-    for first in range(0, latents.shape[1], width):
-        yield slice(first, first + width)
+    """Columns of latents (N, d) in parts that stay in the CPU's cache in float64."""
+    return blocks(latents.shape[1], 8 * len(latents))
 
 
 def _centred_parts(latents: Tensor, mean: Tensor) -> Iterator[tuple[slice, Tensor]]:

@@ -6,10 +6,10 @@ import torch
 import torch.distributed
 from torch import Tensor
 
+from ..run.blocks import blocks
 from .gaussians import check_labels, check_latents
 
 _LEAST_VARIANCE = 1e-6
-_IN_CACHE = 2**17  # values of latents that are converted to float64 at a time, into 1 MiB
 
 
 class ClassStatistics:
@@ -80,9 +80,7 @@ class ClassStatistics:
         counts = torch.bincount(rows, minlength=len(classes)).double()
         old_counts = self.counts[classes]
         new_counts = old_counts + counts
-        width = max(1, _IN_CACHE // max(1, len(z)))
-        for first in range(0, self.dim, width):  # coordinates that fit into the cache
-            columns = slice(first, first + width)
+        for columns in blocks(self.dim, 8 * len(z)):  # of float64
             part = z[:, columns].double()
             means = part.new_zeros(len(classes), part.shape[1]).index_add_(0, rows, part)
             means /= counts[:, None]

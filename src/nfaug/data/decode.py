@@ -12,6 +12,8 @@ from typing import NamedTuple
 import numpy as np
 from PIL import Image, ImageOps
 
+from ..run.blocks import blocks
+
 _FORMATS = {
     ".bmp": "BMP", ".gif": "GIF", ".jpeg": "JPEG", ".jpg": "JPEG", ".pbm": "PPM", ".pgm": "PPM",
     ".png": "PNG", ".ppm": "PPM", ".tif": "TIFF", ".tiff": "TIFF", ".webp": "WEBP",
@@ -23,7 +25,8 @@ _UNREADABLE = {
     ".jxl": "pillow-jxl-plugin",
 }  # fmt: skip
 IMAGE_ENDINGS = (*_FORMATS, *_UNREADABLE)
-STRIP = 2**20  # pixels of an image that are converted at once; files of a few kB can have 2**27
+# Bytes of an image that are converted at once, 4 a pixel. Files of a few kB can have 2**27 pixels.
+STRIP = 2**22
 _EXIF_ORIENTATION = 0x0112
 _SIDEWAYS = (5, 6, 7, 8)  # orientations of which width and height are exchanged
 # Formats of which PIL finds the orientation without decoding pixels. A PNG may have it after them,
@@ -126,13 +129,12 @@ def upright(image: Image.Image) -> Image.Image:
 
 
 def row_strips(image: Image.Image) -> Iterator[Image.Image]:
-    """The rows of an image in parts of up to `STRIP` pixels, from the top; all if it is smaller."""
-    rows = max(1, STRIP // image.width)
-    if image.height <= rows:
-        yield image
-        return
-    for top in range(0, image.height, rows):
-        yield image.crop((0, top, image.width, min(top + rows, image.height)))
+    """The rows of an image in parts of up to `STRIP` bytes, from the top; all if it is smaller."""
+    for rows in blocks(image.height, 4 * image.width, at_once=STRIP):
+        if rows == slice(0, image.height):
+            yield image
+        else:
+            yield image.crop((0, rows.start, image.width, rows.stop))
 
 
 def to_8_bits(image: Image.Image) -> Image.Image:

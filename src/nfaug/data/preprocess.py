@@ -13,6 +13,7 @@ from PIL import Image
 from torch import Tensor
 from torch.nn import functional as F
 
+from ..run.blocks import blocks
 from .decode import STRIP, row_strips, to_8_bits
 
 # An image more than so many times as long as what is kept is cropped before it is resized.
@@ -210,9 +211,10 @@ def resize_in_floats(pixels: Tensor, size: tuple[int, int]) -> Tensor:
 
 
 def strips(image: Image.Image | Tensor) -> Iterator[Image.Image | Tensor]:
-    """The rows of an image in parts of up to `STRIP` pixels, from the top; all if it is smaller."""
+    """The rows of an image in parts of up to `STRIP` bytes, from the top; all if it is smaller."""
     if isinstance(image, Tensor):
-        yield from image.split(max(1, STRIP // image.shape[2]), dim=1)
+        for rows in blocks(image.shape[1], 4 * image.shape[2], at_once=STRIP):
+            yield image[:, rows]
     else:
         yield from row_strips(image)
 

@@ -1,1 +1,1 @@
-"""Where code runs: devices, processes that share a job and their memory, and seeds."""
+"""Where code runs: devices, blocks for a cache, processes and their shared memory, and seeds."""
