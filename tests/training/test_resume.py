@@ -219,9 +219,9 @@ def test_damaged_snapshots(digits: TensorImages, config: TrainConfig, tmp_path: 
     ("changes", "token"),
     [
         ({"flow": MefConfig(steps=(1, 2), blocks=(1, 1), width=(8, 8))}, r"flow\.steps"),
-        ({"batch_size": 20}, "batch_size 10"),
-        ({"seed": 1}, "seed 0"),
-        ({"dataset": DataConfig(test_fraction=0)}, "images"),
+        ({"batch_size": 20}, "batch_size was 10"),
+        ({"seed": 1}, "seed was 0"),
+        ({"dataset": DataConfig(test_fraction=0)}, "images to train on was"),
         ({"prior": TrainPriorConfig(kind="data")}, r"prior\.kind"),
     ],
 )

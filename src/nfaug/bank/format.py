@@ -27,6 +27,7 @@ import numpy as np
 from ..augment.config import MixConfig
 from ..data.classes import unique_names
 from ..io.atomic import write_text
+from ..io.facts import Facts
 from ..io.strict_json import read_json
 from ..io.text import printable
 
@@ -73,6 +74,18 @@ class Manifest:
     def nbytes(self) -> int:
         """Size of the variants on disk."""
         return self.images * self.variants * math.prod(self.shape)
+
+    def facts(self, *without: str) -> Facts:
+        """The fields but `done`, and the settings of the variants, by name.
+
+        Args:
+            without: Names that are left out.
+        """
+        facts = dataclasses.asdict(self)
+        facts |= facts.pop("parameters")
+        for name in ("done", *without):
+            del facts[name]
+        return Facts(facts)
 
     def save(self, directory: Path) -> None:
         """Replace the file atomically."""
@@ -153,23 +166,6 @@ def _has_type(value: Any, hint: Any) -> bool:
     if Ellipsis not in item_types and len(value) != len(item_types):
         return False
     return all(type(item) is item_types[0] for item in value)
-
-
-def differences(stored: Manifest, planned: Manifest, *ignored: str) -> str:
-    """The settings in which two banks differ, except those `ignored`; empty if there are none."""
-    stored_fields = _flat_fields(stored)
-    texts = []
-    for name, value in _flat_fields(planned).items():
-        if name not in ignored and stored_fields[name] != value:
-            texts.append(f"{name} ({stored_fields[name]!r:.40} there, {value!r:.40} now)")
-    return ", ".join(texts)
-
-
-def _flat_fields(manifest: Manifest) -> dict[str, Any]:
-    """The fields of a manifest and of its settings by name."""
-    fields = dataclasses.asdict(manifest)
-    parameters = fields.pop("parameters")
-    return fields | parameters
 
 
 class ArrayLayout(NamedTuple):

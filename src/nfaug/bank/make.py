@@ -26,12 +26,13 @@ from ..data.images import HASHED, LabelledImages, spread
 from ..data.open import open_dataset
 from ..data.torch_datasets import check_dataset
 from ..io.atomic import replace_directory
+from ..io.facts import Facts
 from ..io.lock import lock_output
 from ..io.numbers import as_size, check_seed, check_whole
 from ..io.progress import progress_bar
 from ..io.tensors import tensors_sha256
 from ..run.seeds import SharedGenerator, seed_of
-from .format import MANIFEST, Manifest, array_files, array_sha256, differences, read_array
+from .format import MANIFEST, Manifest, array_files, array_sha256, read_array
 from .reader import Bank, check_variants
 from .shards import check_shards, shard_folder, shard_rows
 from .source import HashedImages, open_source, split_transform
@@ -198,21 +199,17 @@ def _check_continued(
     Raises:
         ValueError: A setting, a label or an image is another.
     """
-    changes = differences(stored, planned, "done")
-    if not changes:
-        hashes = read_array(path, "hashes.npy", stored)
-        rows = spread(stored.done, HASHED)
-        with progress_bar(len(rows), "comparing images", "image", shown=progress) as bar:
-            for row in rows:
-                if images.sha256(row) != hashes[row].tobytes():
-                    changes = f"image {stored.first + row} is another"
-                    break
-                bar.update()
-    if changes:
-        raise ValueError(
-            f"{path} holds a bank of other images or settings: {changes}. Choose another "
-            "folder, or pass overwrite=True (--overwrite)"
-        )
+    what = f"{path} holds a bank"
+    cure = "Choose another folder, or pass overwrite=True (--overwrite)"
+    planned.facts().check_same(stored.facts(), what, cure)
+    hashes = read_array(path, "hashes.npy", stored)
+    rows = spread(stored.done, HASHED)
+    with progress_bar(len(rows), "comparing images", "image", shown=progress) as bar:
+        for row in rows:
+            name = f"image {stored.first + row}"
+            image = Facts({name: images.sha256(row).hex()})
+            image.check_same({name: hashes[row].tobytes().hex()}, what, cure)
+            bar.update()
 
 
 def _create(path: Path, planned: Manifest, images: LabelledImages) -> None:

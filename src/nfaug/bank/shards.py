@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from .format import MANIFEST, SHARD_FOLDER, Manifest, differences
+from .format import MANIFEST, SHARD_FOLDER, Manifest
 
 _NO_SHARD = "a shard is i/n with i from 0 to n - 1, such as 0/8 for the first of 8; got {}"
 
@@ -83,9 +83,9 @@ def _shard_counts(out: Path) -> set[int]:
 
 def check_same_bank(folder: Path, stored: Manifest, planned: Manifest) -> None:
     """Check that two shards differ in their rows alone."""
-    changes = differences(stored, planned, "done", "images", "first", "labels_sha256")
-    if changes:
-        raise ValueError(
-            f"{folder} is a shard of another bank, or of other images: {changes}. Remove the "
-            "shards of that bank, or choose another directory"
-        )
+    rows = ("images", "first", "labels_sha256")
+    planned.facts(*rows).check_same(
+        stored.facts(*rows),
+        f"{folder} is a shard",
+        "Remove the shards of that bank, or choose another directory",
+    )

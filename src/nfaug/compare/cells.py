@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from nfaug.io.atomic import write_text
-from nfaug.io.errors import FileError, reading
+from nfaug.io.errors import reading
 from nfaug.io.facts import Facts
 from nfaug.io.numbers import check_whole
 
@@ -46,9 +46,9 @@ class Cells(dict[tuple[str, int], Cell]):
             _check_empty(folder)
             folder.mkdir(parents=True, exist_ok=True)
             asked.save(self.record)
-        asked.check_same(
-            Facts.read(self.record), f"{folder} holds a comparison", "Use another --out"
-        )
+        saved = Facts.read(self.record)
+        saved.pop("seeds", None)  # a comparison goes on with more
+        asked.check_same(saved, *_found(folder))
         if self.file.exists():
             with reading(self.file):
                 self._read(images)
@@ -140,14 +140,16 @@ def _looks(saved: object) -> list[int]:
     return looks
 
 
-def check_format(folder: Path, facts: Mapping[str, Any]) -> None:
-    """Raise FileError if a folder holds the comparison of an earlier version of nfaug."""
+def check_format(folder: Path, expected: int) -> None:
+    """Raise FileError if a folder holds the comparison of another version of nfaug."""
     record = folder / "settings.json"
-    if record.exists() and Facts.read(record).get("format") != facts["format"]:
-        raise FileError(
-            f"{folder} holds a comparison of an earlier version of nfaug, which this one does not "
-            "read: use another --out"
-        )
+    if record.exists():
+        Facts.read(record).check_format(expected, *_found(folder))
+
+
+def _found(folder: Path) -> tuple[str, str]:
+    """What a folder holds, and what to do if it is another comparison."""
+    return f"{folder} holds a comparison", "Use another --out"
 
 
 def _check_empty(folder: Path) -> None:

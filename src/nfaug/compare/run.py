@@ -98,7 +98,7 @@ def compare(
     if config.network != CompareConfig.network:
         require("timm", "sklearn")
     folder = Path(out).expanduser()
-    check_format(folder, {"format": _FORMAT})
+    check_format(folder, _FORMAT)
     flows = [flow for flow in config.checkpoint if flow != PIXELS]
     if flows and test_data is None:
         raise ValueError(

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import hashlib
-import json
 import shutil
 from collections.abc import Iterator
 from dataclasses import asdict, fields
@@ -18,6 +16,7 @@ from ..classes.pca_parts import ClassFit
 from ..data.images import LabelledImages
 from ..flows.flow import Flow
 from ..io.atomic import check_output, write_bytes
+from ..io.facts import Facts
 from ..io.lock import lock_output
 from ..io.tensors import read_tensors, tensors_sha256
 from ..io.version import __version__
@@ -96,9 +95,7 @@ class FinishedClasses:
             "of": int((self.images.targets == label).sum()),
             "images": self.images.subset(rows).fingerprint(len(rows)),
         }
-        text = json.dumps(facts, sort_keys=True)
-        key = hashlib.sha256(text.encode()).hexdigest()
-        return self.folder / f"{label:05}-{key}.safetensors"
+        return self.folder / f"{label:05}-{Facts(facts).sha256()}.safetensors"
 
     def save(self, file: Path, fit: ClassFit) -> None:
         """Write a finished class to its file."""

@@ -1,14 +1,15 @@
-"""The facts of a run: what was asked for, and by what code. A run goes on only under the same."""
+"""The facts of a run: what its results depend on. A run goes on only under the same."""
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from .atomic import write_text
-from .errors import reading
+from .errors import FileError, reading
 from .strict_json import jsonable, read_json
 
 
@@ -39,20 +40,46 @@ class Facts(dict[str, Any]):
         """Write the facts to a JSON file, whole or not at all."""
         write_text(file, json.dumps(self, indent=2))
 
+    def sha256(self) -> str:
+        """The hash of the facts, whatever their order and the layout of their file."""
+        text = json.dumps(self, sort_keys=True)
+        return hashlib.sha256(text.encode()).hexdigest()
+
+    def check_format(self, expected: int, what: str, cure: str) -> None:
+        """Check the fact `format` of an earlier run, before its other facts are compared.
+
+        Args:
+            expected: The format that this version of nfaug reads.
+            what: The earlier run, at the start of a sentence: "runs/a holds a comparison".
+            cure: What to do about another format.
+
+        Raises:
+            FileError: The format is another.
+        """
+        found = self.get("format")
+        if found != expected:
+            raise FileError(
+                f"{what} of another version of nfaug: its format is {found!r:.40}, and this "
+                f"version reads {expected}. {cure}"
+            )
+
     def check_same(self, saved: Mapping[str, Any], what: str, cure: str) -> None:
-        """Compare these facts with those of an earlier run, which may have more.
+        """Compare these facts with those of an earlier run.
 
         Args:
             saved: The facts of the earlier run.
-            what: The earlier run, at the start of a sentence: "runs/a holds a comparison".
+            what: As in `check_format`.
             cure: What to do about a difference.
 
         Raises:
-            ValueError: A fact differs; the first that does is named with both values.
+            ValueError: A fact differs, or only one of the runs has it; the first that does is named
+                with both values.
         """
-        for name, value in self.items():
-            if value != saved.get(name):
+        for name in {**self, **saved}:
+            was = saved.get(name)
+            now = self.get(name)
+            if was != now:
                 raise ValueError(
-                    f"{what} with other settings: {name} was {saved.get(name)!r:.200} and is "
-                    f"{value!r:.200}. {cure}"
+                    f"{what} of other images or settings: {name} was {was!r:.200} and is "
+                    f"{now!r:.200}. {cure}"
                 )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -23,6 +23,7 @@ from nfaug.data.images import LabelledImages, to_tensors
 from nfaug.flows.config import FlowConfig
 from nfaug.flows.flow import Flow
 from nfaug.flows.latent_codec import LatentCodec
+from nfaug.io.facts import Facts
 from nfaug.io.progress import progress_bar
 from nfaug.run.ranks import Ranks
 from nfaug.run.seeds import seed_of
@@ -103,11 +104,8 @@ class RunContext:
         """The fingerprint of the images."""
         return self.dataset.fingerprint(progress=self.shown)
 
-    def fixed(self) -> Mapping[str, Any]:
-        """The settings and facts by which a step reads and draws the same numbers.
-
-        A resumed run must have the same.
-        """
+    def fixed(self) -> Facts:
+        """The facts by which a step reads and draws the same numbers; a resumed run keeps them."""
         settings = flat(self.config.to_dict())
         fixed: dict[str, Any] = {}
         for name in ("seed", "batch_size", "prior.kind", "latent_noise"):
@@ -116,7 +114,7 @@ class RunContext:
         fixed["images to train on"] = len(self.data.labels)
         fixed["--data"] = self.fingerprint
         fixed["device"] = self.ranks.device.type  # generators of GPUs have other states
-        return fixed
+        return Facts(fixed)
 
     def new_flow(self) -> Flow:
         """Create a flow from the seed and initialise it on some of the images."""

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import hashlib
+import contextlib
 import json
 import math
 import re
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -21,7 +21,7 @@ from nfaug.checkpoint.checkpoint import load as load_checkpoint
 from nfaug.classes.fixed_point.config import read_record
 from nfaug.classes.gaussians import ClassGaussians
 from nfaug.io.atomic import replace_directory
-from nfaug.io.strict_json import jsonable, read_json
+from nfaug.io.facts import Facts
 from nfaug.io.tensors import read_tensors, write_tensors
 
 from .optimizer import FlowOptimizer
@@ -141,13 +141,13 @@ class Snapshots:
 
     def __init__(self, folder: Path | None, *, writer: bool = True) -> None:
         self.folder: Path | None = None if folder is None else folder / _FOLDER
-        self.fixed: dict[str, Any] = {}
+        self.fixed: Facts = Facts({})
         self.writer: bool = writer
         self.memory: Snapshot | None = None
 
-    def expect(self, fixed: Mapping[str, Any]) -> None:
-        """Set what a resumed run must keep, by name; see `RunContext.fixed`."""
-        self.fixed = jsonable(fixed)
+    def expect(self, fixed: Facts) -> None:
+        """Set what a resumed run must keep; see `RunContext.fixed`."""
+        self.fixed = fixed
 
     def steps(self) -> list[int]:
         """The steps that have a snapshot on disk, in order."""
@@ -175,8 +175,8 @@ class Snapshots:
         with replace_directory(self.folder / _name(steps)) as staged:
             digest = write_tensors(staged / _TENSORS, snapshot.tensors)
             head = {"format": _FORMAT, "fixed": self.fixed, "tensors_sha256": digest}
-            facts: dict[str, Any] = jsonable(head | snapshot.facts)
-            text = json.dumps({"sha256": _sha256(facts), **facts}, indent=1)
+            facts = Facts(head | snapshot.facts)
+            text = json.dumps({"sha256": facts.sha256(), **facts}, indent=1)
             (staged / _FACTS).write_text(text, encoding="utf-8")
             # safetensors writes files that only their owner can read.
             shutil.copymode(staged / _FACTS, staged / _TENSORS)
@@ -195,32 +195,17 @@ class Snapshots:
             return self.memory
         self.clear("initial", *map(_name, steps))
         path = self.folder / _name(steps[-1])
-        try:
-            facts = read_json(path / _FACTS)
-            version = facts["format"]
-        except (ValueError, KeyError) as error:
-            raise _damaged(path, error) from error
-        if version != _FORMAT:
-            raise ValueError(
-                f"{path} has format {version!r:.80}; this nfaug reads {_FORMAT}: resume with the "
-                "version of nfaug that saved it, or start a new run"
-            )
-        try:
+        what = f"{self.folder.parent} holds a run"
+        with _whole(path):
+            facts = Facts.read(path / _FACTS)
+        facts.check_format(_FORMAT, what, "Resume with that version, or start a new run")
+        with _whole(path):
             expected = facts.pop("sha256")
-            digest = _sha256(facts)
+            digest = facts.sha256()
             if digest != expected:
                 raise ValueError(f"the SHA-256 of {_FACTS} is {digest}, it says {expected!r:.80}")
             tensors = read_tensors(path / _TENSORS, facts["tensors_sha256"])
-        except (ValueError, KeyError) as error:
-            raise _damaged(path, error) from error
-        saved = facts["fixed"]
-        for name in saved | self.fixed:
-            if saved.get(name) != self.fixed.get(name):
-                raise ValueError(
-                    f"the run in {self.folder.parent} has {name} {saved.get(name)}; settings and "
-                    f"images now give {self.fixed.get(name)}. A resumed run must keep it: pass its "
-                    "value, or start a new run"
-                )
+        self.fixed.check_same(facts["fixed"], what, "Pass what it was, or start a new run")
         return Snapshot(tensors, facts)
 
     def save_initial(
@@ -250,12 +235,13 @@ def _name(steps: int) -> str:
     return f"step-{steps:09}"
 
 
-def _damaged(path: Path, error: Exception) -> ValueError:
-    return ValueError(
-        f"the saved state {path} is damaged ({error}); remove it to resume from the state before it"
-    )
-
-
-def _sha256(facts: Mapping[str, Any]) -> str:
-    """The hash of facts, whatever the order and the layout of their JSON."""
-    return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
+@contextlib.contextmanager
+def _whole(path: Path) -> Iterator[None]:
+    """Say of errors in the files of a saved state that it is damaged, and what to do."""
+    try:
+        yield
+    except (ValueError, KeyError) as error:
+        raise ValueError(
+            f"the saved state {path} is damaged ({error}); remove it to resume from the state "
+            "before it"
+        ) from error
