@@ -39,7 +39,7 @@ class Parts:
     flow: Flow
     pca: ClasswisePCA | None
     config: Config
-    class_warning: str = ""
+    source: str = ""
 
 
 class TensorImages(LabelledImages):

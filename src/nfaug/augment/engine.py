@@ -55,7 +55,7 @@ class Engine:
         flow: Flow,
         pca: ClasswisePCA | None,
         classes: Sequence[str] = (),
-        class_warning: str = "",
+        source: str = "",
     ) -> None:
         if pca is None:
             raise not_fitted("this checkpoint", "checkpoint")
@@ -66,7 +66,7 @@ class Engine:
             )
         self.codec = flow.codec
         self.classes = tuple(classes)
-        self.class_warning = class_warning
+        self.source = source  # where the order of the classes comes from, as `Checkpoint` says it
         self.num_classes = pca.num_classes
         self.rank = pca.rank
         self.has_memory = pca.has_memory

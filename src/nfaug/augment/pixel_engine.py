@@ -34,9 +34,9 @@ class PixelEngine(Engine):
         flow: Flow,
         pca: ClasswisePCA | None,
         classes: Sequence[str] = (),
-        class_warning: str = "",
+        source: str = "",
     ) -> None:
-        super().__init__(flow, pca, classes, class_warning)
+        super().__init__(flow, pca, classes, source)
         self._row = 4 * flow.config.dim  # bytes of an image in float32
         self._rescaled: dict[int, PerDevice[ClasswisePCA]] = {1: PerDevice(), 255: PerDevice()}
 

@@ -20,7 +20,7 @@ from .counters import Counters, Outcome, SharedValue
 from .draws import Draws, draw
 from .engine import not_fitted
 from .mixing import Batch, Encoded
-from .open_engine import engine_of
+from .open_engine import engine_of, order_warning
 from .pixels import Normalization, are_finite, check_images, check_range, extremes
 from .samples import (
     GivenLabels,
@@ -139,8 +139,8 @@ class NFAugment(nn.Module):
         self._switch = SharedValue()
         self._enabled = True  # the same, for compilers, which cannot read shared memory
         self._batches = 0
-        self._class_warning = self.engine.class_warning
-        self._warned_of_classes = SharedValue(0.0)
+        self._order_known = False  # of the classes: they were compared, or there was a warning
+        self._warned_of_order = SharedValue(0.0)
         self._warned_of_pixels = SharedValue(0.0)
         self._counters = Counters()
 
@@ -270,7 +270,7 @@ class NFAugment(nn.Module):
         nameless = list(self.classes) == numbers and not set(numbers).issuperset(names or ())
         if required or (names and self.classes and not nameless):
             check_same_classes(names, self.classes)
-            self._class_warning = ""
+            self._order_known = True
 
     if TYPE_CHECKING:  # torch's own has no types
 
@@ -360,8 +360,8 @@ class NFAugment(nn.Module):
         if not self.enabled:  # also where it was switched off in another process
             return sample
         images, given = images_and_labels(sample, self.labels_getter)
-        if self._class_warning and not are_names(given):  # names of classes need no order
-            _warn_once(self._class_warning, self._warned_of_classes)
+        if not are_names(given):  # which need no order
+            warn_of_order(self)
         batch = self._checked(images, given)
         if draws is None:
             draws = self._draw(batch.labels, batch.ok)
@@ -508,6 +508,16 @@ class NFAugment(nn.Module):
             f"{self.config}, num_classes={self.num_classes}, rank={self.engine.rank}, "
             f"image_size={self.engine.codec.image_size}, enabled={self.enabled}"
         )
+
+
+def warn_of_order(nfa: NFAugment) -> None:
+    """Warn, once, that integers may mean other classes, unless the classes were compared."""
+    if nfa._order_known:
+        return
+    nfa._order_known = True
+    message = order_warning(nfa.engine)
+    if message:
+        _warn_once(message, nfa._warned_of_order)
 
 
 def _warn_once(message: str, warned: SharedValue) -> None:

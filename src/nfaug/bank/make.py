@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import time
-import warnings
 from collections.abc import Iterable, Iterator, Sized
 from contextlib import ExitStack
 from dataclasses import replace
@@ -18,7 +17,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from ..augment.config import MixConfig, MixSettings, one_config
-from ..augment.transform import NFAugment
+from ..augment.transform import NFAugment, warn_of_order
 from ..checkpoint.checkpoint import Checkpoint, load
 from ..data.batches import LoaderBatches
 from ..data.classes import dataset_classes
@@ -126,8 +125,8 @@ def make_bank(
         check_dataset(data)
         data, _ = split_transform(data)
         nfa.check_classes(data, required=False)
-        if nfa.engine.class_warning and dataset_classes(data) is None:
-            warnings.warn(nfa.engine.class_warning, stacklevel=2)
+        if dataset_classes(data) is None:
+            warn_of_order(nfa)
         codec = checkpoint.flow.codec
         if not len(cast(Sized, data)):
             raise ValueError("the dataset must not be empty; got one of 0 images")

@@ -15,7 +15,6 @@ from ..classes.fixed_point.config import read_record
 from ..classes.gaussians import ClassGaussians
 from ..classes.pca import ClasswisePCA
 from ..data.classes import unique_names
-from ..data.sources.layout import natural_key
 from ..flows.autoencoder import AutoencoderConfig
 from ..flows.codec import Codec
 from ..flows.config import FlowConfig
@@ -40,7 +39,7 @@ from .manifest import (
     read_manifest,
     reading_checkpoint,
 )
-from .resolve import builtin_names, resolve
+from .resolve import resolve
 
 _BATCH = 256  # images that `sample_images` decodes at once
 _BATCH_ON_CPU = 16  # where a small batch is as fast, and the bar moves sooner
@@ -143,31 +142,6 @@ class Checkpoint:
     gaussians: ClassGaussians | None = None
     pca: ClasswisePCA | None = None
     source: str = field(default="", repr=False)
-
-    @property
-    def class_warning(self) -> str:
-        """What `NFAugment` warns of before it takes integers for these classes; often nothing.
-
-        A bundled flow has classes of its own, and timm orders classes in another way than
-        torchvision.
-        """
-        names = list(self.config.classes or ())
-        if not self.source:
-            return ""
-        if self.source in builtin_names():
-            shown = ", ".join(f"{label} {name}" for label, name in enumerate(names[:3]))
-            return (
-                f"{self.source} has classes of its own ({shown}, ...), and mixes images along "
-                f"their axes. For other classes pass nfaug.fit({self.source!r}, dataset) in its "
-                "place; for these, call nfa.check_classes(dataset) first"
-            )
-        if names != sorted(names) and names == sorted(names, key=natural_key):
-            return (
-                f"the classes of {self.source} are in natural order, as timm has them; "
-                "torchvision's ImageFolder has 10 before 9, and B before a: pass "
-                "nfa.check_classes your names"
-            )
-        return ""
 
     def save(self, out: str | Path, *, overwrite: bool = False) -> Path:
         """Write the checkpoint atomically into a folder.
