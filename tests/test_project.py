@@ -60,8 +60,9 @@ def test_one_version() -> None:
     assert importlib.metadata.version("nfaug") == nfaug.__version__
     assert yaml.safe_load(read("CITATION.cff"))["version"] == nfaug.__version__
     versions = re.findall(r"^## \[(.+?)\]", read("CHANGELOG.md"), re.M)
-    assert versions[0] == "Unreleased"
-    assert nfaug.__version__ in versions
+    newest, *_ = [version for version in versions if version != "Unreleased"]
+    assert newest == nfaug.__version__
+    assert "Unreleased" not in versions[1:]
 
 
 def test_ci_tests_the_lower_bounds() -> None:

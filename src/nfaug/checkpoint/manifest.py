@@ -26,7 +26,7 @@ TENSOR_FILES = (MODEL, GAUSSIANS, PCA)
 _SHA256 = re.compile("[0-9a-f]{64}")
 _OBJECTS = ("flow", "preprocessing", "gaussians", "training", "metrics")
 _REQUIRED = {"format_version", "library_version", "class_names", "files"}.union(_OBJECTS)
-# Version 0.1.0 wrote `config_sha256`, which is not read.
+# The first checkpoints have `config_sha256`, which is not read.
 _OPTIONAL = {"autoencoder", "config_sha256"}
 
 
