@@ -78,7 +78,7 @@ def parse() -> argparse.Namespace:
 
 
 def draw_images(folder: Path, count: int, classes: int) -> Path:
-    """PNG images of coloured waves, one direction per class; enough for 64 axes."""
+    """PNG images of colored waves, one direction per class; enough for 64 axes."""
     generator = torch.Generator().manual_seed(0)
     grid = torch.linspace(0, 6, 32)
     for number in range(max(count, 66 * classes)):

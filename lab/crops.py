@@ -5,7 +5,7 @@
 
 For each of --sets, timm's ResNet-18 is trained from scratch at 64 pixels on --per-class labelled
 images of each class, with the loaders of timm's train.py: RandomResizedCrop from 0.08 of the area,
-flips (of letters none) and colour jitter. The methods are nothing more; NFA as `nfaug timm` applies
+flips (of letters none) and color jitter. The methods are nothing more; NFA as `nfaug timm` applies
 it, after the crop; with a gate so wide that few crops are left unchanged; before the crop, on
 the stored images; and after the crop, fitted to crops, each image read once through the transform.
 All have p = 0.5. Crops and batches of a seed are the same for each method. --out keeps cells, and

@@ -81,7 +81,7 @@ def jpeg(image: Image.Image, quality: int, **options: Any) -> bytes:
 
 
 def png(image: Image.Image) -> bytes:
-    image.info.clear()  # such as a colour profile
+    image.info.clear()  # such as a color profile
     data = io.BytesIO()
     image.save(data, "PNG", optimize=True)
     return data.getvalue()

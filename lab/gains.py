@@ -28,7 +28,7 @@ from nfaug.compare.figures import Gain
 PICTURE = tables.ROOT / "docs" / "gains.png"
 PNG_TEXT = "gains"
 COLUMNS = {"scratch": "from scratch", "finetuned": "fine-tuned"}
-#: The methods, and their colours.
+#: The methods, and their colors.
 METHODS = {
     "NFA in pixels": "#c1272d",
     "RandAugment": "#808080",
@@ -85,7 +85,7 @@ def draw(shown: list[Line], path: Path) -> None:
             if place % 2:
                 axis.axhspan(place - 0.5, place + 0.5, color="#f3f3f3", linewidth=0)
             [line] = [one for one in shown if (one.images, one.network) == (name, network)]
-            for number, (gain, colour) in enumerate(zip(line.gains, METHODS.values(), strict=True)):
+            for number, (gain, color) in enumerate(zip(line.gains, METHODS.values(), strict=True)):
                 if gain is None:
                     continue
                 filled = abs(gain.mean) > gain.half
@@ -94,9 +94,9 @@ def draw(shown: list[Line], path: Path) -> None:
                     place + 0.2 * (number - 1.5),
                     xerr=gain.half,
                     fmt="o",
-                    color=colour,
+                    color=color,
                     markersize=6,
-                    markerfacecolor=colour if filled else "white",
+                    markerfacecolor=color if filled else "white",
                 )
         axis.axvline(0, color="black", linewidth=1)
         axis.set_title(title)
@@ -107,7 +107,7 @@ def draw(shown: list[Line], path: Path) -> None:
     axes[0].set_ylim(len(names) - 0.5, -0.5)
     figure.supxlabel("gain, points of accuracy, 95% interval (hollow: includes 0)")
     handles = [
-        Line2D([], [], color=colour, marker="o", label=name) for name, colour in METHODS.items()
+        Line2D([], [], color=color, marker="o", label=name) for name, color in METHODS.items()
     ]
     figure.legend(handles=handles, loc="outside upper center", ncols=4, frameon=False)
     image = io.BytesIO()

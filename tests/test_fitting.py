@@ -184,7 +184,7 @@ def test_images_from_workers(tiny_checkpoint: Checkpoint, tiny_images: TensorIma
 
 @pytest.fixture
 def pictures(tmp_path: Path) -> Path:
-    """Two classes of three colour images each, of several sizes."""
+    """Two classes of three color images each, of several sizes."""
     for label, name in enumerate(("cat", "dog")):
         (tmp_path / name).mkdir()
         images = images_of(torch.full((3,), label), size=(20, 16))
@@ -278,21 +278,21 @@ def test_the_default_device_does_not_matter(
     assert folder.mean.device.type == "cpu"
 
 
-def test_colour_images_and_a_grayscale_flow(pictures: Path, tiny_checkpoint: Checkpoint) -> None:
+def test_color_images_and_a_grayscale_flow(pictures: Path, tiny_checkpoint: Checkpoint) -> None:
     folder = ImageFolder(str(pictures))
     for data in (pictures, folder):
         with pytest.raises(ValueError, match="grayscale"):
             quiet_fit(tiny_checkpoint, data)
         assert quiet_fit(tiny_checkpoint, data, rank=2, channels=1).pca is not None
     labels = torch.arange(6) % 2
-    colours = TensorDataset(images_of(labels), labels)
+    colors = TensorDataset(images_of(labels), labels)
     with pytest.raises(ValueError, match="grayscale"):
-        quiet_fit(tiny_checkpoint, colours)
-    assert quiet_fit(tiny_checkpoint, colours, rank=2, channels=1).pca is not None
+        quiet_fit(tiny_checkpoint, colors)
+    assert quiet_fit(tiny_checkpoint, colors, rank=2, channels=1).pca is not None
 
 
 def test_a_number_of_channels(pictures: Path, tiny_images: TensorImages) -> None:
-    """Colour images become grayscale if that is asked for, and grayscale ones colour."""
+    """Color images become grayscale if that is asked for, and grayscale ones color."""
     for data in (pictures, ImageFolder(str(pictures))):
         fitted = quiet_fit("builtin:pixels", data, rank=2, image_size=8, channels=1)
         assert fitted.flow.config.shape == (1, 8, 8)

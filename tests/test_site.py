@@ -91,7 +91,7 @@ def test_links_out_of_the_folder_lead_somewhere(
 def test_words_of_the_glossary(path: Path) -> None:
     """One word for one thing: see docs/explanation/glossary.md."""
     text = path.read_text(encoding="utf-8")
-    for word in ("my-flow", "data set", "grey", "normalis", "labels a class", "per cent"):
+    for word in ("my-flow", "data set", "grey", "colour", "normalis", "labels a class", "per cent"):
         assert word not in text.lower(), word
 
 

@@ -599,7 +599,7 @@ def test_compare(tmp_path: Path, nfaug_command: Any) -> None:
 
 def test_the_example_of_compare_has_its_channels(tmp_path: Path, nfaug_command: Any) -> None:
     write_images(tmp_path / "data", 8, train=12, val=40)
-    Image.new("L", (8, 8)).save(tmp_path / "data" / "train" / NAMES[0] / "0.png")  # among colour
+    Image.new("L", (8, 8)).save(tmp_path / "data" / "train" / NAMES[0] / "0.png")  # among color
     words = ["--steps", 1, "--seeds", 3, "--methods", "none,mixup", "--processes", 1]
     words += ["--data", tmp_path / "data", "--channels", 1, "--out", tmp_path / "out"]
     ran = nfaug_command("compare", *words)

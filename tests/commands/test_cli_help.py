@@ -126,6 +126,7 @@ def test_help_of_data(nfaug_command: Any) -> None:
         ("info my-nfaa", "my-nfa"),
         ("compare --data digits --methods nfa,radaugment", "randaugment"),
         ("compare --data digits --augment crops", "crop"),
+        ("compare --data digits --augment colour", "color"),
         ("compare --data digits --network resnt18", "resnet18"),
         ("compare --data my-imges", "my-images"),
         ("compare --data digit", "digits"),

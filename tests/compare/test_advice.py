@@ -89,11 +89,11 @@ def test_every_method_within_the_interval_is_named(tmp_path: Path) -> None:
 
 def test_words_of_the_report(tmp_path: Path) -> None:
     """Of what keeps the class, of the one standard of significance, and of p where NFA is."""
-    config = replace(SETTINGS, augment="crop,flip,colour")
+    config = replace(SETTINGS, augment="crop,flip,color")
     found = {NONE: [50.0] * 4, RAND: [60.0] * 4}
     text = compared(tmp_path / "two", found, config=config).text()
     assert text.startswith("Use RandAugment")
-    assert "on top of translations, flips and colour changes |" in text
+    assert "on top of translations, flips and color changes |" in text
     assert "p = " not in text
     text = compared(tmp_path / "three", found | {NFA: [60.0] * 4}, config=config).text()
     assert "only if its gain is significant after correction for all 2 methods." in text

@@ -327,7 +327,7 @@ def test_spectrograms_have_masks_as_rivals_and_no_flips() -> None:
 
 
 def test_safe_augmentations_keep_the_shape() -> None:
-    for augment in ("crop", "flip", "rotate", "crop,flip,colour", ""):
+    for augment in ("crop", "flip", "rotate", "crop,flip,color", ""):
         settings = CompareConfig(augment=augment)
         images = torch.randint(256, (4, 3, 16, 16), dtype=torch.uint8)
         for policy in ("", "randaugment", "trivialaugment", "mixup"):

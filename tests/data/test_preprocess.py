@@ -98,8 +98,8 @@ def test_channels(tmp_path: Path) -> None:
     gray = open_dataset(tmp_path, labels=False)
     assert gray.channels == 1
     assert torch.equal(gray[7][0][0], torch.from_numpy(pixels(7, 6, 6)))
-    colour = open_dataset(tmp_path, labels=False, channels=3)[7][0]
-    assert torch.equal(colour, gray[7][0].expand(3, -1, -1))
+    color = open_dataset(tmp_path, labels=False, channels=3)[7][0]
+    assert torch.equal(color, gray[7][0].expand(3, -1, -1))
     save(tmp_path / "a" / "1.png", 1)  # not among the images that are looked at
     with pytest.raises(ValueError, match=r"1\.png"):
         open_dataset(tmp_path, labels=False)[1]
@@ -108,7 +108,7 @@ def test_channels(tmp_path: Path) -> None:
     assert torch.equal(open_dataset(tmp_path, labels=False, channels=1)[1][0][0], expected)
     as_tensor = torch.from_numpy(np.array(file)).permute(2, 0, 1)
     assert torch.equal(wrap_dataset([(as_tensor, 0)], channels=1)[0][0][0], expected)
-    save(tmp_path / "a" / "0.png", 0)  # the first: now colours are expected
+    save(tmp_path / "a" / "0.png", 0)  # the first: now colors are expected
     assert open_dataset(tmp_path, labels=False).channels == 3
     with pytest.raises(ValueError, match="got 4"):
         open_dataset(tmp_path, labels=False, channels=4)
@@ -171,7 +171,7 @@ def test_strips_have_the_levels_of_the_whole(monkeypatch: pytest.MonkeyPatch) ->
     assert torch.equal(Preprocess(3, (16, 16))(image, "it"), whole)
 
 
-def test_a_column_of_colour_pixels_to_one_pixel() -> None:
+def test_a_column_of_color_pixels_to_one_pixel() -> None:
     """torch 2.13 has an internal error there."""
     levels = torch.tensor([[0, 100], [50, 150], [255, 255]], dtype=torch.uint8)[..., None]
     assert resize_levels(levels, (1, 1)).flatten().tolist() == [50, 100, 255]

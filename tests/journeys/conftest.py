@@ -35,13 +35,13 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
 
 @pytest.fixture(scope="session")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """train/ and val/ of three classes of colour images, 32 x 32 pixels."""
+    """train/ and val/ of three classes of color images, 32 x 32 pixels."""
     return write_images(tmp_path_factory.mktemp("photos"), 32, train=8, val=2)
 
 
 @pytest.fixture(scope="session")
 def flow_dir(run: Run, folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The bundled colour flow, fitted to the folder with `nfaug fit`."""
+    """The bundled color flow, fitted to the folder with `nfaug fit`."""
     out = tmp_path_factory.mktemp("fitted") / "flow"
     words = ["--checkpoint", "builtin:rgb32", "--data", folder / "train", "--out", out, "--rank", 5]
     assert run("-m", "nfaug", "fit", *words, "--json")["images"] == 24

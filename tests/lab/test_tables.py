@@ -127,8 +127,8 @@ def test_intervals_are_counted_over_files(tables: ModuleType) -> None:
 def test_a_row_that_is_not_there(tables: ModuleType) -> None:
     with pytest.raises(ValueError, match=r"no nothing\.csv"):
         tables.filled("| {nothing: rows} |")
-    with pytest.raises(ValueError, match="NFA in colour has 0 lines"):
-        tables.filled("| {defaults/cells-scratch: NFA in colour} |")
+    with pytest.raises(ValueError, match="NFA in color has 0 lines"):
+        tables.filled("| {defaults/cells-scratch: NFA in color} |")
 
 
 def test_the_picture_of_gains_shows_its_rows(tables: ModuleType) -> None:

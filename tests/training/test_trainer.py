@@ -261,9 +261,9 @@ def test_settings_of_the_images_hold_in_python(
     for data in (tiny_images, plain):
         flow = train(data, config=config, test_data=data, progress=False).checkpoint.flow
         assert flow.config.image_size == (4, 6)
-    colour = dataclasses.replace(dataset, channels=3)
+    color = dataclasses.replace(dataset, channels=3)
     with pytest.raises(ValueError, match=r"dataset\.channels is 3, and the images have 1"):
-        train(tiny_images, config=changed(config, dataset=colour), progress=False)
+        train(tiny_images, config=changed(config, dataset=color), progress=False)
 
 
 def test_a_start_by_its_folder(

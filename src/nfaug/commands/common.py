@@ -85,7 +85,7 @@ def add_channels(parser: ArgumentParser, default: str) -> None:
         "--channels",
         type=int,
         choices=[1, 3],
-        help=f"1 for grayscale images, 3 for colour, which a network with three input channels "
+        help=f"1 for grayscale images, 3 for color, which a network with three input channels "
         f"needs (default: {default})",
     )
 

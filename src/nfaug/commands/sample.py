@@ -51,7 +51,7 @@ def run(arguments: Namespace) -> dict[str, Any]:
     nf_acc = checkpoint.config.metrics.get("nf_acc")
     if isinstance(nf_acc, float) and nf_acc < _BLURRED:
         warnings.warn(
-            "these samples show the colours of a class and no objects: the flow is small, and its "
+            "these samples show the colors of a class and no objects: the flow is small, and its "
             f"Gaussians tell few classes apart (NF-Acc {nf_acc:.0%}). "
             "NFA mixes images and needs no samples: look at nfaug preview",
             stacklevel=1,

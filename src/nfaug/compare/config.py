@@ -26,7 +26,7 @@ SAFE = {
     "crop": "translations",
     "flip": "flips",
     "rotate": "90-degree rotations",
-    "colour": "colour changes",
+    "color": "color changes",
     "spectrogram": "translations",
 }
 
@@ -45,7 +45,7 @@ class CompareConfig:
             compared frozen, and the network fine-tuned; None to train from random weights.
         augment: Augmentations that never change the class of these images (label-preserving), which
             every method that trains has, comma-separated: crop (translations by up to an eighth),
-            flip (left-right), rotate (90-degree rotations and flips), colour (brightness, contrast,
+            flip (left-right), rotate (90-degree rotations and flips), color (brightness, contrast,
             saturation); spectrogram stands for translations, and brings SpecAugment (masks of time
             and frequency) instead of RandAugment.
         methods: What is compared, comma-separated, of frozen (features of a frozen network), none,
@@ -106,9 +106,9 @@ class CompareConfig:
                 f"methods {self.methods!r}: frozen features need weights (--weights), pretrained "
                 "ones"
             )
-        if "spectrogram" in self.safe and not {"flip", "rotate", "colour"}.isdisjoint(self.safe):
+        if "spectrogram" in self.safe and not {"flip", "rotate", "color"}.isdisjoint(self.safe):
             raise ValueError(
-                "a flipped or recoloured spectrogram is another sound; got "
+                "a flipped or recolored spectrogram is another sound; got "
                 f"augment={self.augment!r}"
             )
 

@@ -20,15 +20,15 @@ class Bar(NamedTuple):
 
 
 def gains_picture(bars: Sequence[Bar], base: str) -> bytes:
-    """A PNG picture of gains over `base`, with intervals and seconds; NFA in a colour."""
+    """A PNG picture of gains over `base`, with intervals and seconds; NFA in a color."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(8, 1 + 0.42 * len(bars)), layout="constrained")
     axes = figure.subplots()
     for height, bar in enumerate(bars):
-        colour = "tab:red" if bar.nfa else "tab:gray"
+        color = "tab:red" if bar.nfa else "tab:gray"
         half = 0.0 if math.isinf(bar.gain.half) else bar.gain.half
-        axes.errorbar(bar.gain.mean, height, xerr=half, fmt="o", color=colour, capsize=3)
+        axes.errorbar(bar.gain.mean, height, xerr=half, fmt="o", color=color, capsize=3)
     axes.axvline(0, color="black", linewidth=0.8)
     titles = [f"{bar.title}, {bar.seconds:.0f} s" for bar in bars]
     axes.set_yticks(range(len(bars)), titles, parse_math=False)  # a path may have a $

@@ -42,7 +42,7 @@ def transform_of(
     of_one_image: list[Callable[[Tensor], Tensor]] = []
     if policy in policies:
         of_one_image.append(policies[policy])
-    if "colour" in safe:
+    if "color" in safe:
         of_one_image.append(v2.ColorJitter(0.3, 0.3, 0.3))
     shift = 0
     if "crop" in safe or "spectrogram" in safe:

@@ -61,8 +61,8 @@ def open_dataset(
             the method `at` of the result does. None means the size of each image. If 64 images
             spread over the data have one size, an image of another size is an error.
         channels: 1 or 3. None means 1 if 64 images spread over the data are all grayscale, and 3
-            otherwise. A colour image in data that are read as grayscale is then an error.
-        convert: Whether colour images may become grayscale if `channels` is 1.
+            otherwise. A color image in data that are read as grayscale is then an error.
+        convert: Whether color images may become grayscale if `channels` is 1.
         per_class: Use at most this many random images of each class.
         on_error: "raise" an error at an image that cannot be decoded, or "skip" such images, for
             which all images are decoded once when the dataset is opened.

@@ -60,7 +60,7 @@ class Preprocess:
     Args:
         channels: Channels of the result.
         image_size: (H, W) of the result, in pixels; None for the size of each image.
-        convert: Whether a colour image may become grayscale; if not, it is an error.
+        convert: Whether a color image may become grayscale; if not, it is an error.
         resize: Whether an image of another size is resized; if not, it is an error.
     """
 
@@ -96,8 +96,8 @@ class Preprocess:
             )
         if channels > self.channels and not self.convert:
             raise ValueError(
-                f"{name} is a colour image, and the data are read as grayscale: channels=1 "
-                "(--channels 1) converts it, and channels=3 reads all images as colour"
+                f"{name} is a color image, and the data are read as grayscale: channels=1 "
+                "(--channels 1) converts it, and channels=3 reads all images as color"
             )
         if not self.resize and self.image_size not in (None, size):
             height, width = size
@@ -239,7 +239,7 @@ def _interpolate(pixels: Tensor, size: tuple[int, int]) -> Tensor:
     """Resize (C, H, W) or (B, C, H, W) in their type."""
     if pixels.ndim == 3:
         return _interpolate(pixels[None], size)[0]
-    if size == (1, 1):  # torch 2.13 has an internal error for a column of colour pixels
+    if size == (1, 1):  # torch 2.13 has an internal error for a column of color pixels
         pixels = pixels.contiguous(memory_format=torch.channels_last)
     return F.interpolate(pixels, size, mode="bilinear", antialias=True)
 

@@ -81,8 +81,8 @@ def fit(
             differ, a square of 128 pixels or of their median shorter side if that is smaller, with
             a warning.
         channels: For a flow of any shape, such as "builtin:pixels": 1 for grayscale or 3 for
-            colour. By default 1 if all of 64 images are grayscale, and 3 otherwise. For a network
-            that takes colour images, fit grayscale ones with 3. For a flow of one channel, colour
+            color. By default 1 if all of 64 images are grayscale, and 3 otherwise. For a network
+            that takes color images, fit grayscale ones with 3. For a flow of one channel, color
             images are an error unless this is 1, which converts them.
         gaussians: Whether to find a Gaussian for each class, which `NFAugment` does not use;
             `Checkpoint.sample`, `nfaug sample` and `nfaug eval` do. They take a second encoding of
