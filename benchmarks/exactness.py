@@ -7,7 +7,7 @@ The images are those of --data (a flow's own test images and foreign ones), conv
 size and channels, their inversions and rolls, noise, and extremes: black, white, single pixels and
 random black and white. Each kind is divided equally among batches of 1, 7 and 256 images, and among
 the flow as it is trained and frozen. "flow" counts the images that `encode` and `decode` change,
-"worst" is the largest difference in grey levels, and "NFAugment" counts the images that it changes
+"worst" is the largest difference in gray levels, and "NFAugment" counts the images that it changes
 with noise=1e-9, strength=0 and no gate; "far" of them it leaves as they are.
 """
 

@@ -7,7 +7,7 @@ them: latents z, log-determinants, decoded latents (`reconstruction`), and decod
 latents (`decoded_mix`). The weights are read as `scripts/convert_released.py` reads them. Columns:
 
 - z: max|dz| / max|z|; log-determinant: the largest relative error.
-- values: how many grey levels were decoded; other level: how many of them are not the released
+- values: how many gray levels were decoded; other level: how many of them are not the released
   code's; worst: the largest difference. Near an edge between two levels, rounding may change one:
   far from an edge are those of another level by more than 1e-3 levels.
 - inexact: how many of 1,000 images of random pixels do not come back bit for bit.

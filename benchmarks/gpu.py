@@ -9,7 +9,7 @@
 |---|---|---|
 | rates | 1 | TFLOP/s of matrix products, GB/s, microseconds a launch |
 | waits | 1 | how often a call of `NFAugment` makes the host wait |
-| agree | 1 | CPU against GPU in grey levels, and the GPU against itself |
+| agree | 1 | CPU against GPU in gray levels, and the GPU against itself |
 | calls | 3 | a call of `NFAugment` alone: ms, launches, peak memory |
 | step | 3 | a step of ResNet-50 at batch 128 and 256, 224 pixels, and its ratio to one without NFA: rgb32, pixels. Aim: at most 1.10 |
 | small | 2 | the same of ResNet-18 at 32 and 64 pixels, which takes the host longer than the GPU |

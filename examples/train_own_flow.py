@@ -61,7 +61,7 @@ def main() -> None:
     image, label = images[0]
     variant, _ = nfa(image[None], images.targets[:1])
     changed = (variant[0].float() - image.float()).abs().mean()
-    print(f"an image of {images.classes[label]} changed by {changed:.1f} grey levels")
+    print(f"an image of {images.classes[label]} changed by {changed:.1f} gray levels")
     record = result.checkpoint.config
     print({**record.metrics, "steps": record.training["steps"]})
 

@@ -136,7 +136,7 @@ def calls(card: Card) -> None:
 
 
 def agree(card: Card) -> None:
-    """The same draws on the CPU and on the card, in grey levels, and twice on the card."""
+    """The same draws on the CPU and on the card, in gray levels, and twice on the card."""
     size = 48 if card.tiny else 224
     for name, side, floating in (("uint8", 32, False), ("floats", size, True)):
         for mix in ("axis", "regions"):

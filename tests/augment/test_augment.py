@@ -314,7 +314,7 @@ def test_pixels_in_parts_are_the_same(
 
 @pytest.mark.parametrize("kind", ["float32", "float16", "normalized"])
 def test_pixels_in_floating_point_are_not_rounded(kind: str) -> None:
-    """Images between two grey levels get the change of the formula, x + U (w * (b - a)) / 2."""
+    """Images between two gray levels get the change of the formula, x + U (w * (b - a)) / 2."""
     data = torch.utils.data.TensorDataset(*batch_of(40))
     fitted = nfaug.fit("builtin:pixels", data, rank=7, progress=False)
     pca: Any = fitted.pca

@@ -153,7 +153,7 @@ def test_a_loaded_checkpoint_warns_of_its_classes_as_its_name_does(tmp_path: Pat
 
 @pytest.mark.parametrize("size", [(8, 8), (12, 10)])
 def test_an_image_with_a_pixel_that_is_no_number_stays_as_it_is(size: tuple[int, int]) -> None:
-    """Break 94: its pixel became grey, though the documentation says that it stays unchanged."""
+    """Break 94: its pixel became gray, though the documentation says that it stays unchanged."""
     images, labels = batch_of(12, size=size)
     unit = images / 255
     whole = NFAugment(checkpoint(), p=1.0, gate=None, partners="memory")

@@ -31,7 +31,7 @@ WEIGHTS = "diffusion_pytorch_model.safetensors"
 
 
 def photographs() -> Tensor:
-    """Grey parts of a photograph, reduced as CIFAR's images are."""
+    """Gray parts of a photograph, reduced as CIFAR's images are."""
     photo = torch.from_numpy(load_sample_image("china.jpg").astype(np.float32)).mean(2)
     small = torch.nn.functional.avg_pool2d(photo[None, None], 4)[0, 0]
     parts = small.unfold(0, SIDE, SIDE).unfold(1, SIDE, SIDE)

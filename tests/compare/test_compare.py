@@ -32,7 +32,7 @@ METHODS = {"none", "randaugment", "mixup", "nfa:builtin:pixels", "nfa:builtin:pi
 
 @pytest.fixture(scope="module")
 def images() -> TensorImages:
-    """Three classes of 24 grey images, 8 x 8, told apart by their brightness."""
+    """Three classes of 24 gray images, 8 x 8, told apart by their brightness."""
     generator = torch.Generator().manual_seed(0)
     labels = torch.arange(72) % 3
     pixels = (

@@ -397,7 +397,7 @@ PATHS: list[Callable[[torch.device], Figures]] = [
 
 @pytest.mark.parametrize("path", PATHS, ids=lambda path: path.__name__)
 def test_a_path(gpu: Any, path: Callable[[torch.device], Figures]) -> None:
-    """What a GPU returns is what the CPU does: within a grey level, or a thousandth."""
+    """What a GPU returns is what the CPU does: within a gray level, or a thousandth."""
     expected = path(torch.device("cpu"))
     with gpu() as device:
         found = path(device)

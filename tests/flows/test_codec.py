@@ -48,7 +48,7 @@ def test_values_outside_are_clamped_and_nan_is_black() -> None:
         (torch.float64, torch.float64),
     ],
 )
-def test_floating_point_grey_levels(given: torch.dtype, result: torch.dtype) -> None:
+def test_floating_point_gray_levels(given: torch.dtype, result: torch.dtype) -> None:
     v = codec.to_flow(torch.tensor([0.0, 7.0, 255.0], dtype=given))
     assert v.dtype == result
     assert codec.from_flow(v).tolist() == [0, 7, 255]

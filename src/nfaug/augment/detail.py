@@ -9,7 +9,7 @@ from torch.nn import functional as F
 from .box import Box, fading
 from .pixels import as_unit, resize
 
-_EPSILON = 1e-3  # a deviation of 8 grey levels; a window with less has little structure
+_EPSILON = 1e-3  # a deviation of 8 gray levels; a window with less has little structure
 
 
 def add_change(images: Tensor, change: Tensor, low: Tensor, box: Box | None = None) -> Tensor:

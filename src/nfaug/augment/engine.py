@@ -248,7 +248,7 @@ class Engine:
     def _images(
         self, mixed: Encoded, mixture: Mixture, rows: Tensor, codes: Tensor, gate: float | None
     ) -> Tensor:
-        """The variants at these rows, (m, C, H, W), in grey levels."""
+        """The variants at these rows, (m, C, H, W), in gray levels."""
         return self._decode_unit(mixed.z.index_select(0, rows)).mul_(255)
 
     def _changes(
@@ -279,11 +279,11 @@ class Engine:
         return centre_box((images.shape[-2], images.shape[-1]), self.codec.image_size)
 
     def _levels(self, images: Tensor, index: Tensor, normalization: Normalization) -> Tensor:
-        """Grey levels of images (n,) cropped and resized to the flow's size.
+        """Gray levels of images (n,) cropped and resized to the flow's size.
 
         They are uint8 if the round trip of the flow is exact.
 
-        Flows amplify changes below a grey level a hundredfold, and the class statistics, axes and
+        Flows amplify changes below a gray level a hundredfold, and the class statistics, axes and
         gate are those of 8-bit images, which were resized as such.
         """
         size = self.codec.image_size

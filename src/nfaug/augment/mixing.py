@@ -37,7 +37,7 @@ class Encoded(NamedTuple):
     """Latents of n images of a batch, and what mixing and decoding need of them.
 
     Attributes:
-        z: (n, C, H, W) latents, or pixels: grey levels of 8 bits, or intensities. With `place` they
+        z: (n, C, H, W) latents, or pixels: gray levels of 8 bits, or intensities. With `place` they
             are the images of the batch, (B, C, H, W).
         a: (n, r) their coefficients along the axes of their class.
         labels, ok: (n,) those of the batch.

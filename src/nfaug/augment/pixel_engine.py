@@ -22,10 +22,10 @@ _LEAST = 8  # images of a class at a time, since their axes are read once
 class PixelEngine(Engine):
     """An engine for builtin:pixels, which mixes pixels in the place of their latents.
 
-    The flow is an affine map of grey levels u, v = (u + 1/2)/128 - 1, and mixing is affine. So the
+    The flow is an affine map of gray levels u, v = (u + 1/2)/128 - 1, and mixing is affine. So the
     pixels are mixed, along axes that are rescaled to them, and variants are written class by class,
     without a tensor of all latents: `mix` decides how, and `decode` mixes, and may change APPLIED
-    to GATED. Pixels are grey levels in uint8, or intensities u / 255 of floating-point images of
+    to GATED. Pixels are gray levels in uint8, or intensities u / 255 of floating-point images of
     the fit's size. They are not rounded there, and their round trip is exact.
     """
 
@@ -133,5 +133,5 @@ def _is_as_mixed(images: Tensor, normalization: Normalization) -> bool:
 
 
 def _white(pixels: Tensor) -> int:
-    """The value of white: of intensities 1, of grey levels 255."""
+    """The value of white: of intensities 1, of gray levels 255."""
     return 1 if pixels.is_floating_point() else 255

@@ -84,7 +84,7 @@ def _per_channel(name: str, value: Any, channels: int) -> tuple[float, ...]:
     if not good:
         raise ValueError(
             f"{name} must be numbers in {'[' if name == 'mean' else '('}0, 1]; got {value}. Divide "
-            "by 255 what is in grey levels"
+            "by 255 what is in gray levels"
         )
     return values * (channels // len(values))
 

@@ -18,7 +18,7 @@ from ..data.preprocess import Preprocess, size_of
 from ..data.readers import read_part
 from ..data.torch_datasets import DatasetReader, labelled_images
 
-_DECODER_LEVELS = 4  # mean grey levels; two decoders of a JPEG file differ by less
+_DECODER_LEVELS = 4  # mean gray levels; two decoders of a JPEG file differ by less
 
 
 class UntransformedReader(DatasetReader):

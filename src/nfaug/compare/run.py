@@ -130,7 +130,7 @@ def _check_shape(data: LabelledImages, config: CompareConfig) -> None:
     height, width = data.image_size
     if data.channels not in (1, 3):
         raise ValueError(
-            f"a comparison takes grey or RGB images, as its rivals do; got {data.channels} channels"
+            f"a comparison takes gray or RGB images, as its rivals do; got {data.channels} channels"
         )
     if "rotate" in config.safe and height != width:
         raise ValueError(

@@ -30,7 +30,7 @@ class FlowAugmentation:
         brightness: Multiply brightness by a factor of up to this much below or above 1.
         contrast: The same for contrast, after brightness.
         saturation: The same for saturation, after contrast; grayscale images have none.
-        noise: Standard deviation of Gaussian noise added to the dequantisation noise, in grey
+        noise: Standard deviation of Gaussian noise added to the dequantisation noise, in gray
             levels; on latents, in units of `latent_noise`. The flow then does not resolve finer
             detail, which bounds its condition number where pixels hardly vary.
 

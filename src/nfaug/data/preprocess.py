@@ -18,7 +18,7 @@ from .decode import STRIP, row_strips, to_8_bits
 
 # An image more than so many times as long as what is kept is cropped before it is resized.
 _LONGEST = 4
-_TIE = 2**-10  # of a grey level; see `round_levels`
+_TIE = 2**-10  # of a gray level; see `round_levels`
 # What errors about images that differ in size propose.
 RESIZE = (
     "pass --image-size, or in Python image_size=64 (nfaug.wrap_dataset and make_bank take it), to "
@@ -177,7 +177,7 @@ def _centre(pixels: Tensor, size: tuple[int, int]) -> Tensor:
 
 
 def round_levels(levels: Tensor) -> Tensor:
-    """Round grey levels in floating point to the nearest integer in [0, 255].
+    """Round gray levels in floating point to the nearest integer in [0, 255].
 
     Averages of two, four, ... pixels often end in exactly 1/2, and the float32 kernels of two
     devices may differ in the last digits. The limit lies a little below 1/2, so that such a tie

@@ -111,10 +111,10 @@ class PixelCodec(Codec):
 
 
 def check_levels(images: Tensor, channels: int, image_size: tuple[int, int]) -> None:
-    """Raise ValueError unless `images` is a batch of grey levels of this shape."""
+    """Raise ValueError unless `images` is a batch of gray levels of this shape."""
     if images.dtype != torch.uint8 and not images.is_floating_point():
         raise ValueError(
-            "encode takes uint8 images or floating-point grey levels in [0, 255]; got "
+            "encode takes uint8 images or floating-point gray levels in [0, 255]; got "
             f"{images.dtype}"
         )
     if images.dim() != 4 or tuple(images.shape[1:]) != (channels, *image_size):
@@ -125,7 +125,7 @@ def check_levels(images: Tensor, channels: int, image_size: tuple[int, int]) -> 
 
 
 def to_flow(levels: Tensor, noise: Tensor | float | None = None) -> Tensor:
-    """Map grey levels to flow space: v = (u + e)/128 - 1.
+    """Map gray levels to flow space: v = (u + e)/128 - 1.
 
     Args:
         levels: uint8, or floating point in [0, 255].

@@ -304,7 +304,7 @@ class Flow(Layer):
         """The latents of 8-bit images, z = f((u + e)/128 - 1), and log|det df/dv|.
 
         Args:
-            images: uint8 of shape (B, C, H, W), or floating-point grey levels in [0, 255]. For a
+            images: uint8 of shape (B, C, H, W), or floating-point gray levels in [0, 255]. For a
                 flow on autoencoder latents, the images are those of the autoencoder.
             noise: e in [0, 1); a tensor has the flow's padded shape. None for 1/2. See
                 `LatentCodec` for its meaning on autoencoder latents.

@@ -104,7 +104,7 @@ class LatentCodec(Codec):
 
     @torch.no_grad()
     def prepare(self, images: Tensor) -> Tensor:
-        """Return (E(x) - m)/s of uint8 images or of floating-point grey levels in [0, 255].
+        """Return (E(x) - m)/s of uint8 images or of floating-point gray levels in [0, 255].
 
         A floating-point tensor of the latents' shape is the result of an earlier call and returned
         as it is. It may hold several views of each image, of shape (B, views, C, H, W); then the
@@ -142,7 +142,7 @@ class LatentCodec(Codec):
         unit = ((images - low) / (high - low)).clamp(0, 1)
         if not quantize:
             return unit
-        # NaN becomes grey.
+        # NaN becomes gray.
         return (torch.nan_to_num(unit, 0.5) * 255).round().to(torch.uint8)
 
     def images_at_once(self, device: torch.device | str) -> int:

@@ -47,7 +47,7 @@ class Shard(NamedTuple):
 def draw_noise(flow: Flow, count: int, generator: torch.Generator, gaussian: float = 0.0) -> Tensor:
     """Draw dequantisation noise (count, C, H, W) on the generator's device.
 
-    Uniform on [0, 1), plus Gaussian noise of standard deviation `gaussian`, both in grey levels; on
+    Uniform on [0, 1), plus Gaussian noise of standard deviation `gaussian`, both in gray levels; on
     latents, in units of `latent_noise`.
     """
     shape = (count, *flow.config.shape)

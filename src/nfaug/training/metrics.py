@@ -63,7 +63,7 @@ def evaluate(
         `exact`, the share of images that decode bit for bit, and `wrong_levels`, the number of
         8-bit values that differ.
         A flow on an autoencoder's latents has `latent_bits_per_dim` instead, not comparable with
-        bits/dim of pixels, and `mean_level_error` of the whole round trip in grey levels.
+        bits/dim of pixels, and `mean_level_error` of the whole round trip in gray levels.
 
     Raises:
         ValueError: If there are no images.

@@ -177,7 +177,7 @@ def _take_mixup(loader: Any) -> Mixup | None:
 
 
 def _set_normalization(nfa: NFAugment, loader: Any) -> None:
-    """Give NFA the loader's mean and std, or check that they agree within a grey level."""
+    """Give NFA the loader's mean and std, or check that they agree within a gray level."""
     mean_and_std = _normalization_of(loader)
     if mean_and_std is None:
         return
@@ -207,6 +207,6 @@ def _set_normalization(nfa: NFAugment, loader: Any) -> None:
 
 def _normalization_of(loader: Any) -> tuple[Any, Any] | None:
     """Mean and std of a loader's normalization, in units of [0, 1]."""
-    if isinstance(loader, PrefetchLoader):  # which holds grey levels
+    if isinstance(loader, PrefetchLoader):  # which holds gray levels
         return loader.mean.float() / 255, loader.std.float() / 255
     return normalization_of(getattr(loader, "dataset", None))
