@@ -26,6 +26,11 @@ _SHARDS = (
     "which holds the bank once all are made. On CPUs, with one number of threads, the bank is bit "
     "for bit that of a single process."
 )
+# What --help shows.
+_USUAL = (
+    *("checkpoint", "device", "autoencoder", "data", "split", "download", "out", "overwrite"),
+    *("variants", "residual", "image_size", "workers", "shard", "mix"),
+)
 
 
 def parser() -> ArgumentParser:
@@ -57,6 +62,7 @@ def parser() -> ArgumentParser:
     )
     parser.add_argument("--shard", help="the part of the bank to make: i/n with i from 0 to n - 1")
     parser.add_class_arguments(MixConfig, skip={"p"})
+    parser.show_all_with("--help-all", _USUAL)
     return parser
 
 

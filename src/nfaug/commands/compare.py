@@ -18,8 +18,13 @@ if TYPE_CHECKING:
     import torch
 
 _FLOWS = (
-    "checkpoints to compare besides builtin:pixels; they need a test split or --test-data, images "
-    "on which they were not trained: by images that a flow has seen, NFA would look too good"
+    "checkpoints to compare besides builtin:pixels. They need a test split or --test-data: test "
+    "images that the flow was not trained on; otherwise NFA looks better than it is"
+)
+# What --help shows.
+_USUAL = (
+    *("data", "test_data", "out", "checkpoint", "per_class", "network", "weights", "augment"),
+    *("methods", "seeds"),
 )
 
 
@@ -28,26 +33,25 @@ def parser() -> ArgumentParser:
     parser = new_parser(
         "compare",
         "What should I do with my few labelled images? Train classifiers on some of them, without "
-        "and with NFA, RandAugment and MixUp, and test them on others; with --network and "
-        "--weights, compare fine-tuning with features of the frozen network. Write advice, a "
-        "table, a picture, and the settings that the advice names.",
-        "There is a table after each whole seed, and advice after --seeds of them. Ctrl-C keeps "
-        "what is done; the same command goes on, and with more --seeds, too.",
+        "and with NFA, RandAugment and MixUp, and test them on others. With --network and "
+        "--weights, compare fine-tuning and frozen features, too. Write advice, a table, a picture "
+        "and settings to paste.",
+        "Ctrl-C keeps what is done. The same command goes on, also with more --seeds.",
         usage="--data DATA [options]",
         example="nfaug compare --data my-images --per-class 10",
     )
     parser.add_argument("--data", required=True, help=DATA_SOURCES)
     parser.add_argument(
         "--test-data",
-        help="test images: the test split, or all if there are no splits (default: the test "
-        "split of --data, or else a part that is held out)",
+        help="test images: their test split, or all (default: the test split of --data, or a part "
+        "that is held out)",
     )
     add_reading(parser)
     parser.add_argument(
         "--out",
         default="nfaug-compare",
-        help="the folder to write: a new or empty one, or that of the same comparison; it cannot "
-        "lie in the data",
+        help="the folder to write, outside of the data: a new or empty one, or that of the same "
+        "comparison",
     )
     add_image_size(parser, "their own, at most 48, or 96 for a timm model")
     add_channels(parser, "1 if all images are grayscale, otherwise 3")
@@ -62,6 +66,7 @@ def parser() -> ArgumentParser:
         help="how many classifiers are trained at once, with one thread each; 0 for one on each "
         "core, or one if there is a GPU",
     )
+    parser.show_all_with("--help-all", _USUAL)
     return parser
 
 

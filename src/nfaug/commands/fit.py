@@ -27,6 +27,12 @@ from .common import (
 )
 from .parser import Count, new_parser
 
+# What --help shows.
+_USUAL = (
+    *("checkpoint", "device", "autoencoder", "data", "split", "download", "per_class"),
+    *("image_size", "channels", "out", "overwrite", "rank", "no_memory", "gaussians"),
+)
+
 if TYPE_CHECKING:
     from ..checkpoint.checkpoint import Checkpoint
     from ..data.images import LabelledImages
@@ -70,6 +76,7 @@ def parser() -> ArgumentParser:
         "the means and variances of the images (data), or those of the fixed point, which "
         "separates classes (fpi). Every image is then encoded twice",
     )
+    parser.show_all_with("--help-all", _USUAL)
     return parser
 
 

@@ -22,6 +22,12 @@ from .common import (
 )
 from .parser import Count, new_parser
 
+# What --help shows.
+_USUAL = (
+    *("checkpoint", "device", "autoencoder", "data", "split", "download", "per_class", "seed"),
+    *("mix", "image_size", "out", "overwrite", "variants", "max_classes"),
+)
+
 
 def parser() -> ArgumentParser:
     """Options of `nfaug preview`."""
@@ -42,6 +48,7 @@ def parser() -> ArgumentParser:
     parser.add_argument(
         "--max-classes", type=Count, default=10, help="the most classes that are shown"
     )
+    parser.show_all_with("--help-all", _USUAL)
     return parser
 
 

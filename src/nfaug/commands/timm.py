@@ -14,6 +14,9 @@ from ..augment.config import MixConfig
 from .common import CHECKPOINT, add_autoencoder, mixing
 from .parser import new_parser
 
+# What --help shows.
+_USUAL = ("script", "checkpoint", "autoencoder", "p", "mix")
+
 
 def expand(argv: Sequence[str]) -> list[str]:
     """Pass all words after -- to the script unchanged, including those that look like options."""
@@ -36,7 +39,7 @@ def parser() -> ArgumentParser:
         "Mixup and CutMix run after NFA, on the device. Random erasing runs in timm's prefetcher, "
         "before NFA.",
         usage="SCRIPT --checkpoint CHECKPOINT [options] -- [arguments]",
-        example="nfaug timm train.py --checkpoint my-nfa -- my-images --model resnet18",
+        example="nfaug timm train.py --checkpoint my-nfa -- --data-dir my-data --model resnet18",
     )
     parser.unknown_hint = (
         " (arguments of the script follow --, as in: nfaug timm train.py --checkpoint my-nfa -- "
@@ -47,6 +50,7 @@ def parser() -> ArgumentParser:
     add_autoencoder(parser)
     parser.add_class_arguments(MixConfig)
     parser.add_argument("--script-arg", action="append", type=str, default=[], help=SUPPRESS)
+    parser.show_all_with("--help-all", _USUAL)
     return parser
 
 

@@ -24,13 +24,12 @@ if TYPE_CHECKING:
 # What --help shows.
 _USUAL = (
     *("data", "out", "image_size", "resume", "checkpoint", "recipe", "config"),
-    *("download", "per_class", "overwrite", "epochs", "max_minutes", "batch_size", "device"),
+    *("per_class", "overwrite", "epochs", "max_minutes", "batch_size", "device"),
 )
 _READING = (*READING, "per_class")
 EXIT_CODES = (
-    "Exit codes: 0 done; 1 a package is missing; 2 bad input; 3 training diverged; 4 stopped from "
-    "outside (disk full, images lost, another process ended); 130 and 143 interrupted by Ctrl-C "
-    "and SIGTERM after the state was saved. After 4, 130 and 143 --resume continues the run."
+    "Exit codes: 3 training diverged; 4 stopped from outside, as by a full disk; 130 and 143 "
+    "interrupted by Ctrl-C and SIGTERM. After 4, 130 and 143, --resume continues the run."
 )
 
 
@@ -78,8 +77,8 @@ def parser() -> ArgumentParser:
         "checkpoint for NFAugment and the other commands. Most users need no flow of their own: "
         "see nfaug fit.",
         "A recipe or a YAML file can set any of these options; options after it override it. "
-        "--print-config shows the settings; a run saves them as train.yaml in --out. For several "
-        f"processes use torchrun -m nfaug.training with the same options.\n\n{EXIT_CODES}",
+        "--print-config shows the settings. torchrun -m nfaug.training takes the same options.\n\n"
+        f"{EXIT_CODES}",
         usage="--data DATA --out OUT [--recipe NAME] [-c FILE] [options]",
         example="nfaug train --data my-images --recipe small --out my-nfa",
     )
@@ -92,10 +91,8 @@ def parser() -> ArgumentParser:
     parser.add_argument(
         "--resume",
         help="continue the run in this folder with its settings; other options override them, but "
-        "images, seed, batch size, device, flow and prior.kind must stay. A finished run is "
-        "evaluated and fitted once more; it trains on with more --epochs or --max-minutes, "
-        "whichever ended it. On a CPU, with as many threads and without --max-minutes, the result "
-        "is bit for bit that of an uninterrupted run",
+        "images, seed, batch size, device, flow and prior.kind must stay. A finished run trains "
+        "on with more --epochs or --max-minutes, whichever ended it",
     )
     parser.add_argument(
         "--checkpoint",
