@@ -7,6 +7,7 @@ import importlib
 import io
 import json
 import os
+import re
 import sys
 import warnings
 from collections.abc import Iterator, Sequence
@@ -28,6 +29,7 @@ DIVERGED = 3
 INTERRUPTED = 130
 
 _LONGEST = 2000  # characters of an error, which may quote a value of any length
+_SETTING = re.compile(r"([a-z]\w*)(?= must | needs | ')")  # how an error about a setting begins
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -96,7 +98,8 @@ def _run_command(name: str, options: list[str]) -> int:
         except ModuleNotFoundError as error:
             return _stop(FAILED, name, str(error))
         except (ValueError, OSError) as error:  # includes CheckpointError and HubError
-            return _stop(getattr(error, "exit_code", BAD_INPUT), name, f"error: {error}")
+            message = _with_option(str(error), module)
+            return _stop(getattr(error, "exit_code", BAD_INPUT), name, f"error: {message}")
         except ArithmeticError as error:
             return _stop(DIVERGED, name, f"{type(error).__name__}: {error}")
         except (MemoryError, RuntimeError) as error:
@@ -104,6 +107,17 @@ def _run_command(name: str, options: list[str]) -> int:
                 raise
             return _stop(FAILED, name, f"error: there is not enough memory ({error})")
     return 0
+
+
+def _with_option(message: str, module: Any) -> str:
+    """A message that begins with a setting of Python, with the option that sets it instead.
+
+    `methods must name some of ...` becomes `--methods must name some of ...`.
+    """
+    setting = _SETTING.match(message)
+    if setting is None:
+        return message
+    return module.parser().option(setting[1]) + message[setting.end() :]
 
 
 def _is_of_memory(error: Exception) -> bool:

@@ -126,6 +126,7 @@ def test_help_of_data(nfaug_command: Any) -> None:
         ("info pixels", "builtin:pixels"),
         ("info my-nfaa", "my-nfa"),
         ("compare --data digits --methods nfa,radaugment", "randaugment"),
+        ("compare --data digits --methods nfa,rand", "randaugment"),
         ("compare --data digits --augment crops", "crop"),
         ("compare --data digits --augment colour", "color"),
         ("compare --data digits --network resnt18", "resnet18"),
@@ -174,8 +175,16 @@ def test_no_proposal_for_a_word_like_none(word: str, nfaug_command: Any) -> None
         ("fit --per-class ten", "--per-class: must be a whole number from 1 .*; got 'ten'"),
         ("fit --per-class 0", "--per-class: must be a whole number from 1 .*; got '0'"),
         ("fit --rank 0", "--rank: must be a whole number from 1 .*; got '0'"),
-        ("fit", "checkpoint, data, out"),
-        ("push my-nfa", "repo"),
+        ("fit", "required: --checkpoint, --data, --out "),
+        ("timm", "required: script, --checkpoint "),
+        ("push my-nfa", "required: repo "),
+        ("compare --data d --methods x", "error: --methods must name some of .*; got 'x'"),
+        ("compare --data d --per-class 0", "error: --per-class must be a whole number"),
+        ("compare --data d --weights w", "error: --weights needs a timm --network"),
+        ("bank --strength -1 --checkpoint f --data d --out o", "error: --strength must be"),
+        ("train --data d --out o --epochs -1", "error: --epochs must be"),
+        ("train --data d --out o --pca.per-class 1", "error: per_class must be"),  # two options
+        ("info my-nfa", "error: there is no folder 'my-nfa' here, and it is not owner/name"),
         ("fit --checkpoint f --data d --out o --on-error rise", "'rise'.*raise.*skip"),
         ("train --flow 3", "--flow: .*'3'"),
         ("train --flow helper.X", "--flow: .*'helper.X'"),
@@ -195,6 +204,22 @@ def test_mistakes_in_one_line(words: str, said: str, nfaug_command: Any) -> None
     assert ran.err.count("\n") == 1
     for strange in ("Parser key", "Union", "NoneType", "null", "<class", "allowlist"):
         assert strange not in ran.err
+
+
+@pytest.mark.parametrize(
+    ("words", "command"),
+    [
+        ("bank --data my-images --out o", "nfaug fit --checkpoint builtin:pixels --data my-images"),
+        ("timm train.py", "nfaug fit --checkpoint builtin:pixels --data DATA"),
+    ],
+)
+def test_a_checkpoint_that_must_be_fitted(words: str, command: str, nfaug_command: Any) -> None:
+    """The error has the command to type, and no Python."""
+    ran = nfaug_command(*words.split(), "--checkpoint", "builtin:pixels")
+    assert ran.code == 2
+    said = ran.err.splitlines()[-1]
+    assert f"must be fitted to your classes first: {command} --out my-nfa." in said
+    assert "NFAugment" not in said
 
 
 def test_none_in_options_and_settings(tmp_path: Path) -> None:

@@ -59,7 +59,7 @@ class Draws:
     def check(self, images: int, pca: ClasswisePCA) -> None:
         """Raise ValueError unless these are draws of so many images, axes and rows of memory."""
         if self.batch != images:
-            raise ValueError(f"these draws are of {self.batch} images; got {images}")
+            raise ValueError(f"these draws are for {self.batch} images, and the batch has {images}")
         rows = 0 if pca.memory is None else len(pca.memory)
         axes = self.weights.shape[1] if self.mix != "regions" else pca.rank
         for what, drawn, least, own in (

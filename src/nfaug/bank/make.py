@@ -129,7 +129,7 @@ def make_bank(
             warn_of_order(nfa)
         codec = checkpoint.flow.codec
         if not len(cast(Sized, data)):
-            raise ValueError("the dataset must not be empty; got one of 0 images")
+            raise ValueError("the dataset has no images")
         images = open_source(data, codec.channels, size, progress=progress)
         planned = Manifest(
             images=len(images),

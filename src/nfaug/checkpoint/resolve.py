@@ -73,9 +73,14 @@ def resolve(
         names = [*builtin_names(), *bundled]
         if path.parent.is_dir():
             names += [str(path.parent / folder.name) for folder in path.parent.glob("*/")]
+        found = f"there is no folder {name!r}"
+        if path.exists():
+            found = f"{name!r} is no folder"
+        elif not path.is_absolute():
+            found += " here"
         raise FileNotFoundError(
-            f"{name!r} is neither a checkpoint folder nor owner/name, a repository of the Hub"
-            f"{did_you_mean(name, names, bundled)} (bundled are {', '.join(builtin_names())})"
+            f"{found}, and it is not owner/name on the Hub{did_you_mean(name, names, bundled)} "
+            f"(bundled are {', '.join(builtin_names())})"
         )
     # A local checkpoint does not need the Hub's client.
     from ..io.hub import HubError
@@ -86,4 +91,4 @@ def resolve(
     except HubError as error:  # the cause may be a mistyped path
         if repository != name:
             raise
-        raise HubError(f"there is no directory {name!r}, and {error}") from error
+        raise HubError(f"there is no folder {name!r} here, and {error}") from error

@@ -14,6 +14,7 @@ from .common import (
     add_data_options,
     add_image_size,
     add_out,
+    fit_first,
     load_on,
     mixing,
     place,
@@ -70,7 +71,6 @@ def run(arguments: Namespace) -> dict[str, Any]:
     """Make the bank or a shard of it."""
     import torch
 
-    from ..augment.engine import not_fitted
     from ..bank import Bank, make_bank
     from ..bank.shards import parse_shard, shard_manifests
     from ..data.batches import default_workers
@@ -84,7 +84,7 @@ def run(arguments: Namespace) -> dict[str, Any]:
     out = Path(arguments.out).expanduser()
     size = arguments.image_size
     if checkpoint.pca is None:
-        raise not_fitted(arguments.checkpoint, repr(arguments.checkpoint))
+        raise fit_first(arguments.checkpoint, arguments.data)
     codec = checkpoint.flow.codec
     check_channels(checkpoint.flow, arguments.channels)
     data = open_dataset(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import shlex
 import sys
 import warnings
 from contextlib import AbstractContextManager
@@ -184,6 +185,15 @@ def load_on(arguments: Namespace, device: torch.device, *, gaussians: bool = Tru
             arguments.checkpoint, autoencoder=arguments.autoencoder, gaussians=gaussians
         )
     return checkpoint.to(device)
+
+
+def fit_first(checkpoint: str, data: str = "DATA") -> ValueError:
+    """The error of a command that needs a fitted checkpoint, with the command that fits it."""
+    words = ["nfaug", "fit", "--checkpoint", checkpoint, "--data", data, "--out", "my-nfa"]
+    return ValueError(
+        f"{checkpoint} must be fitted to your classes first: {shlex.join(words)}. Then pass "
+        "--checkpoint my-nfa"
+    )
 
 
 def loading(checkpoint: str, *, shown: bool = True) -> AbstractContextManager[Any]:

@@ -183,11 +183,26 @@ class CommandParser(ArgumentParser):
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
         """Exit with code 2 after the message in one line."""
         line = in_plain_words(" ".join(printable(message).split()))
+        start, required, names = line.partition("arguments are required: ")
+        if required:
+            line = start + required + ", ".join(map(self.option, names.split(", ")))
         _, _, unknown = line.partition("unrecognized arguments: ")
         if unknown:
             line += f"{self._proposal(unknown)}{self.unknown_hint}"
         shown = printable(line, longest=_LONGEST_ERROR)  # it may quote a value of any length
         self.exit(2, f"{self.prog}: error: {shown} (see {self.prog} --help)\n")
+
+    def option(self, name: str) -> str:
+        """The option of a setting, as it is typed: --test-data for test_data.
+
+        A name without an option, and one in which two options end, as --per-class and
+        --pca.per-class do, stay as they are.
+        """
+        typed = hyphened(f"--{name}")
+        _, _, last = typed.rpartition("--")
+        options = _OPTION.findall(self.format_help())
+        found = [option for option in options if option == typed or option.endswith(f".{last}")]
+        return found[0] if len(found) == 1 else name
 
     def _proposal(self, unknown: str) -> str:
         """A proposal for the first of some unknown arguments, if it is like an option."""

@@ -11,7 +11,7 @@ from typing import Any
 from jsonargparse import ArgumentParser, Namespace
 
 from ..augment.config import MixConfig
-from .common import CHECKPOINT, add_autoencoder, mixing
+from .common import CHECKPOINT, add_autoencoder, fit_first, mixing
 from .parser import new_parser
 
 # What --help shows.
@@ -60,12 +60,15 @@ def run(arguments: Namespace) -> dict[str, Any] | str:
     The line also says what happens if NFA left many images unchanged.
     """
     from ..augment.transform import NFAugment
+    from ..checkpoint.checkpoint import load
     from ..integrations.timm import run_script
     from ..integrations.timm.counts import format_stats, many_unchanged
 
-    nfa = NFAugment.from_pretrained(
-        arguments.checkpoint, autoencoder=arguments.autoencoder, config=mixing(arguments)
-    )
+    config = mixing(arguments)
+    checkpoint = load(arguments.checkpoint, autoencoder=arguments.autoencoder, gaussians=False)
+    if checkpoint.pca is None:
+        raise fit_first(arguments.checkpoint)
+    nfa = NFAugment(checkpoint, config=config)
     print(f"NFA: {arguments.checkpoint}, p = {nfa.p}, in training loaders", file=sys.stderr)
     script_arguments = list(arguments.script_arg)
     try:

@@ -50,10 +50,15 @@ def did_you_mean(word: str, choices: Iterable[str], whole: Mapping[str, str] | N
 
     >>> did_you_mean("regoins", ["axis", "pair", "regions"])
     '; did you mean regions?'
+    >>> did_you_mean("rand", ["mixup", "randaugment"])
+    '; did you mean randaugment?'
     >>> did_you_mean("blur", ["axis", "pair", "regions"])
     ''
     """
-    close = difflib.get_close_matches(word, choices, n=1)
+    known = list(choices)
+    close = difflib.get_close_matches(word, known, n=1)
+    if not close and len(word) > 2:  # the first letters of a longer one
+        close = [choice for choice in known if choice.startswith(word)]
     if not close:
         return ""
     return f"; did you mean {(whole or {}).get(close[0], close[0])}?"
