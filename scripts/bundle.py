@@ -98,7 +98,7 @@ def main() -> None:
     out = args.out or BUILTINS / args.name
     made.save(out, overwrite=True)
     name = BUILTIN + args.name
-    card = make_card(made.config, made.pca, name, license=args.license, data=args.terms)
+    card = make_card(made.config, made.pca, name, license=args.license, about_data=args.terms)
     (out / "README.md").write_text(card, encoding="utf-8")
     for file in sorted(out.iterdir()):
         print(f"{file.stat().st_size / 1e6:6.2f} MB  {file}")

@@ -65,6 +65,11 @@ def test_a_checkpoint_is_pushed_without_a_directory(hub: FakeHub, made: Path) ->
         nfaug.load(REPO, token="hf_wrong")
 
 
+def test_the_old_name_of_about_data_says_the_new_one(made: Path) -> None:
+    with pytest.raises(TypeError, match="about_data"):
+        push_to_hub(made, REPO, data="cats")  # type: ignore[call-arg]
+
+
 def test_a_name_is_whole_before_anything_is_done(hub: FakeHub, made: Path) -> None:
     for push in (push_to_hub, plan_push):
         for name in ("flow", "owner/", "an owner/flow", "owner/flow/1", "owner/a--b"):
@@ -155,7 +160,7 @@ def test_a_card_of_ones_own(hub: FakeHub, mine: Path) -> None:
     (mine / "README.md").write_text("---\nlicense: mit\n---\n# My own words\n")
     for push in (push_to_hub, plan_push):
         with pytest.warns(UserWarning, match="license, and what it says of training") as caught:
-            push(mine, REPO, data="cats")
+            push(mine, REPO, about_data="cats")
         (warning,) = [each for each in caught if each.category is UserWarning]
         assert warning.filename == __file__
     assert hub.files(REPO)["README.md"] == (mine / "README.md").read_bytes()

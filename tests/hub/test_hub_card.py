@@ -33,7 +33,8 @@ class Message(dict[str, list[str]]):
 
 
 def card(**changes: Any) -> str:
-    options = {key: changes.pop(key) for key in ("license", "data", "picture") if key in changes}
+    names = {"license", "about_data", "picture"} & changes.keys()
+    options = {name: changes.pop(name) for name in names}
     pca = changes.pop("pca", parts().pca)
     return make_card(replace(CONFIG, **changes), pca, "owner/flow", **options)
 
@@ -147,7 +148,7 @@ def test_texts_of_a_checkpoint_cannot_format_or_link(text: str) -> None:
         metrics={text: text, "nf_acc": text, "bits_per_dim": 1.0, "on": text},
         preprocessing={"resize": {text: [text]}},
         gaussians={"fitted": True, "images": text, "flow": text},
-        data=text,
+        about_data=text,
     )
     plain = card(gaussians={"fitted": True, "images": 1, "flow": "x"})
     assert [line for line in made.splitlines() if line.startswith("#")] == [
@@ -179,7 +180,7 @@ def test_shares_have_their_interval() -> None:
 
 def test_terms_are_never_cut() -> None:
     license, terms = "my own license " * 20 + "end", "You may use it, if you ask first. " * 40
-    made = card(license=license, data=terms + "It ends here")
+    made = card(license=license, about_data=terms + "It ends here")
     assert f"This checkpoint: {license}." in made
     assert "ask first\\. It ends here\n" in made
     assert made.count("if you ask first") == 40

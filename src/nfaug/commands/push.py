@@ -53,7 +53,7 @@ def run(arguments: Namespace) -> dict[str, Any]:
     options = {
         "memory": not arguments.no_memory,
         "license": arguments.license,
-        "data": arguments.about_data,
+        "about_data": arguments.about_data,
     }
     if arguments.dry_run:
         with progress_bar(None, f"checking {printable(arguments.checkpoint)}", shown=True):

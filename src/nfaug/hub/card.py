@@ -72,7 +72,7 @@ def make_card(
     *,
     picture: Literal["images", "samples"] | None = None,
     license: str | None = None,
-    data: str | None = None,
+    about_data: str | None = None,
 ) -> str:
     """Return the text of a README.md for the Hub.
 
@@ -82,7 +82,7 @@ def make_card(
         repo_id: "owner/name", for the lines of code.
         picture: What `samples.png` shows: images and variants of them, or samples of the flow.
         license: The Hub's identifier of the license of the flow, such as "mit".
-        data: What the training images are, and their terms of use.
+        about_data: What the training images are, and their terms of use.
     """
     links = _project_links()
     images = config.autoencoder or config.flow
@@ -116,8 +116,8 @@ def make_card(
     if license:
         terms = f"{escape(license, longest=None)}."
     data_terms = None
-    if data:
-        data_terms = escape(data, longest=None)
+    if about_data:
+        data_terms = escape(about_data, longest=None)
     card = ModelCard.from_template(
         _metadata(config, name, license),
         template_path=str(_TEMPLATE),

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import io
 import tempfile
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, ParamSpec
 
 from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi
 from huggingface_hub.utils import validate_repo_id  # documented
@@ -25,6 +26,7 @@ from .card import make_card, set_privacy
 
 CARD: str = "README.md"
 FEWEST: int = 8  # images of a class, below which its mean shows them
+_Options = ParamSpec("_Options")
 
 
 class PushPlan(NamedTuple):
@@ -39,6 +41,19 @@ class PushPlan(NamedTuple):
     card: str
 
 
+def _without_data(push: Callable[_Options, str]) -> Callable[_Options, str]:
+    """The same function, with an error for the old name of `about_data`."""
+
+    @functools.wraps(push)
+    def checked(*args: _Options.args, **options: _Options.kwargs) -> str:
+        if "data" in options:
+            raise TypeError("push_to_hub takes no data: about_data says what the images are")
+        return push(*args, **options)
+
+    return checked
+
+
+@_without_data
 def push_to_hub(
     checkpoint: Checkpoint | str | Path,
     repo_id: str,
@@ -50,7 +65,7 @@ def push_to_hub(
     commit_message: str = "Push a flow with nfaug",
     overwrite_card: bool = False,
     license: str | None = None,
-    data: str | None = None,
+    about_data: str | None = None,
 ) -> str:
     """Push a checkpoint to the Hub, as one commit.
 
@@ -75,7 +90,7 @@ def push_to_hub(
             privacy statement is brought up to date. A warning says so if the card that is pushed is
             not the generated one.
         license: The Hub's identifier of the license for a generated card, such as "mit".
-        data: What the training images are and their terms of use, for a generated card.
+        about_data: What the training images are and their terms of use, for a generated card.
 
     Returns:
         The address of the commit.
@@ -86,6 +101,7 @@ def push_to_hub(
             class had fewer than 8 images in its training.
         CheckpointError: The folder is not a checkpoint, or it is damaged.
         HubError: The repository cannot be written, or is public in spite of `private`.
+        TypeError: `data` is passed, as `about_data` was called before.
 
     Example:
         >>> from nfaug.hub import push_to_hub
@@ -100,7 +116,7 @@ def push_to_hub(
     options = HubOptions(revision=revision, token=token, force_download=True)
     api = HfApi(token=options.token, library_name="nfaug")
     with (
-        _staged(checkpoint, repo_id, memory, license, data) as (staged, generated_card),
+        _staged(checkpoint, repo_id, memory, license, about_data) as (staged, generated_card),
         hub_errors(repo_id, options),
     ):
         api.create_repo(repo_id, private=private, exist_ok=True)
@@ -136,7 +152,7 @@ def plan_push(
     *,
     memory: bool = True,
     license: str | None = None,
-    data: str | None = None,
+    about_data: str | None = None,
 ) -> PushPlan:
     """Check and list what `push_to_hub` would push, without contacting the Hub.
 
@@ -144,7 +160,7 @@ def plan_push(
     Arguments and errors are those of `push_to_hub`.
     """
     _check_name(repo_id)
-    with _staged(checkpoint, repo_id, memory, license, data) as (staged, generated_card):
+    with _staged(checkpoint, repo_id, memory, license, about_data) as (staged, generated_card):
         sizes = {entry.name: entry.stat().st_size for entry in sorted(staged.iterdir())}
         card = (staged / CARD).read_text(encoding="utf-8")
         _warn_of_card(card, generated_card)
@@ -248,7 +264,7 @@ def _staged(
     repo_id: str,
     memory: bool,
     license: str | None,
-    data: str | None,
+    about_data: str | None,
 ) -> Iterator[tuple[Path, str]]:
     """Yield a temporary directory with exactly the files to push, and a generated card."""
     own_files: dict[str, bytes] = {}
@@ -266,7 +282,12 @@ def _staged(
     elif picture:
         shows = "samples"
     generated_card = make_card(
-        checkpoint.config, checkpoint.pca, repo_id, picture=shows, license=license, data=data
+        checkpoint.config,
+        checkpoint.pca,
+        repo_id,
+        picture=shows,
+        license=license,
+        about_data=about_data,
     )
     card = generated_card
     if CARD in own_files:
