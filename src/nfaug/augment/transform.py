@@ -45,12 +45,15 @@ _Sample = TypeVar("_Sample")
 class NFAugment(nn.Module):
     """Replace images by variants: each is mixed with another of its class, a partner.
 
+    `p` (0.5 by default) is the probability that an image is replaced. `mix` chooses the weights w:
+    "axis" (the default) draws one for each axis of the class, "pair" one for the image, and
+    "regions" one for each position. `MixConfig` has all settings. The variant is z' decoded:
+
         a = U^T (z1 - m),  b = U^T (z2 - m),  w ~ Beta(alpha, alpha),
         z' = z1 + U (strength * w * (b - a)) + noise * e,  e ~ N(0, I)
 
     z1 is the latent of the image, z2 that of the partner, m the mean of their class and U its axes.
-    The variant is z' decoded. With mix="regions", w is a smooth mask over the positions of the
-    latents, in [0, 1]:
+    With mix="regions", w is a smooth mask over the positions of the latents, in [0, 1]:
 
         z' = z1 + w * (z2 - z1) + noise * e
 
@@ -75,10 +78,10 @@ class NFAugment(nn.Module):
 
     Shape:
         Images (B, C, H, W) of any size: uint8, floating point in [0, 1], or normalized by `mean`
-        and `std`. Of other proportions than the fit's, their centre changes. Labels (B,), integers
-        or names of classes, or one-hot rows (B, K). The result has the images' shape, type, device
-        and memory format, and is a new tensor. Images with NaN or infinite pixels stay unchanged,
-        with a warning.
+        and `std`. If the aspect ratio differs from the fit's, only the centre of the image changes.
+        Labels (B,), integers or names of classes, or one-hot rows (B, K). The result has the
+        images' shape, type, device and memory format, and is a new tensor. Images with NaN or
+        infinite pixels stay unchanged, with a warning.
 
     Args:
         checkpoint: A fitted `Checkpoint`, its folder, "owner/name" on the Hub, "builtin:NAME", or
