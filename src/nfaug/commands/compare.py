@@ -120,7 +120,7 @@ def run(arguments: Namespace) -> dict[str, Any] | str:
     if one_size:
         lines += ["", "The same comparison at one size:", "", one_size]
     if example:
-        lines += ["", "An example that trains so, with the same test images:", "", example]
+        lines += ["", "This command trains without and with it, and tests on the same images:", "", example]
     return "\n".join([*lines, "", f"All results are in {arguments.out}."])
 
 
