@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import threading
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,7 @@ from nfaug.compare.images import open_parts, read_images, sized
 from nfaug.compare.methods import PIXELS, Method
 from nfaug.compare.work import Work
 from nfaug.data import readers
+from nfaug.io import progress
 
 TINY = CompareConfig(per_class=4, seeds=3, steps=3, variants=2, device="cpu")
 METHODS = {"none", "randaugment", "mixup", "nfa:builtin:pixels", "nfa:builtin:pixels+randaugment"}
@@ -163,6 +165,26 @@ def test_a_finished_comparison_is_shown_again_and_goes_on_with_more_seeds(
     assert json.loads((tmp_path / "settings.json").read_text())["seeds"] == [3, 4]
     with pytest.raises(ValueError, match="of 4 seeds, and seeds is 3"):
         compare(images, config=TINY, out=tmp_path, progress=False)
+
+
+def test_the_bar_ends_whole(
+    images: TensorImages,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """It also ends if nothing is left to train: its thread drew it as long as Python ran."""
+    monkeypatch.setattr(progress, "_FIRST", 0.01)
+    config = replace(TINY, methods="none,nfa")
+    compare(images, config=config, out=tmp_path, progress=True)
+    drawn = [line for line in capsys.readouterr().err.splitlines() if line.startswith("3 seeds:")]
+    assert "100%" in drawn[-1]
+    assert "6/6" in drawn[-1]
+    compare(images, config=config, out=tmp_path, progress=True)
+    for thread in threading.enumerate():
+        if "_draw" in thread.name:
+            thread.join(10)
+            assert not thread.is_alive()
 
 
 @pytest.mark.parametrize("looks", ["3", [3, 2], ["3"], [0], [True], [10**30], None, {}])

@@ -229,8 +229,9 @@ class _Run:
             initial=planned - sum(len(methods) for methods, _ in missing),
         )
         try:
-            if missing:
-                self._fill(missing)
+            with self.bar:  # closed also if nothing is missing, so that no thread draws it again
+                if missing:
+                    self._fill(missing)
         except KeyboardInterrupt:
             raise KeyboardInterrupt(
                 f"interrupted: {len(self.cells)} classifiers are kept in {self.folder}, and the "
@@ -239,9 +240,8 @@ class _Run:
         return self._report()
 
     def _fill(self, missing: list[tuple[tuple[Method, ...], int]]) -> None:
-        with self.bar, workers(
-            self.images, self.config, self.processes, self.folder / ".images"
-        ) as run_jobs:  # fmt: skip
+        folder = self.folder / ".images"
+        with workers(self.images, self.config, self.processes, folder) as run_jobs:
             names = ", ".join(self.titles.values())
             self._say(f"{len(self.images.names)} test images. Methods: {names}")
             features = self._test_features(run_jobs, missing)
