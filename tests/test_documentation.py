@@ -242,8 +242,9 @@ def use_hub(request: pytest.FixtureRequest, folder: Path, monkeypatch: pytest.Mo
         request.addfinalizer(functools.partial(serving.__exit__, None, None, None))
 
 
-# The images of the tests are fewer than the default number of axes, timm leaves files open, and
-# Lightning warns of small loaders.
+# The images of the tests are fewer than the default number of axes, timm leaves files open,
+# Lightning warns of small loaders, and huggingface_hub 2.4 of its own call.
+@pytest.mark.filterwarnings("ignore:Use 'content=:DeprecationWarning")
 @pytest.mark.filterwarnings("ignore:.*LeafSpec:FutureWarning")
 @pytest.mark.filterwarnings("ignore:.*does not have many workers")
 @pytest.mark.filterwarnings("ignore:.*smaller than the logging interval")

@@ -37,7 +37,6 @@ BY_DESIGN = {
     "nfaug does not choose between keys": ["two keys with label"],
     "NFA mixes images of one class, so it goes before what softens labels": ["soft labels"],
     "there is nothing to augment": ["labels without images"],
-    "what is no tensor passes as metadata": ["a PIL image beside", "a list of PIL images"],
     "nfaug takes lists, names and other integers, too": [
         "a list of labels",
         "names of classes",

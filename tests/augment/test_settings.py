@@ -105,5 +105,5 @@ def test_a_setting_that_does_not_exist() -> None:
 def test_an_argument_of_an_earlier_version() -> None:
     parts: Any = checkpoint()
     for settings in ({"cuda_graphs": True}, {"cuda_graphs": False, "config": MixConfig()}):
-        with pytest.raises(TypeError, match="'cuda_graphs' any more.*leave it out"):
+        with pytest.raises(TypeError, match=r"'cuda_graphs' any more.*leave it out"):
             NFAugment(parts, **settings)

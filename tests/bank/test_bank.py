@@ -194,7 +194,7 @@ def test_what_is_refused(bank: Bank, tmp_path: Path) -> None:
         make_bank(other, Pictures(), tmp_path / "o", progress=False)
     with pytest.raises(ValueError, match="variants"):
         make(tmp_path / "v", variants=0)
-    with pytest.raises(ValueError, match="0 images"):
+    with pytest.raises(ValueError, match="no images"):
         make(tmp_path / "v", Subset(Pictures(), []))
     with pytest.raises(ValueError, match="variants"):
         make(bank.path, variants=2, seed=4)
@@ -231,7 +231,7 @@ def test_a_residual_bank_is_refused(bank: Bank, tmp_path: Path) -> None:
         with pytest.raises(ValueError, match=f"{file}.*residual banks are not read any more"):
             use(folder)
     assert contents(folder) == before
-    with pytest.raises(TypeError, match="'residual' any more.*image_size"):
+    with pytest.raises(TypeError, match=r"'residual' any more.*image_size"):
         make(tmp_path / "c", residual=True)
 
 

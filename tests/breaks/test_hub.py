@@ -154,7 +154,7 @@ def test_the_record_of_an_autoencoder_writes_nothing_into_a_card(name: str, tmp_
     Checkpoint(flow, CheckpointConfig(flow.config, autoencoder=record)).save(folder)
     assert "0" * 64 in plan_push(folder).card
     sign(folder, lambda values: values["autoencoder"].update({name: LINK}))
-    with pytest.raises(CheckpointError, match=f"{name} of an"):
+    with pytest.raises(CheckpointError, match=f"cannot have the {name}"):
         plan_push(folder)
 
 

@@ -65,11 +65,6 @@ def test_a_checkpoint_is_pushed_without_a_directory(hub: FakeHub, made: Path) ->
         nfaug.load(REPO, token="hf_wrong")
 
 
-def test_the_old_name_of_about_data_says_the_new_one(made: Path) -> None:
-    with pytest.raises(TypeError, match="about_data"):
-        push_to_hub(made, REPO, data="cats")  # type: ignore[call-arg]
-
-
 def test_a_name_is_whole_before_anything_is_done(hub: FakeHub, made: Path) -> None:
     for push in (push_to_hub, plan_push):
         for name in ("flow", "owner/", "an owner/flow", "owner/flow/1", "owner/a--b"):

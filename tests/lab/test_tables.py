@@ -59,7 +59,7 @@ def test_the_numbers_of_the_first_page(tables: ModuleType) -> None:
         "gained accuracy on {above} of 7 datasets and lost on none".format(
             **counts["NFA in pixels"]
         ),
-        f"it gained {tables.gain(signs, 'RandAugment')} points",
+        f"on hand signs {tables.gain(signs, 'RandAugment')} points",
         f"nfaug {tables.gain(signs, 'NFA in pixels')}.",
         f"nfaug gained on none and lost on {tuned['below']}.",
     ):

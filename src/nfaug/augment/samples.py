@@ -50,11 +50,17 @@ def images_and_labels(
         raise _refused(leaves)
     images = found[0]
     labels = _find_labels(sample) if labels_getter is None else labels_getter(sample)
-    known = {id(images), id(labels)}
     for path, leaf in leaves.items():
-        if id(leaf) not in known and not _passes(path, leaf, images):
+        known = leaf is images or (leaf is labels and not _lists_around(path))
+        if not known and not _passes(path, leaf, images):
             raise _refused({path: leaf})
     return images, labels
+
+
+def _lists_around(path: str) -> int:
+    """In how many lists a part of a sample lies. The sample itself, a list or tuple, is none."""
+    _, _, key = re.sub(r"^\[\d+\]", "", path).rpartition(".")
+    return key.count("[")
 
 
 def _is_images(leaf: Any) -> bool:
@@ -138,12 +144,11 @@ def _passes(path: str, leaf: Any, images: Tensor) -> bool:
     if not numeric and not isinstance(leaf, numbers.Number | np.generic):
         return False
     shape = tuple(leaf.shape) if numeric else ()
-    field = re.sub(r"^\[\d+\]", "", path)  # a sample's own list or tuple is no dimension
-    _, _, key = field.rpartition(".")
-    dimensions = len(shape) + key.count("[")
+    dimensions = len(shape) + _lists_around(path)
     if dimensions < 2:
         return True
-    if dimensions > 2 or any(word in key.lower() for word in _POSITIONS):
+    key = path.rpartition(".")[2].lower()
+    if dimensions > 2 or any(word in key for word in _POSITIONS):
         return False
     batch, _, height, width = images.shape
     if len(shape) == 2 and shape[0] != batch:

@@ -229,7 +229,8 @@ class NFAugment(nn.Module):
             raise ValueError(f"config must be a nfaug.MixConfig; got {value!r:.200}")
         if isinstance(value.p, tuple) and len(value.p) != self.num_classes:
             raise ValueError(
-                f"p must be one number, or {self.num_classes} numbers, one for each class; got {value.p}"
+                f"p must be one number, or {self.num_classes} numbers, one for each class; got "
+                f"{value.p}"
             )
         if value.partners == "memory" and not self.engine.has_memory:
             raise ValueError(f"partners={value.partners!r} needs a memory, which nfaug fit makes")

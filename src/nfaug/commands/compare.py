@@ -120,7 +120,8 @@ def run(arguments: Namespace) -> dict[str, Any] | str:
     if one_size:
         lines += ["", "The same comparison at one size:", "", one_size]
     if example:
-        lines += ["", "This command trains without and with it, and tests on the same images:", "", example]
+        said = "This command trains without and with it, and tests on the same images:"
+        lines += ["", said, "", example]
     return "\n".join([*lines, "", f"All results are in {arguments.out}."])
 
 

@@ -108,8 +108,7 @@ class CompareConfig:
             )
         if "spectrogram" in self.safe and not {"flip", "rotate", "color"}.isdisjoint(self.safe):
             raise ValueError(
-                "a flipped or recolored spectrogram is another sound; got "
-                f"augment={self.augment!r}"
+                f"a flipped or recolored spectrogram is another sound; got augment={self.augment!r}"
             )
 
     def _check_numbers(self) -> None:

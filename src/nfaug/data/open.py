@@ -160,10 +160,7 @@ def _folder_reader(root: Path, request: Request) -> Reader:
         if files:
             found[kind] = files
             left = [file for file in left if not file.lower().endswith(endings)]
-    empty = [path for path in left if path.endswith("/")]
-    files, unknown = sort_out(
-        [path for path in left if not path.endswith("/")], lambda path: head_of(root / path)
-    )
+    files, unknown = sort_out(left, lambda path: head_of(root / path))
     if files:
         found["images"] = sorted(found.get("images", []) + files, key=natural_key)
     if not found:
@@ -176,7 +173,7 @@ def _folder_reader(root: Path, request: Request) -> Reader:
         )
     warn_of_unknown(unknown, repr(request.data))
     if "images" in found:
-        return open_folder(root, found["images"], unknown + empty, request)
+        return open_folder(root, found["images"], unknown, request)
     if "WebDataset shards" in found:
         return open_webdataset(root, found["WebDataset shards"], request)
     if "IDX files" in found:

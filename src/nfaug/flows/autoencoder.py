@@ -96,7 +96,9 @@ class AutoencoderConfig:
         for name, is_valid in valid.items():
             if not is_valid:
                 value = getattr(self, name)
-                raise ValueError(f"the record of an autoencoder cannot have the {name} {value!r:.80}")
+                raise ValueError(
+                    f"the record of an autoencoder cannot have the {name} {value!r:.80}"
+                )
 
 
 def weights_sha256(weights: Mapping[str, Tensor]) -> str:

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import contextlib
-import functools
 import io
 import tempfile
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal, NamedTuple, ParamSpec
+from typing import Any, Literal, NamedTuple
 
 from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi
 from huggingface_hub.utils import validate_repo_id  # documented
@@ -26,7 +25,6 @@ from .card import make_card, set_privacy
 
 CARD: str = "README.md"
 FEWEST: int = 8  # images of a class, below which its mean shows them
-_Options = ParamSpec("_Options")
 
 
 class PushPlan(NamedTuple):
@@ -41,19 +39,6 @@ class PushPlan(NamedTuple):
     card: str
 
 
-def _without_data(push: Callable[_Options, str]) -> Callable[_Options, str]:
-    """The same function, with an error for the old name of `about_data`."""
-
-    @functools.wraps(push)
-    def checked(*args: _Options.args, **options: _Options.kwargs) -> str:
-        if "data" in options:
-            raise TypeError("push_to_hub takes no data: about_data says what the images are")
-        return push(*args, **options)
-
-    return checked
-
-
-@_without_data
 def push_to_hub(
     checkpoint: Checkpoint | str | Path,
     repo_id: str,
@@ -101,7 +86,6 @@ def push_to_hub(
             class had fewer than 8 images in its training.
         CheckpointError: The folder is not a checkpoint, or it is damaged.
         HubError: The repository cannot be written, or is public in spite of `private`.
-        TypeError: `data` is passed, as `about_data` was called before.
 
     Example:
         >>> from nfaug.hub import push_to_hub

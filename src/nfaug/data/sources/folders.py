@@ -61,8 +61,7 @@ class FolderReader(FileReader):
 def list_files(root: Path) -> list[str]:
     """Relative paths of the regular files below a folder, in natural order, without hidden ones.
 
-    An empty folder is listed, too, with a slash at its end. Links are followed, except a link to a
-    folder that contains the link.
+    Links are followed, except a link to a folder that contains the link.
 
     Raises:
         ValueError: A hundred paths lead to the same folder through links.
@@ -82,10 +81,9 @@ def list_files(root: Path) -> list[str]:
         subfolders[:] = sorted(visible, key=natural_key)  # `os.walk` enters those that are left
         relative = Path(folder).relative_to(root).as_posix()
         prefix = "" if relative == "." else f"{relative}/"
-        found = [name for name in names if not is_hidden(name) and _is_file(root / (prefix + name))]
-        files += [prefix + name for name in found]
-        if not found and not subfolders and prefix:
-            files.append(prefix)
+        for name in names:
+            if not is_hidden(name) and _is_file(root / (prefix + name)):
+                files.append(prefix + name)
     return sorted(files, key=natural_key)
 
 

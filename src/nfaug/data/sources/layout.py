@@ -210,8 +210,7 @@ def check_class_folders(images: Arrangement, unread: Iterable[str], where: str) 
 
     Args:
         images: The images of a split.
-        unread: Relative paths of files that are neither images nor text, and of empty folders,
-            which end in a slash.
+        unread: Relative paths of files that are neither images nor text.
         where: The name of the data in messages.
     """
     for path in _below(unread, images.folder):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import tarfile
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO, NamedTuple
@@ -83,10 +83,9 @@ def open_tar(path: Path, request: Request) -> Reader:
     with path.open("rb") as file:
         images, unknown = sort_out(files, lambda name: _head(file, files[name]))
     warn_of_unknown(unknown, str(path))
-    empty = [f"{name}/" for name, member in members if member.isdir()]
     arranged = arrange(images, request.split, str(path), labels=request.labels)
     if request.labels:
-        check_class_folders(arranged, unknown + _childless(empty, files), str(path))
+        check_class_folders(arranged, unknown, str(path))
     places = []
     for image_path in arranged.paths:
         member = files[arranged.folder + image_path]
@@ -114,20 +113,6 @@ def _head(file: BinaryIO, member: tarfile.TarInfo) -> bytes:
     """The first bytes of a member of an open tar."""
     file.seek(member.offset_data)
     return file.read(min(HEAD, member.size))
-
-
-def _childless(folders: Iterable[str], files: Iterable[str]) -> list[str]:
-    """The folders without a file at any depth. Folders end in a slash."""
-    parents = {parent for file in files for parent in _parents(file)}
-    return [folder for folder in folders if folder not in parents]
-
-
-def _parents(path: str) -> Iterator[str]:
-    """The folders around a file: "a/", "a/b/"."""
-    position = path.find("/")
-    while position >= 0:
-        yield path[: position + 1]
-        position = path.find("/", position + 1)
 
 
 def open_webdataset(root: Path, files: Sequence[str], request: Request) -> Reader:
