@@ -116,7 +116,7 @@ def math_block(self: Any, node: nodes.math_block) -> None:
 _REPOSITORY = re.compile("<!-- repository -->.*?<!-- /repository -->\n", re.DOTALL)
 _SHEET = r"""```{figure} \2
 :target: ../_images/\2
-:figclass: own-size
+:figclass: sheet
 :alt: \1
 ```"""
 
@@ -126,7 +126,7 @@ def read_page(app: Any, document: str, source: list[str]) -> None:
 
     `<!-- site ... -->` holds what only the site shows, and `<!-- repository -->` stands before what
     it does not, up to `<!-- /repository -->`. On the site, names of Python link to their entry, and
-    sheets of variants keep their own size.
+    sheets of variants to their own size.
     """
     text = _REPOSITORY.sub("", source[0])
     text = re.sub(r"^<!-- site\n(.*?)^-->$", r"\1", text, flags=re.MULTILINE | re.DOTALL)
