@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import csv
 import json
+import math
 import threading
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -309,6 +311,69 @@ def test_95_of_100_intervals_hold_the_true_gain(seeds: int, luck: float) -> None
         gain = gain_of(ours, others)
         inside.append(abs(gain.mean) <= gain.half)
     assert 0.92 < np.mean(inside) < 0.98
+
+
+def test_clusters_of_one_image_each_are_none() -> None:
+    """The error is then that of a two-way analysis of variance: (var_i - noise^2 / n) / N."""
+    random = np.random.default_rng(3)
+    liking = 0.3 * random.standard_normal(50)
+    ours = [Cell(random.random(50) < 0.6 + liking, 0.0) for _ in range(4)]
+    others = [Cell(random.random(50) < 0.5, 0.0) for _ in range(4)]
+    pairs = zip(ours, others, strict=True)
+    changes = np.stack([one.right.astype(float) - other.right for one, other in pairs])
+    noise = changes - changes.mean(0) - changes.mean(1, keepdims=True) + changes.mean()
+    square = changes.mean(0).var() - np.square(noise).sum() / (3 * 49) / 4
+    gain = gain_of(ours, others)
+    assert gain.image_error == pytest.approx(100 * (square / 50) ** 0.5, rel=1e-9)
+    named = gain_of(ours, others, [f"image {number}" for number in range(50)])
+    assert tuple(named) == pytest.approx(tuple(gain), rel=1e-9)
+    assert gain_of(ours, others, ["all"] * 50).half == math.inf, "one cluster says nothing"
+    with pytest.raises(ValueError, match="length"):
+        gain_of(ours, others, range(49))
+
+
+def clustered(
+    random: np.random.Generator, sizes: Sequence[int], seeds: int, noise: float
+) -> tuple[list[Cell], list[Cell], list[int]]:
+    """Cells whose images are liked by clusters: for all seeds by 0.15, in a seed by `noise`."""
+    clusters = np.repeat(np.arange(len(sizes)), sizes)
+    liking = 0.15 * random.standard_normal(len(sizes))
+    ours = []
+    others = []
+    for _ in range(seeds):
+        in_seed = liking + noise * random.standard_normal(len(sizes))
+        ours.append(Cell(random.random(len(clusters)) < 0.5 + in_seed[clusters], 0.0))
+        others.append(Cell(random.random(len(clusters)) < 0.5, 0.0))
+    return ours, others, clusters.tolist()
+
+
+@pytest.mark.parametrize("noise", [0.0, 0.1])
+def test_the_error_of_clusters_is_that_of_other_clusters(noise: float) -> None:
+    """Also where a seed likes whole clusters: that is in the error over seeds already."""
+    random = np.random.default_rng(1)
+    sizes = [5, 10, 15, 20, 30] * 4
+    squares = []
+    by_image = []
+    for _ in range(200):
+        ours, others, clusters = clustered(random, sizes, 4, noise)
+        squares.append(gain_of(ours, others, clusters).image_error ** 2)
+        by_image.append(gain_of(ours, others).image_error ** 2)
+    true = 100 * 0.15 * np.square(sizes).sum() ** 0.5 / sum(sizes)
+    assert np.mean(squares) ** 0.5 == pytest.approx(true, rel=0.05)
+    assert np.mean(by_image) ** 0.5 < 0.4 * true
+
+
+def test_95_of_100_intervals_over_clusters_hold_the_true_gain() -> None:
+    random = np.random.default_rng(2)
+    inside = []
+    of_images = []
+    for _ in range(400):
+        ours, others, clusters = clustered(random, [10, 20, 30] * 4, 5, 0.05)
+        for names, found in ((clusters, inside), (None, of_images)):
+            gain = gain_of(ours, others, names)
+            found.append(abs(gain.mean) <= gain.half)
+    assert 0.92 < np.mean(inside) < 0.98
+    assert np.mean(of_images) < 0.75
 
 
 @pytest.mark.parametrize(
