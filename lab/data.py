@@ -6,8 +6,9 @@
 writes DATA/blood128-train.tar, -validation.tar and -test.tar, the files of `lab/sets.py`. Without
 --source, the archive of a commit is downloaded from GitHub. In lab/manifests, sources.csv has the
 commit, the licence, the split, and the SHA-256 that the files of the source must have (see
-`digest`); STEM.csv.gz says which of them is which image of which part; SHA256SUMS holds for the
-archives that Pillow 12.3.0 makes. Another version may encode equal pixels in other bytes.
+`digest`); STEM.csv.gz says which of them is which image of which part and, where images belong
+together, of which `cluster`; SHA256SUMS holds for the archives that Pillow 12.3.0 makes. Another
+version may encode equal pixels in other bytes.
 
 The commits of CIFAR-10, cells, clothes, signs and speech were not noted when the images of the
 studies were made. At the one named here, all images are equal.

@@ -29,6 +29,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from clusters import names_of
 from heads import gaussians
 from numpy.typing import NDArray
 from sets import SETS, parts_of
@@ -159,7 +160,8 @@ def cells_of(found: Found, name: str, classifier: str, labels: int) -> list[Cell
 def gain_at(found: Found, name: str, labels: int) -> Gain:
     """The gain of the Gaussians over logistic regression."""
     ours = cells_of(found, name, GAUSSIANS, labels)
-    return gain_of(ours, cells_of(found, name, LOGISTIC, labels))
+    others = cells_of(found, name, LOGISTIC, labels)
+    return gain_of(ours, others, names_of(f"frozen/{name}"))
 
 
 def mean_gain(found: Found, labels: int) -> tuple[float, float]:

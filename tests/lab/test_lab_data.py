@@ -330,3 +330,13 @@ def test_the_manifests_have_what_the_studies_read() -> None:
         judged = {row["source"] for row in rows if not row["part"].startswith("train")}
         assert len({(row["part"], row["name"]) for row in rows}) == len(rows)
         assert not judged & {row["source"] for row in rows if row["part"].startswith("train")}
+
+
+def test_the_clusters_of_groceries_are_varieties() -> None:
+    """The name of a photograph is that of its variety and a number."""
+    with gzip.open(MANIFESTS / "grocery128.csv.gz", "rt", encoding="utf-8") as file:
+        for row in csv.DictReader(file):
+            variety, _, number = Path(row["name"]).stem.rpartition("_")
+            assert row["cluster"] == variety
+            assert number.isdigit()
+            assert Path(row["source"]).parts[-2] == variety

@@ -2,21 +2,57 @@
 
 from __future__ import annotations
 
+import csv
+import gzip
 import importlib
+import io
 import math
+import tarfile
 from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
 
 import pytest
 import torch
+from PIL import Image
 
+import nfaug
 from nfaug.compare import CompareConfig, Comparison, Images
 from nfaug.compare.cells import Cells
 from nfaug.compare.figures import Gain
 from nfaug.compare.images import Part
 
 ROOT = Path(__file__).resolve().parents[2]
+EVIDENCE = "docs/explanation/evidence.md"
+SCRATCH = "final/*-scratch"
+#: Pages, and what they say, with braces as in lab/tables.md.
+SENTENCES = [
+    (EVIDENCE, "**NFA gained {final/*-scratch: NFA in pixels, mean} points in the mean"),
+    (EVIDENCE, "RandAugment's is {final/*-scratch: RandAugment, mean},"),
+    (EVIDENCE, "TrivialAugment's {final/*-scratch: TrivialAugment, mean},"),
+    (EVIDENCE, "MixUp's {final/*-scratch: MixUp, mean} and"),
+    (EVIDENCE, "CutMix's {final/*-scratch: CutMix, mean}."),
+    (EVIDENCE, "One by one, NFA gained on {final/*-scratch: NFA in pixels, above} of 7 datasets,"),
+    (EVIDENCE, "RandAugment on {final/*-scratch: RandAugment, above}, and neither lost on any."),
+    (EVIDENCE, "After correction, NFA gained on {final-scratch: NFA in pixels, bold above},"),
+    (EVIDENCE, "RandAugment on {final-scratch: RandAugment, bold above}, and"),
+    (EVIDENCE, "NFA at p = 0.25 on {final-scratch: NFA in pixels at p = 0.25, bold above}."),
+    (EVIDENCE, "In the frozen run {final/groceries-scratch: known} of the test photographs are"),
+    (EVIDENCE, "in the earlier runs, below, {defaults/groceries-scratch: known} are."),
+    (EVIDENCE, "here is {final/groceries-scratch: RandAugment, known} on the first kind and"),
+    (EVIDENCE, "{final/groceries-scratch: RandAugment, new} on new varieties: hence"),
+    (EVIDENCE, "{final/groceries-scratch: RandAugment, plain} in this run, and"),
+    (EVIDENCE, "{defaults/groceries-scratch: RandAugment, plain} in the earlier one."),
+    (EVIDENCE, "by {same-class: * over same-class mixup*, mean} in the mean"),
+    (EVIDENCE, "was {tuned/cifar10-50: flow over same-class mixup, plain} above it"),
+    ("docs/explanation/relatives.md", "by {same-class: * over same-class mixup*, mean} points in"),
+    ("docs/explanation/which-augmentation.md", "NFA gained {final/*-scratch: NFA in pixels, mean}"),
+    ("docs/explanation/which-augmentation.md", "RandAugment {final/*-scratch: RandAugment, mean};"),
+    ("docs/index.md", "it gained {final/*-scratch: NFA in pixels, mean} points in the mean of 7"),
+    ("docs/index.md", "RandAugment gained {final/*-scratch: RandAugment, mean}."),
+    ("lab/results/final/README.md", "datasets is {final/*-scratch: NFA in pixels, mean}."),
+    ("lab/results/ladder/README.md", "({ladder/groceries: none over frozen, plain})"),
+]
 
 
 @pytest.fixture(scope="module")
@@ -49,25 +85,57 @@ def test_every_table_is_shown(tables: ModuleType) -> None:
 
 
 def test_the_numbers_of_the_first_page(tables: ModuleType) -> None:
-    signs = "final/signs-scratch"
     counts = {}
+    means = {}
+    bold = {}
     for row in ("NFA in pixels", "RandAugment"):
-        counts[row] = tables.intervals("final/*-scratch", row)
+        counts[row] = tables.intervals(SCRATCH, row)["above"]
+        means[row] = tables.in_tenths(*tables.mean_of(SCRATCH, row))
+        bold[row] = tables.bold_intervals("final-scratch", row)["bold above"]
+    worst, _, _ = tables.worst_of(SCRATCH, "NFA in pixels").partition(" ")
     tuned = tables.intervals("final/*-finetuned", "NFA in pixels")
     text = " ".join((ROOT / "README.md").read_text(encoding="utf-8").split())
     for words in (
-        "gained accuracy on {above} of 7 datasets and lost on none".format(
-            **counts["NFA in pixels"]
-        ),
-        f"on hand signs {tables.gain(signs, 'RandAugment')} points",
-        f"nfaug {tables.gain(signs, 'NFA in pixels')}.",
+        f"gained {means['NFA in pixels']} points in the mean of 7 datasets, {worst} on the worst,",
+        f"RandAugment gained {means['RandAugment']}, on hand signs "
+        f"{tables.gain('final/signs-scratch', 'RandAugment')}.",
+        f"nfaug gained on {counts['NFA in pixels']}, RandAugment on {counts['RandAugment']};",
+        f"after correction, {bold['NFA in pixels']} and {bold['RandAugment']}.",
         f"nfaug gained on none and lost on {tuned['below']}.",
     ):
         assert words in text, words
-    assert counts["RandAugment"] == counts["NFA in pixels"], "So did RandAugment"
-    assert counts["NFA in pixels"]["below"] == tuned["above"] == 0
+    assert tuned["above"] == 0
     for network in ("scratch", "finetuned"):
         assert len(tables.files_of(f"final/*-{network}")) == 7
+
+
+@pytest.mark.parametrize(("page", "sentence"), SENTENCES)
+def test_sentences_have_the_figures_of_their_rows(
+    tables: ModuleType, page: str, sentence: str
+) -> None:
+    text = " ".join((ROOT / page).read_text(encoding="utf-8").split())
+    assert tables.filled(sentence) in text
+
+
+def test_the_lines_in_which_nfa_is_above_randaugment(tables: ModuleType) -> None:
+    counts = {"lines": 0, "above": 0, "below": 0}
+    for table in ("tuned-scratch", "tuned-finetuned"):
+        head, _, *lines = tables.templates()[table].splitlines()
+        columns = [name.strip() for name in head.split("|")]
+        for line in lines:
+            cells = line.split("|")
+            ours = tables.BRACED.findall(cells[columns.index("NFA")])
+            others = tables.BRACED.findall(cells[columns.index("RandAugment")])
+            if ours and others:
+                gain = tables.gain(*ours[0], others[0][1])
+                counts["lines"] += 1
+                counts["above"] += gain.mean > gain.half
+                counts["below"] += gain.mean < -gain.half
+    text = " ".join((ROOT / EVIDENCE).read_text(encoding="utf-8").split())
+    assert (
+        "Over the {lines} lines of these two tables that have both, NFA was above RandAugment in "
+        "{above} and below it in {below}".format(**counts)
+    ) in text
 
 
 def test_the_page_has_the_advice_of_the_demo(tables: ModuleType, tmp_path: Path) -> None:
@@ -122,6 +190,64 @@ def test_intervals_are_counted_over_files(tables: ModuleType) -> None:
         assert tables.intervals("defaults/c[el]*-scratch", row) == {"above": above, "below": below}
     assert above + below > 0
     assert tables.filled("{defaults/*-finetuned: MixUp, above}") == "5"
+
+
+def test_the_order_of_test_images(tables: ModuleType, tmp_path: Path) -> None:
+    """Clusters have the order in which a study opens a tar of these names."""
+    with gzip.open(ROOT / "lab/manifests/grocery128.csv.gz", "rt", encoding="utf-8") as file:
+        names = [row["name"] for row in csv.DictReader(file) if row["part"] == "test"]
+    image = io.BytesIO()
+    Image.new("RGB", (1, 1)).save(image, "PNG")
+    with tarfile.open(tmp_path / "some.tar", "w") as archive:
+        for name in reversed(names):
+            entry = tarfile.TarInfo(name)
+            entry.size = len(image.getvalue())
+            archive.addfile(entry, io.BytesIO(image.getvalue()))
+    paths = nfaug.open_dataset(tmp_path / "some.tar").paths
+    assert paths is not None
+    varieties = [Path(path).stem.rpartition("_")[0] for path in paths]
+    clusters = importlib.import_module("clusters")
+    assert list(clusters.clusters_of("final/groceries-scratch").names) == varieties
+    assert clusters.names_of("final/cells-scratch") is None
+
+
+def test_gains_on_groceries_have_intervals_over_varieties(tables: ModuleType) -> None:
+    names = ("final/groceries-scratch", "RandAugment")
+    whole = tables.gain(*names)
+    by_image = tables.gain_by_image(*names)
+    assert whole.mean == by_image.mean
+    assert whole.clusters == 41
+    assert by_image.clusters == 0
+    assert whole.half > 1.5 * by_image.half
+    parts = [tables.gain_on(*names, known=known) for known in (True, False)]
+    assert [part.clusters for part in parts] == [31, 10]
+    share = 0.795
+    assert share * parts[0].mean + (1 - share) * parts[1].mean == pytest.approx(whole.mean)
+    filled = tables.filled("{final/groceries-scratch: RandAugment, by image}")
+    assert filled == tables.in_tenths(by_image.mean, by_image.half)
+    with pytest.raises(ValueError, match="no clusters"):
+        tables.filled("{final/cells-scratch: RandAugment, new}")
+
+
+def test_figures_over_files(tables: ModuleType) -> None:
+    pattern = "defaults/c[el]*-scratch"
+    means = []
+    for name in ("cells", "clothes"):
+        means.append(tables.gain(f"defaults/{name}-scratch", "CutMix").mean)
+    mean, half = tables.mean_of(pattern, "CutMix")
+    assert mean == pytest.approx(sum(means) / 2)
+    assert half == pytest.approx(12.7062 * abs(means[0] - means[1]) / 2, rel=1e-4)
+    assert tables.worst_of(pattern, "CutMix") == f"{min(means):+.1f} (cells)"
+    bold = tables.bold_gains(tables.templates()["defaults-scratch"])
+    signs = []
+    for (file, name), found in bold.items():
+        if name == "CutMix" and found:
+            signs.append(tables.gain(file, name).mean > 0)
+    assert tables.bold_intervals("defaults-scratch", "CutMix") == {
+        "bold above": sum(signs),
+        "bold below": len(signs) - sum(signs),
+    }
+    assert 0 < sum(signs) < len(signs)
 
 
 def test_a_row_that_is_not_there(tables: ModuleType) -> None:
