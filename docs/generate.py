@@ -177,8 +177,11 @@ def _site_link(words: str, target: str, folder: Path) -> str:
     if not name or re.match(r"[a-z]+:", name) or name.startswith("/"):
         return link
     file = (folder / name).resolve()
-    if file.is_relative_to(DOCS) or not file.is_relative_to(ROOT):
+    if not file.is_relative_to(ROOT) or (file.is_relative_to(DOCS) and folder != ROOT):
         return link
+    if file.is_relative_to(DOCS):  # of a document that stands elsewhere on the site
+        page = file.relative_to(DOCS).as_posix()
+        return f"[{words}](/{page}{target.removeprefix(name)})"
     path = file.relative_to(ROOT).as_posix()
     if path in PAGES:
         return f"[{words}]({PAGES[path]}{'#' if anchor else ''}{anchor})"

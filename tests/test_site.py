@@ -81,6 +81,8 @@ def test_links_out_of_the_folder_lead_somewhere(
     assert without.startswith("[a](/project/contributing.md#release) ")
     assert "{download}`b </../examples/finetune_timm.py>`" in without
     assert without.endswith(" [c](tune.md)")
+    page = generate.site_links("[d](docs/how-to/tune.md#p)", ROOT)
+    assert page == "[d](/how-to/tune.md#p)"
     monkeypatch.setattr(generate, "source_url", lambda: "https://example.org/name")
     linked = generate.site_links(text, DOCS / "how-to")
     assert "[b](https://example.org/name/blob/main/examples/finetune_timm.py)" in linked
