@@ -35,7 +35,9 @@ from nfaug.data.sources import folders
 from nfaug.data.torch_datasets import wrap_dataset
 from nfaug.run.seeds import SharedGenerator, seed_of
 
-FILES = {"manifest.json", "applied.npy", "hashes.npy", "labels.npy", "paths.npy"}
+FILES = {
+    "manifest.json", "applied.npy", "checksums.npy", "hashes.npy", "labels.npy", "paths.npy",
+}  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -217,18 +219,16 @@ def test_overwriting_leaves_no_old_arrays(tmp_path: Path) -> None:
     assert {file.name for file in (tmp_path / "b").iterdir()} == {*FILES, "variants.npy"}
 
 
-def test_a_residual_bank_is_refused(bank: Bank, tmp_path: Path) -> None:
-    """Earlier versions made them, and wrote of each bank whether it was one."""
+def test_a_bank_of_an_earlier_version_is_refused(bank: Bank, tmp_path: Path) -> None:
+    """It has no checksums, or holds residuals."""
     folder = tmp_path / "b"
     shutil.copytree(bank.path, folder)
     file = folder / "manifest.json"
     values = json.loads(file.read_text())
-    file.write_text(json.dumps(values | {"residual": False}))
-    assert Bank(folder).manifest == bank.manifest
-    file.write_text(json.dumps(values | {"residual": True}))
+    file.write_text(json.dumps(values | {"format_version": 4, "residual": True}))
     before = contents(folder)
     for use in (Bank, functools.partial(make, overwrite=True)):
-        with pytest.raises(ValueError, match=f"{file}.*residual banks are not read any more"):
+        with pytest.raises(ValueError, match=f"{file}.*format version 4 is not 5"):
             use(folder)
     assert contents(folder) == before
     with pytest.raises(TypeError, match=r"'residual' any more.*image_size"):

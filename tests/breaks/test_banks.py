@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import itertools
 import json
 import os
 import shutil
@@ -10,6 +11,7 @@ import signal
 import sys
 import warnings
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +19,7 @@ import numpy as np
 import pytest
 import torch
 from bank_tools import Pictures, contents, make, save_pictures
-from nfa_tools import batch_of, checkpoint
+from nfa_tools import NAMES, TensorImages, batch_of, checkpoint
 from PIL import Image
 from torch.utils.data import DataLoader, Dataset, TensorDataset
 from torchvision.datasets import ImageFolder
@@ -29,6 +31,7 @@ from nfaug.bank import make as module
 from nfaug.data.images import LabelledImages
 from nfaug.integrations.torchvision import NFACollate
 from nfaug.io.lock import OutputInUseError
+from nfaug.training import TrainConfig, train
 
 IMAGES = 30
 
@@ -132,8 +135,10 @@ def test_files_of_the_same_names_and_sizes_are_other_data(tmp_path: Path) -> Non
     assert name.stat().st_size == size
     with pytest.raises(ValueError, match="data_sha256"):
         make(tmp_path / "b", data)
-    with pytest.raises(ValueError, match=name.name):
-        BankDataset(data, made)
+    replaced = BankDataset(data, made, p=1.0)
+    assert made.applied[3].any()
+    with pytest.raises(ValueError, match=f"{name.name} is not the image .* 1 of 30"):
+        replaced[3]
 
 
 def bitmap(file: Path) -> bytes:
@@ -413,7 +418,6 @@ def test_a_bank_that_continues_reads_a_spread_of_its_images(
 ) -> None:
     """Break 16: a large bank must continue soon, and still not over other images."""
     monkeypatch.setattr(LabelledImages.fingerprint, "__defaults__", (4,))
-    monkeypatch.setattr(module, "HASHED", 4)
     make(tmp_path)
     data = Pictures()
     make(tmp_path, data)
@@ -421,11 +425,11 @@ def test_a_bank_that_continues_reads_a_spread_of_its_images(
     data.images[10] = 255 - data.images[10]
     with pytest.raises(ValueError, match="data_sha256"):
         make(tmp_path, data)
-    monkeypatch.setattr(module, "HASHED", 30)
     data.images[10] = 255 - data.images[10]  # as it was
     data.images[7] = 255 - data.images[7]  # among those that are done, not in the spread of all
-    with pytest.raises(ValueError, match="image 7 "):
-        make(tmp_path, data)
+    replaced = BankDataset(data, make(tmp_path, data), p=1.0)
+    with pytest.raises(ValueError, match=r"image 7 is not the image .* 1 of 30"):
+        replaced[7]
 
 
 @pytest.mark.parametrize(
@@ -447,3 +451,92 @@ def test_a_seed_of_numpy(tmp_path: Path) -> None:
     """Break 103: its type, which JSON lacks, was an error in the middle."""
     assert make(tmp_path / "b", seed=np.int64(3), variants=np.int32(2)).manifest.seed == 3
     assert Bank(tmp_path / "b").manifest.variants == 2
+
+
+ROWS = 300  # of which 1% are three
+
+
+@pytest.fixture(scope="module")
+def large(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """Files, and a bank of them. Read only."""
+    root = tmp_path_factory.mktemp("large")
+    folder = save_pictures(root / "images", ROWS)
+    make(root / "bank", ImageFolder(str(folder)), variants=1, gate=None)
+    return folder, root / "bank"
+
+
+def edit_files(folder: Path, bank: Path, rows: list[int]) -> None:
+    """Give images the content of others of their class, as a rename or another download may."""
+    samples = ImageFolder(str(folder)).samples
+    for row in rows:
+        Path(samples[row][0]).write_bytes(Path(samples[row + 1][0]).read_bytes())
+
+
+def damage_variants(folder: Path, bank: Path, rows: list[int]) -> None:
+    """Blacken variants, as a disk or a sync that failed may."""
+    variants = np.load(bank / "variants.npy", mmap_mode="r+")
+    variants[rows] = 0
+    variants.flush()
+
+
+HARMS = [edit_files, damage_variants]
+
+
+@pytest.mark.parametrize("harm", HARMS)
+@pytest.mark.parametrize("workers", [0, 2])
+def test_what_is_not_of_an_image_is_not_served(
+    large: tuple[Path, Path], tmp_path: Path, harm: Any, workers: int
+) -> None:
+    """Breaks 112 and 115: a sample of hashes was compared, and variants had none."""
+    folder, bank = tmp_path / "images", tmp_path / "bank"
+    shutil.copytree(large[0], folder)
+    shutil.copytree(large[1], bank)
+    rows = [10, 150, 280]
+    harm(folder, bank, rows)
+    source = ImageFolder(str(folder))
+    data = BankDataset(source, bank, p=1.0, transform=np.array)
+    assert data.bank.applied[rows].all()
+    loader = DataLoader(data, batch_size=20, num_workers=workers)
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always")
+        served = torch.cat([images for images, _ in loader]).numpy()
+    if not workers:  # a worker warns in its own process
+        (warning,) = [str(each.message) for each in said if "as they are" in str(each.message)]
+        assert "image 10" in warning or Path(source.samples[10][0]).name in warning
+    assert data.changed == 3
+    for row, image in enumerate(served):
+        own = np.array(source[row][0])
+        expected = own if row in rows else data.bank.variants[row, 0]
+        assert (image == expected).all(), row
+
+
+@pytest.mark.parametrize("harm", HARMS)
+@pytest.mark.parametrize("workers", [0, 2])
+def test_more_than_one_in_a_hundred_is_an_error(
+    large: tuple[Path, Path], tmp_path: Path, harm: Any, workers: int
+) -> None:
+    """Breaks 112 and 115: a training must not go on with other data."""
+    folder, bank = tmp_path / "images", tmp_path / "bank"
+    shutil.copytree(large[0], folder)
+    shutil.copytree(large[1], bank)
+    harm(folder, bank, [10, 11, 150, 280])
+    data = BankDataset(ImageFolder(str(folder)), bank, p=1.0, transform=np.array)
+    loader = DataLoader(data, batch_size=20, num_workers=workers)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        with pytest.raises(ValueError, match="4 of 300 images"):
+            list(itertools.chain(loader, loader, loader))  # epochs
+
+
+def test_a_training_does_not_go_on_with_other_images(
+    tmp_path: Path, tiny_config: TrainConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Break 112: a resumed training compared 1,024 of its images."""
+    monkeypatch.setattr(LabelledImages.fingerprint, "__defaults__", (2,))
+    images, labels = batch_of(60)
+    data = TensorImages(images, labels, NAMES)
+    train(data, tmp_path, config=replace(tiny_config, epochs=1), progress=False)
+    images[7] = 255 - images[7]
+    longer = replace(tiny_config, epochs=2)
+    with pytest.raises(ValueError, match="other images or settings: --data"):
+        train(data, tmp_path, config=longer, resume=True, progress=False)

@@ -98,6 +98,31 @@ class SharedValue:
         return SharedValue, (self._value,)
 
 
+class SharedMarks:
+    """Marks of some of `count` things, which the workers of a data loader share.
+
+    A deep copy and a plain pickle begin without marks.
+    """
+
+    def __init__(self, count: int, marks: Tensor | None = None) -> None:
+        self._count = count
+        self._marks = _shared_zeros(max(1, count), dtype=torch.uint8) if marks is None else marks
+
+    def set(self, index: int) -> None:
+        """Mark one."""
+        self._marks.numpy()[index] = 1
+
+    def count(self) -> int:
+        """How many are marked, in all processes."""
+        return int(self._marks.numpy().sum(dtype="int64"))
+
+    def __reduce__(self) -> Any:
+        if not get_spawning_popen():
+            return SharedMarks, (self._count,)
+        self._marks = _sendable(self._marks)
+        return SharedMarks, (self._count, self._marks)
+
+
 def _shared_zeros(*shape: int, dtype: torch.dtype) -> Tensor:
     """Zeros that forked processes share. Unlike `share_memory_`, this takes no room in /dev/shm."""
     memory = mmap.mmap(-1, math.prod(shape) * dtype.itemsize)

@@ -12,7 +12,7 @@ import torch
 from PIL import Image
 from torch.utils.data import Dataset
 
-from ..augment.counters import SharedValue
+from ..augment.counters import SharedMarks, SharedValue
 from ..augment.pixels import to_pil
 from ..data.classes import dataset_classes, stored_labels
 from ..data.decode import upright
@@ -20,12 +20,14 @@ from ..data.images import spread
 from ..data.torch_datasets import as_label, check_label, part
 from ..io.numbers import check_number
 from ..io.text import printable
-from .reader import Bank, check_variants
+from .reader import Bank, DamagedVariantError, check_variants
 from .source import UntransformedReader, split_transform, to_uint8
 
-_COMPARED = 32  # images whose hashes are compared
+_PEEKS = 32  # images that tell at once whether the data are others
+_MOST_CHANGED = 0.01  # of the images, whose variants are not theirs any more
 _PROBED = 3  # items whose labels are compared with those that the dataset stores
 _DECODED = 4  # images whose pixels are compared with their files
+_IS_ANOTHER = "is not the image that the bank was made from"
 _MAKE = "make a bank of this dataset (nfaug bank, or nfaug.bank.make_bank)"
 
 
@@ -37,16 +39,20 @@ class BankDataset(Dataset[tuple[Any, int]]):
     does not change). Other attributes are those of the dataset.
 
     Images are matched with the bank by the paths of their files, in any order, and by order if they
-    are not files. Stored labels, and hashes of up to 32 images, are compared on opening. A
-    warning says if the dataset changes images of files otherwise than by `transform`.
+    are not files. Stored labels are compared on opening. A warning says if the dataset changes
+    images of files otherwise than by `transform`. Data of which most images are others are refused.
+
+    Before a variant is served, the hash of its image, read anew, and the checksum of the variant
+    are compared with those that the bank has. If one differs, the image is served as it is, and a
+    warning names the first. `changed` counts such images; more than 1% of all are an error.
 
     The label of an item is the dataset's own. A dataset that stores its labels, such as those of
     torchvision and timm, has all of them compared with the bank's on opening. Of another, each item
     is read, also where a variant replaces its image, and its label is compared then: an attribute
     `targets` with all labels saves that.
 
-    An image that is replaced is not decoded. The others, if they are PIL images, are turned upright
-    as their EXIF orientation says, because `nfaug bank` reads files so.
+    An image that is replaced is read, and not decoded if it is a file. The others, if they are PIL
+    images, are turned upright as their EXIF orientation says, because `nfaug bank` reads files so.
 
     Example:
         >>> import tempfile
@@ -67,9 +73,9 @@ class BankDataset(Dataset[tuple[Any, int]]):
         transform: Applied to every image.
 
     Raises:
-        ValueError: The bank was made from other data, classes or labels, or has no variant; images
-            that are not files are in another order; or, when an item is read, its label is not the
-            one that the dataset stores.
+        ValueError: The bank was made from other data, classes or labels, or has no variant; or,
+            when an item is read, its label is not the one that the dataset stores, or more than 1%
+            of the images are not those that the bank was made from.
     """
 
     def __init__(
@@ -90,7 +96,12 @@ class BankDataset(Dataset[tuple[Any, int]]):
             self.transform = dataset_transform
         self._p = SharedValue(check_number("p", p, 0, 1))
         stored = _trusted_labels(self.dataset)
-        self._rows = match(self.dataset, self.bank)
+        # Labels are compared below, and with each item that is read.
+        no_labels = torch.zeros(len(plain), dtype=torch.int64)
+        self._reader = UntransformedReader(plain, targets=no_labels)
+        self._rows = match(self._reader, self.bank)
+        self._changed = SharedMarks(len(self._rows))
+        self._warned = SharedValue(0.0)
         self._labels = _compared_labels(self.dataset, self.bank, self._rows, stored)
         self._stores_labels = stored is not None
 
@@ -104,6 +115,11 @@ class BankDataset(Dataset[tuple[Any, int]]):
         self._p.set(check_number("p", value, 0, 1))
 
     @property
+    def changed(self) -> int:
+        """How many images were served in place of a variant that was not theirs any more."""
+        return self._changed.count()
+
+    @property
     def classes(self) -> list[str] | None:
         """Names of the dataset's classes in label order; None if it has none."""
         return dataset_classes(self.dataset)
@@ -115,15 +131,15 @@ class BankDataset(Dataset[tuple[Any, int]]):
         index = range(len(self))[index]
         row = int(self._rows[index])
         label = int(self._labels[index])
-        number = self._draw_variant(row)
+        variant = self._variant(index, row, self._draw_variant(row))
         item = None
-        if number is None or not self._stores_labels:
+        if variant is None or not self._stores_labels:
             item = self.dataset[index]
             check_label(part(item, "label"), label, f"image {index}")
-        if number is None:
+        if variant is None:
             image = self._upright(part(item, "image"))
         else:
-            image = to_pil(self.bank.variant(row, number))
+            image = to_pil(variant)
         if self.transform is not None:
             image = self.transform(image)
         return image, label
@@ -137,6 +153,36 @@ class BankDataset(Dataset[tuple[Any, int]]):
         if not len(numbers):
             return None
         return int(numbers[int(which * len(numbers))])
+
+    def _variant(self, index: int, row: int, number: int | None) -> np.ndarray | None:
+        """The variant of an image, if it is of this image; None if the image stays.
+
+        Raises:
+            ValueError: More than 1% of the images have changed.
+        """
+        if number is None:
+            return None
+        if not is_same(self._reader, index, self.bank, row):
+            self._say_changed(index, f"{_name(self._reader, index)} {_IS_ANOTHER}")
+            return None
+        try:
+            return self.bank.variant(row, number)
+        except DamagedVariantError as error:
+            self._say_changed(index, str(error))
+            return None
+
+    def _say_changed(self, index: int, reason: str) -> None:
+        """Count an image that is served as it is, and warn of the first."""
+        self._changed.set(index)
+        count = self.changed
+        if count > _MOST_CHANGED * len(self):
+            raise ValueError(
+                f"{reason}; so it is with {count} of {len(self)} images so far: the data are "
+                f"others, or in another order, or the bank is damaged. {_MAKE.capitalize()}"
+            )
+        if not float(self._warned):
+            self._warned.set(1.0)
+            warnings.warn(f"{reason}: such images are served as they are", stacklevel=4)
 
     def _upright(self, image: Any) -> Any:
         """An image of the dataset, upright and in the form of the variants."""
@@ -157,32 +203,30 @@ class BankDataset(Dataset[tuple[Any, int]]):
         return getattr(self.dataset, name)
 
 
-def match(dataset: Any, bank: Bank) -> np.ndarray:
+def match(reader: UntransformedReader, bank: Bank) -> np.ndarray:
     """The row in the bank of every image of a dataset, int64 (N,).
 
     Raises:
-        ValueError: The bank was made from other images.
+        ValueError: The bank was made from other files, of another number of images, or most of
+            some images are others.
     """
-    # Labels are compared below, and with each item that is read.
-    reader = UntransformedReader(dataset, targets=torch.zeros(len(dataset), dtype=torch.int64))
     paths = bank.paths
     dataset_paths = reader.paths or []
+    count = len(reader.targets)
     if paths:
-        rows = _rows_of_paths(dataset_paths, paths, len(dataset))
-    elif len(dataset) == len(bank):
+        rows = _rows_of_paths(dataset_paths, paths, count)
+    elif count == len(bank):
         rows = np.arange(len(bank))
     else:
         raise ValueError(
-            f"the bank was made from {len(bank)} images and the dataset has {len(dataset)}: {_MAKE}"
+            f"the bank was made from {len(bank)} images and the dataset has {count}: {_MAKE}"
         )
-    for index in spread(len(rows), _COMPARED):
-        digest = reader.sha256(index, pixels=not paths)
-        if digest != bank.hashes[rows[index]].tobytes():
-            name = dataset_paths[index] if dataset_paths else f"image {index}"
-            raise ValueError(
-                f"{name} is not the image that the bank was made from: the data are others, or in "
-                f"another order. {_MAKE.capitalize()}"
-            )
+    others = [i for i in spread(count, _PEEKS) if not is_same(reader, i, bank, int(rows[i]))]
+    if 2 * len(others) > min(count, _PEEKS):
+        raise ValueError(
+            f"{_name(reader, others[0])} {_IS_ANOTHER}, nor are most others: the data are others, "
+            f"or in another order. {_MAKE.capitalize()}"
+        )
     changed = [index for index in spread(len(rows), _DECODED) if not reader.is_in_file(index)]
     if changed:
         warnings.warn(
@@ -191,6 +235,15 @@ def match(dataset: Any, bank: Bank) -> np.ndarray:
             stacklevel=3,
         )
     return rows
+
+
+def is_same(reader: UntransformedReader, index: int, bank: Bank, row: int) -> bool:
+    """Whether an image of a dataset is the one that a row of a bank was made from."""
+    return reader.sha256(index, pixels=not reader.paths) == bank.hashes[row].tobytes()
+
+
+def _name(reader: UntransformedReader, index: int) -> str:
+    return reader.paths[index] if reader.paths else f"image {index}"
 
 
 def _rows_of_paths(dataset_paths: list[str], paths: list[str], count: int) -> np.ndarray:

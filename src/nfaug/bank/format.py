@@ -2,6 +2,7 @@
 
 manifest.json   settings, progress and hashes
 variants.npy    uint8 (N, V, H, W, C)
+checksums.npy   uint32 (N, V), the CRC-32 of the bytes of each variant
 applied.npy     bool (N, V), false where a variant equals its image
 hashes.npy      uint8 (N, 32), the hash of each image (`nfaug.data.readers.Reader.sha256`)
 labels.npy      int64 (N,)
@@ -31,7 +32,7 @@ from ..io.facts import Facts
 from ..io.strict_json import read_json
 from ..io.text import printable
 
-FORMAT_VERSION: int = 4
+FORMAT_VERSION: int = 5
 MANIFEST: str = "manifest.json"
 SHARD_FOLDER: re.Pattern[str] = re.compile(r"shard-(\d{5,})-of-(\d{5,})")
 
@@ -117,13 +118,11 @@ class Manifest:
     @classmethod
     def _of_json(cls, values: dict[str, Any]) -> Manifest:
         """The manifest with these JSON values, checked."""
-        fields = dict(values)
-        if fields.pop("residual", False) is not False:  # earlier versions wrote which it is
-            raise ValueError("residual banks are not read any more")
         for name, hint in get_type_hints(cls).items():
             if not _has_type(values.get(name), hint):
                 kind = _IN_WORDS.get(hint, "an object")
                 raise ValueError(f"{name} must be {kind}; got {values.get(name)!r:.40}")
+        fields = dict(values)
         fields["shape"] = tuple(values["shape"])
         # Names that an earlier version wrote may have accents as a Mac stores them.
         fields["classes"] = tuple(unique_names(values["classes"]))
@@ -183,6 +182,7 @@ def array_files(manifest: Manifest) -> dict[str, ArrayLayout]:
     pixels = (images, variants, height, width, channels)
     return {
         "variants.npy": ArrayLayout(pixels, np.uint8),
+        "checksums.npy": ArrayLayout((images, variants), np.uint32),
         "applied.npy": ArrayLayout((images, variants), np.bool_),
         "hashes.npy": ArrayLayout((images, 32), np.uint8),
     }

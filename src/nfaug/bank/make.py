@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import time
+import zlib
 from collections.abc import Iterable, Iterator, Sized
 from contextlib import ExitStack
 from dataclasses import replace
@@ -21,11 +22,10 @@ from ..augment.transform import NFAugment, warn_of_order
 from ..checkpoint.checkpoint import Checkpoint, load
 from ..data.batches import LoaderBatches
 from ..data.classes import dataset_classes
-from ..data.images import HASHED, LabelledImages, spread
+from ..data.images import LabelledImages
 from ..data.open import open_dataset
 from ..data.torch_datasets import check_dataset
 from ..io.atomic import replace_directory
-from ..io.facts import Facts
 from ..io.lock import lock_output
 from ..io.numbers import as_size, check_seed, check_whole
 from ..io.progress import progress_bar
@@ -61,11 +61,11 @@ def make_bank(
     """Compute variants of every image of a dataset, and store them on disk.
 
     Each batch is drawn from `seed` and the batch's position alone. The same call therefore
-    continues an interrupted bank, after a comparison of all labels, and of the contents of up to
-    1,024 images of the dataset and up to 1,024 of those that are done. Several processes can make
-    one shard each of the same bank, which `Bank(out)` joins. On CPUs the results are bit for bit
-    those of one process if all have the same version of torch and the same number of threads, which
-    decide how sums are rounded. On GPUs this has not been measured.
+    continues an interrupted bank, after a comparison of labels, paths and the contents of some
+    images; `BankDataset` compares that of each. Several processes can make one shard each of the
+    same bank, which `Bank(out)` joins. On CPUs the results are bit for bit those of one process if
+    all have the same version of torch and the same number of threads, which decide how sums are
+    rounded. On GPUs this has not been measured.
 
     Args:
         checkpoint: A checkpoint that is fitted to the classes of the data, its name or its
@@ -154,7 +154,7 @@ def make_bank(
             _create(folder, planned, images)
             manifest = planned
         else:
-            _check_continued(folder, manifest, planned, images, progress)
+            _check_continued(folder, manifest, planned)
         if manifest.done < manifest.images:
             loader = LoaderBatches(HashedImages(images), images.targets, workers)
             _fill(folder, manifest, nfa, loader, progress)
@@ -187,28 +187,18 @@ def _stored_manifest(path: Path) -> Manifest | None:
     return Manifest.load(path)
 
 
-def _check_continued(
-    path: Path, stored: Manifest, planned: Manifest, images: LabelledImages, progress: bool
-) -> None:
-    """Check that an interrupted bank is the planned one, of these images.
+def _check_continued(path: Path, stored: Manifest, planned: Manifest) -> None:
+    """Check that an interrupted bank is the planned one.
 
-    All labels are compared, and the contents of images spread over the dataset (see
-    `LabelledImages.fingerprint`) and over those that are done. Reading all would take hours.
+    Labels, paths and the contents of some images are compared. An image that has changed since its
+    variants were made is found when they are served: see `BankDataset`.
 
     Raises:
-        ValueError: A setting, a label or an image is another.
+        ValueError: A setting or a label is another, or the data are.
     """
     what = f"{path} holds a bank"
     cure = "Choose another folder, or pass overwrite=True (--overwrite)"
     planned.facts().check_same(stored.facts(), what, cure)
-    hashes = read_array(path, "hashes.npy", stored)
-    rows = spread(stored.done, HASHED)
-    with progress_bar(len(rows), "comparing images", "image", shown=progress) as bar:
-        for row in rows:
-            name = f"image {stored.first + row}"
-            image = Facts({name: images.sha256(row).hex()})
-            image.check_same({name: hashes[row].tobytes().hex()}, what, cure)
-            bar.update()
 
 
 def _create(path: Path, planned: Manifest, images: LabelledImages) -> None:
@@ -315,7 +305,9 @@ def _variants(
     for number, variant in enumerate(variants):
         pixels[:, number] = variant.permute(0, 2, 3, 1).cpu()
         applied[:, number] = (variant != images).flatten(1).any(1).cpu()
-    return {"variants.npy": pixels, "applied.npy": applied}
+    sums = [[zlib.crc32(variant.data) for variant in image] for image in pixels.numpy()]
+    checksums = torch.from_numpy(np.array(sums, np.uint32))
+    return {"variants.npy": pixels, "checksums.npy": checksums, "applied.npy": applied}
 
 
 def _counted(variants: Iterable[Tensor], bar: Any) -> Iterator[Tensor]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import zlib
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,10 @@ import numpy as np
 
 from .format import Manifest, array_sha256, read_array
 from .shards import check_same_bank, shard_manifests
+
+
+class DamagedVariantError(ValueError):
+    """A variant of a bank is not the one that was written."""
 
 
 class Bank:
@@ -24,6 +29,7 @@ class Bank:
         manifest: The settings of the bank, and hashes of the images that it was made from.
         shards: The banks of its shards, in order; empty if it is in one piece.
         variants: uint8 (N, V, H, W, C); None in shards (see `variant`).
+        checksums: uint32 (N, V), the CRC-32 of the bytes of each variant.
         applied: bool (N, V), false where a variant equals its image.
         labels: int64 (N,).
         hashes: uint8 (N, 32), the hash of each image (`Reader.sha256`).
@@ -46,6 +52,7 @@ class Bank:
 
     manifest: Manifest
     variants: Any = None
+    checksums: np.ndarray
     applied: np.ndarray
     labels: np.ndarray
     hashes: np.ndarray
@@ -72,6 +79,7 @@ class Bank:
                 )
             images += len(shard)
         self.manifest = replace(first, images=images, done=images, labels_sha256="")
+        self.checksums = np.concatenate([shard.checksums for shard in self.shards])
         self.applied = np.concatenate([shard.applied for shard in self.shards])
         self.labels = np.concatenate([shard.labels for shard in self.shards])
         self.hashes = np.concatenate([shard.hashes for shard in self.shards])
@@ -86,6 +94,7 @@ class Bank:
             )
         self.manifest = manifest
         self.variants = read_array(self.path, "variants.npy", manifest)
+        self.checksums = read_array(self.path, "checksums.npy", manifest)
         self.applied = read_array(self.path, "applied.npy", manifest)
         self.hashes = read_array(self.path, "hashes.npy", manifest)
         self.labels = read_array(self.path, "labels.npy", manifest)
@@ -130,13 +139,21 @@ class Bank:
 
         Returns:
             The variant, uint8 (H, W, C).
+
+        Raises:
+            DamagedVariantError: Its bytes are not those that were written.
         """
         index = range(len(self))[index]
         for shard in self.shards:
             if index < len(shard):
                 return shard.variant(index, number)
             index -= len(shard)
-        return np.asarray(self.variants[index, number])
+        variant = np.ascontiguousarray(self.variants[index, number])
+        if zlib.crc32(variant.data) != self.checksums[index, number]:
+            raise DamagedVariantError(
+                f"variant {number} of image {index} in {self.path} is damaged: its CRC-32 differs"
+            )
+        return variant
 
     def __reduce__(self) -> tuple[type[Bank], tuple[Path]]:
         return Bank, (self.path,)  # a copy in another process maps the same files

@@ -112,7 +112,7 @@ class RunContext:
             fixed[name] = settings[name]
         fixed |= flat({"flow": self.flow_config.to_dict()})
         fixed["images to train on"] = len(self.data.labels)
-        fixed["--data"] = self.fingerprint
+        fixed["--data"] = self.dataset.fingerprint(len(self.dataset), progress=self.shown)
         fixed["device"] = self.ranks.device.type  # generators of GPUs have other states
         return Facts(fixed)
 
