@@ -66,7 +66,7 @@ class TrainPriorConfig(PriorConfig):
         statistics_images: The largest number of images that are encoded for a solve.
     """
 
-    schedule: Schedule = "twice"
+    schedule: Schedule = "once"
     refit_epoch: int = 1
     statistics_images: int = 20_000
 

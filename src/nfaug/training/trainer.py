@@ -43,9 +43,9 @@ def train(
     """Train a flow on a dataset of (image, label), by maximum likelihood (paper, Eq. 2).
 
     The paper is https://hal.science/hal-04767310v1. The flow is trained under one Gaussian per
-    class. `config.prior` says how the Gaussians are solved, and when: on the untrained flow and
-    again after the first epoch, or once after it, as in the paper's released configurations; then
-    they stay fixed. A step whose loss or gradient is not finite is
+    class. `config.prior` says how the Gaussians are solved, and when: once, after a first epoch
+    under those of the data, as in the paper's released configurations, or also on the untrained
+    flow; then they stay fixed. A step whose loss or gradient is not finite is
     skipped; after 20 in a row the run rolls back to its last saved state and halves the learning
     rate. A class of one image gets the mean variance of the other classes, no axes and no partner,
     with a warning.
