@@ -224,7 +224,7 @@ def flow_of(args: argparse.Namespace, few: LabelledImages, seed: int) -> Path:
         seed=seed,
         checkpoint_minutes=2,
         dataset=replace(recipe.dataset, test_fraction=0.0),
-        prior=replace(recipe.prior, kind="fpi"),
+        prior=replace(recipe.prior, kind="fpi", schedule="twice"),  # the default of that run
     )
     result = train(few, out, config=config, resume=True, progress=False)
     result.checkpoint.save(out, overwrite=True)
