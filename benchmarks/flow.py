@@ -2,12 +2,14 @@
 
     python benchmarks/flow.py --size cifar --batch 64
     python benchmarks/flow.py --size small --batch 128
+    python benchmarks/flow.py --size rgb32 --batch 64 --no-train
     python benchmarks/flow.py --load
     python benchmarks/flow.py --attention 6 --batch 64
 
 Images/s of the flow as it trains and of the frozen one, beside
 
-- plain: the same flow as research code writes it (see `plain_flow.py`). It forms every exponential
+- plain: the same flow as research code writes it (see `plain_flow.py`); of rgb32, whose couplings
+  have matrices of low rank, there is none. It forms every exponential
   by scaling and squaring in a loop that looks at the data, keeps norms apart from convolutions and
   computes exp(W) at each call. Its latents are checked against ours before anything is timed.
   `--tolerance 1e-8` has it stop its series early, which makes it faster: quote both.
@@ -15,6 +17,8 @@ Images/s of the flow as it trains and of the frozen one, beside
   channels-last order (for the training step: unfolded, forward and backward).
 - the machine's rate of matrix products: the last column is the share of it that the
   convolutions of the frozen flow (or of the training step) reach.
+
+The last column is the pages of memory that a call touches for the first time (minor faults).
 
 All of them compute in full float32, which is what `encode` and `decode` do in use. On a GPU the
 training step has a second row, in which cuDNN rounds to TF32.
@@ -32,6 +36,7 @@ from __future__ import annotations
 
 import argparse
 import copy
+import resource
 import statistics
 import tempfile
 import time
@@ -49,6 +54,7 @@ from nfaug.flows.config import FlowConfig
 from nfaug.flows.flow import Flow
 from nfaug.flows.mef import MatrixExpCoupling
 from nfaug.flows.mef_config import MefConfig
+from nfaug.training.config import recipe_config
 
 SIZES = {
     "cifar": FlowConfig(),
@@ -57,6 +63,7 @@ SIZES = {
         image_size=(32, 32),
         backbone=MefConfig(steps=(4, 4), blocks=(1, 1), width=(32, 32)),
     ),
+    "rgb32": FlowConfig(3, (32, 32), recipe_config("rgb32").flow),
 }
 
 
@@ -114,6 +121,14 @@ def timed(job: Callable[[], object], device: str) -> float:
     return clock() - start
 
 
+def faults_of(job: Callable[[], object]) -> int:
+    """Pages that the second of two calls touches for the first time."""
+    job()
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    job()
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+
+
 def race(jobs: dict[str, Callable[[], object]], repeat: int, device: str) -> dict[str, list[float]]:
     """Seconds of every job in every round; one round first that does not count."""
     for job in jobs.values():
@@ -140,7 +155,9 @@ def measure(
     """The table's rows of one batch size."""
     device = str(flow.device)
     torch.backends.cudnn.allow_tf32 = False  # `encode` turns it off by itself, the others do not
-    frozen, plain = flow.freeze(), PlainFlow(flow, tolerance)
+    frozen = flow.freeze()
+    low_rank = any(coupling.rank is not None for coupling in couplings(flow))
+    plain = None if low_rank else PlainFlow(flow, tolerance)
     convs = Convolutions(flow, batch)
     images = torch.randint(
         256, (batch, flow.config.channels, *flow.config.image_size), dtype=torch.uint8
@@ -148,27 +165,34 @@ def measure(
     v = (images + 0.5) / 128 - 1
     with torch.no_grad():
         z = frozen.encode(images)[0]
-        for name, other in (("plain", plain(v)[0]), ("trained", flow(v)[0])):
+        others = {"trained": flow(v)[0]}
+        if plain is not None:
+            others["plain"] = plain(v)[0]
+        for name, other in others.items():
             error = float((other - z).abs().max() / z.abs().max())
             assert error < 1e-4, f"the {name} flow is another map: {error}"
         jobs: dict[str, dict[str, Callable[[], object]]] = {
             "encode": {
-                "plain": lambda: plain(v),
                 "flow": lambda: flow.encode(images),
                 "frozen": lambda: frozen.encode(images),
             },
             "decode": {
-                "plain": lambda: plain.inverse(z),
                 "flow": lambda: flow.decode(z),
                 "frozen": lambda: frozen.decode(z),
             },
         }
+        if plain is not None:
+            jobs["encode"]["plain"] = lambda: plain(v)
+            jobs["decode"]["plain"] = lambda: plain.inverse(z)
         if "compile" in extras:
             encode, decode = torch.compile(frozen.encode), torch.compile(frozen.decode)
             jobs["encode"]["compiled"] = lambda: encode(images)
             jobs["decode"]["compiled"] = lambda: decode(z)
         times = {name: race({**job, "limit": convs}, repeat, device) for name, job in jobs.items()}
-    rows = [row(name, batch, seconds, rate, convs.flop) for name, seconds in times.items()]
+        faults = {name: faults_of(job["frozen"]) for name, job in jobs.items()}
+    rows = []
+    for name, seconds in times.items():
+        rows.append(row(name, batch, seconds, rate, convs.flop, faults[name]))
     if "train" in extras:
         ours, theirs = train_step(flow), train_step(PlainFlow(copy.deepcopy(flow), tolerance))
         steps: dict[str, Callable[[], object]] = {
@@ -177,32 +201,37 @@ def measure(
             "limit": convs.train,
         }
         seconds = race(steps, repeat, device)
-        rows.append(row("train step", batch, seconds, rate, 3 * convs.flop))
+        pages = faults_of(steps["flow"])
+        rows.append(row("train step", batch, seconds, rate, 3 * convs.flop, pages))
         if device.startswith("cuda"):
             torch.backends.cudnn.allow_tf32 = True  # torch's default
             seconds = race(steps, repeat, device)
-            rows.append(row("train step, TF32", batch, seconds, rate, 3 * convs.flop))
+            rows.append(row("train step, TF32", batch, seconds, rate, 3 * convs.flop, pages))
             torch.backends.cudnn.allow_tf32 = False
     return rows
 
 
-def row(name: str, batch: int, times: dict[str, list[float]], rate: float, flop: int) -> str:
+def row(
+    name: str, batch: int, times: dict[str, list[float]], rate: float, flop: int, faults: int
+) -> str:
     """One line of the table."""
     best = "frozen" if "frozen" in times else "flow"
     speeds = {key: batch / statistics.median(value) for key, value in times.items()}
     columns = ("plain", "flow", "frozen", "compiled", "limit")
     cells = [name, str(batch)]
     cells += [f"{speeds[key]:.1f}" if key in speeds else "" for key in columns]
-    cells += [f"{ratio(times, 'plain', 'flow'):.2f}"]
-    cells += [f"{ratio(times, 'plain', 'frozen'):.2f}" if best == "frozen" else ""]
+    for ours in ("flow", "frozen"):
+        both = {"plain", ours} <= times.keys()
+        cells.append(f"{ratio(times, 'plain', ours):.2f}" if both else "")
     cells += [f"{ratio(times, best, 'limit') ** -1:.2f}", f"{speeds[best] * flop / rate:.0%}"]
+    cells.append(str(faults))
     return "| " + " | ".join(cells) + " |"
 
 
 HEADER = """\
 | images/s | batch | plain | flow | frozen | compiled | limit | flow/plain | frozen/plain \
-| best/limit | of GEMM rate |
-|---|---|---|---|---|---|---|---|---|---|---|"""
+| best/limit | of GEMM rate | faults |
+|---|---|---|---|---|---|---|---|---|---|---|---|"""
 
 
 def load_time(config: FlowConfig, repeat: int) -> str:

@@ -19,6 +19,7 @@ from .io.extras import optional_imports
 from .io.strict_json import jsonable
 from .io.text import did_you_mean, printable
 from .io.version import __version__
+from .run.memory import keep_freed_memory
 
 __all__ = ["COMMANDS", "main"]
 
@@ -81,6 +82,7 @@ def _run(words: list[str]) -> int:
 
 def _run_command(name: str, options: list[str]) -> int:
     _wait_without_spinning()
+    keep_freed_memory()
     module = importlib.import_module(f".commands.{name}", __package__)
     with warnings.catch_warnings():
         warnings.showwarning = _show_warning

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import copy
+import ctypes
 import os
 import pickle
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -13,6 +15,7 @@ from device_tools import pretended_gpu
 from nfaug.data.batches import default_workers
 from nfaug.run.blocks import blocks
 from nfaug.run.device import PerDevice, pick_device
+from nfaug.run.memory import keep_freed_memory
 from nfaug.run.ranks import own_cores
 
 
@@ -85,3 +88,14 @@ def test_blocks(total: int, row: int, options: dict[str, int], sizes: list[int])
     found = list(blocks(total, row, **options))
     assert [part.stop - part.start for part in found] == sizes
     assert [place for part in found for place in range(total)[part]] == list(range(total))
+
+
+def test_freed_memory_is_kept_where_glibc_can(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[tuple[int, int]] = []
+    library = SimpleNamespace(mallopt=lambda name, value: asked.append((name, value)))
+    monkeypatch.setattr(ctypes, "CDLL", lambda name: library)
+    keep_freed_memory()
+    assert asked == [(-3, 2**25), (-1, 2**31 - 1)]
+    monkeypatch.setattr(ctypes, "CDLL", lambda name: SimpleNamespace())  # of another C library
+    keep_freed_memory()
+    assert len(asked) == 2
