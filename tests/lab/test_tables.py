@@ -229,6 +229,20 @@ def test_gains_on_groceries_have_intervals_over_varieties(tables: ModuleType) ->
         tables.filled("{final/cells-scratch: RandAugment, new}")
 
 
+def test_the_counts_by_the_intervals_of_the_protocol(tables: ModuleType) -> None:
+    """The page of the frozen run says what is counted with an interval over photographs."""
+    found = []
+    for network, row, sign in (("scratch", "RandAugment", 1), ("finetuned", "NFA in pixels", -1)):
+        gains = []
+        for file in tables.files_of(f"final/*-{network}"):
+            gains.append(tables.gain_by_image(f"final/{file.stem}", row))
+        found.append(sum(sign * gain.mean > gain.half for gain in gains))
+    assert found == [4, 2]
+    text = " ".join((ROOT / "lab/results/final/README.md").read_text(encoding="utf-8").split())
+    assert "by the protocol's intervals, over photographs, RandAugment gained on four" in text
+    assert "by the protocol's intervals, on two." in text
+
+
 def test_figures_over_files(tables: ModuleType) -> None:
     pattern = "defaults/c[el]*-scratch"
     means = []
