@@ -12,7 +12,10 @@ import pytest
 from nfaug.cli import main
 from nfaug.commands import COMMANDS
 
-__all__ = ["Ran", "check_options", "run_main"]
+__all__ = ["PHASES", "Ran", "check_options", "run_main"]
+
+# How lines begin that are no errors: of phases of more than a second, and of the device.
+PHASES = ("loading", "opening", "computing")
 
 
 class Ran(NamedTuple):

@@ -18,7 +18,7 @@ import pytest
 import timm
 import torch
 import yaml
-from command_tools import Ran, run_main
+from command_tools import PHASES, Ran, run_main
 from hub_tools import FakeHub
 from nfa_tools import NAMES, TensorImages, batch_of, images_of, write_images
 from PIL import Image
@@ -131,8 +131,7 @@ def test_wrong_words(words: list[str], tokens: list[str], nfaug_command: Any) ->
     """One line, which quotes what was given; nothing is written."""
     ran = nfaug_command(*words)
     assert (ran.code, ran.out) == (2, "")
-    # A phase has a line after a second, and what computes says where.
-    said = [line for line in ran.err.splitlines() if not line.startswith(("opening", "computing"))]
+    said = [line for line in ran.err.splitlines() if not line.startswith(PHASES)]
     assert len(said) == 1
     assert [token for token in tokens if token not in said[0]] == []
     assert not re.search(r"<class| at 0x|\x1b", ran.err)

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from command_tools import Ran, run_main
+from command_tools import PHASES, Ran, run_main
 
 from nfaug.commands import COMMANDS, TOPICS
 from nfaug.data.kinds import DATA_KINDS
@@ -142,8 +142,7 @@ def test_a_proposal_for_a_misspelt_word(
         (tmp_path / folder).mkdir()
     ran = nfaug_command(*words.split())
     assert ran.code == 2
-    # A phase has a line after a second, and what computes says where.
-    said = [line for line in ran.err.splitlines() if not line.startswith(("opening", "computing"))]
+    said = [line for line in ran.err.splitlines() if not line.startswith(PHASES)]
     assert len(said) == 1
     assert f"did you mean {meant}?" in said[0]
 
