@@ -18,6 +18,12 @@ the 1,017 test images those that are not among the JPEG files of cifar10-test.ta
 (cifar10-png-unseen.tar). --source is the folder that torchvision keeps CIFAR-10 in; without it,
 torchvision downloads them.
 
+The sets of the second frozen run (`lab/second.py`) become folders, DATA/pollen/train/CLASS/FILE and
+DATA/pollen/test/CLASS/FILE. Their manifests have the SHA-256 of each image, and the cluster that it
+belongs to where the source names one: a speaker, a drawer, a traffic sign that was passed. It is
+the part of the file's name before `__`, and no cluster is in both parts. The emoji come from the
+npm registry: `npm pack emoji-datasource-twitter@16.0.0` brings the file for --source.
+
 Fashion-MNIST has no manifest. Its source is a folder of four .gz files, by default that of Debian's
 package dataset-fashion-mnist; without the package, torchvision downloads them. It becomes
 fashion-mnist-train.npz and -test.npz, with classes named by numbers.
@@ -48,6 +54,7 @@ MANIFESTS = Path(__file__).resolve().parent / "manifests"
 PACKAGE = Path("/usr/share/datasets/fashion-mnist")  # Debian's dataset-fashion-mnist
 # Spectrograms, at 8,000 samples a second: samples from frame to frame and of a window, points of
 # the FFT, the range of tones in Hz, and that of loudness in decibels.
+RATE = 8000
 FRAMES, BANDS, HOP, WINDOW, POINTS, TONES, LOUDNESS = 64, 64, 100, 256, 1024, (60, 4000), 60
 
 
@@ -81,6 +88,21 @@ def jpeg(image: Image.Image, quality: int, **options: Any) -> bytes:
     return data.getvalue()
 
 
+def padded(image: Image.Image, level: int = 255) -> Image.Image:
+    """An image of one channel in the middle of a square of this level."""
+    side = max(image.size)
+    square = Image.new("L", (side, side), level)
+    square.paste(image, ((side - image.width) // 2, (side - image.height) // 2))
+    return square
+
+
+def on_white(data: bytes) -> Image.Image:
+    """A picture with transparent parts, on white."""
+    drawn = opened(data, "RGBA")
+    white = Image.new("RGBA", drawn.size, "white")
+    return Image.alpha_composite(white, drawn).convert("RGB")
+
+
 def png(image: Image.Image) -> bytes:
     image.info.clear()  # such as a color profile
     data = io.BytesIO()
@@ -88,33 +110,40 @@ def png(image: Image.Image) -> bytes:
     return data.getvalue()
 
 
-def mel_bands() -> NDArray[np.float64]:
-    """Triangles (BANDS, POINTS // 2 + 1) of height 1, at equal steps of 2595 log10(1 + f / 700)."""
+def mel_bands(rate: int, points: int) -> NDArray[np.float64]:
+    """Triangles (BANDS, points // 2 + 1) of height 1, at equal steps of 2595 log10(1 + f / 700)."""
     low, high = (2595 * np.log10(1 + tone / 700) for tone in TONES)
     edges = 700 * (10 ** (np.linspace(low, high, BANDS + 2) / 2595) - 1)
-    tones = np.linspace(0, 4000, POINTS // 2 + 1)
+    tones = np.linspace(0, rate / 2, points // 2 + 1)
     rising = (tones - edges[:-2, None]) / np.diff(edges)[:-1, None]
     falling = (edges[2:, None] - tones) / np.diff(edges)[1:, None]
     return np.maximum(0, np.minimum(rising, falling))
 
 
-def spectrogram(data: bytes) -> bytes:
-    """A log-mel spectrogram of the middle 0.8 seconds of a sound; a shorter one lies in silence.
+def spectrogram(data: bytes, rate: int = RATE, hop: int = HOP) -> bytes:
+    """A log-mel spectrogram of the middle of a sound; a shorter one lies in silence.
 
-    Column k is the power in mel bands of the samples around 100 k under a symmetric Hann window.
+    Column k is the power in mel bands of the samples around `hop` k under a symmetric Hann window.
     White is the loudest point, black is 60 decibels below it; low tones are at the bottom.
+
+    Args:
+        data: A .wav file of one channel of 16-bit samples.
+        rate: Samples a second.
+        hop: Samples from a column to the next: FRAMES of them are shown, by default 0.8 seconds.
     """
+    window = WINDOW * rate // RATE
+    points = POINTS * rate // RATE
     with wave.open(io.BytesIO(data)) as file:
         sound = np.frombuffer(file.readframes(file.getnframes()), np.int16) / 32768
-    length = FRAMES * HOP
+    length = FRAMES * hop
     start = max(0, (len(sound) - length) // 2)
     sound = sound[start : start + length]
     before = (length - len(sound)) // 2
     after = length - len(sound) - before
-    padded = np.pad(sound, (before + WINDOW // 2, after + WINDOW // 2))
-    frames = np.lib.stride_tricks.sliding_window_view(padded, WINDOW)[::HOP][:FRAMES]
-    power = np.abs(np.fft.rfft(frames * np.hanning(WINDOW), POINTS)) ** 2
-    decibels = 10 * np.log10(np.maximum(mel_bands() @ power.T, 1e-10))
+    around = np.pad(sound, (before + window // 2, after + window // 2))
+    frames = np.lib.stride_tricks.sliding_window_view(around, window)[::hop][:FRAMES]
+    power = np.abs(np.fft.rfft(frames * np.hanning(window), points)) ** 2
+    decibels = 10 * np.log10(np.maximum(mel_bands(rate, points) @ power.T, 1e-10))
     levels = 255 * np.clip(1 + (decibels - decibels.max()) / LOUDNESS, 0, 1)
     return png(Image.fromarray(levels.round().astype(np.uint8)[::-1]))
 
@@ -129,7 +158,17 @@ MAKERS: Mapping[str, Callable[[bytes], bytes]] = {
     "letters": lambda data: png(shrunk(shrunk(opened(data, "L"), 96), 64)),
     "steel": lambda data: png(centre(shrunk(opened(data, "L"), 128))),
     "groceries": lambda data: jpeg(centre(shrunk(opened(data), 128)), 95),
+    "pollen": lambda data: jpeg(centre(shrunk(opened(data), 128)), 95),
+    "textures": lambda data: jpeg(centre(shrunk(opened(data), 128)), 95),
+    "rubbish": lambda data: png(centre(opened(data))),
+    "traffic": lambda data: png(resized(opened(data), 64)),
+    "emoji": lambda data: png(on_white(data)),
+    "shapes": lambda data: png(opened(data, "L")),
+    "words": lambda data: spectrogram(data, rate=16000, hop=250),
+    "plankton": lambda data: png(resized(padded(opened(data, "L")), 64)),
 }
+#: The sets of the second frozen run, which become folders.
+SECOND = ("pollen", "textures", "rubbish", "traffic", "emoji", "shapes", "words", "plankton")
 
 
 def digest(files: Mapping[str, bytes]) -> str:
@@ -182,21 +221,31 @@ def packed(images: Mapping[str, bytes]) -> bytes:
 
 
 def build(name: str, record: Mapping[str, str], archive: Path) -> dict[str, bytes]:
-    """The archives of a dataset by their names. It raises ValueError as `files_of` and `check`."""
+    """The files of a dataset by their names. It raises ValueError as `files_of` and `check`."""
     parts = parts_of(record)
     found = files_of(archive, {path for paths in parts.values() for path in paths.values()})
     check(found, record["sha256"], archive)
+    if name in SECOND:
+        images = {}
+        for part, sources in parts.items():
+            for image, source in sources.items():
+                images[f"{name}/{part}/{image}"] = MAKERS[name](found[source])
+        return images
     return archives_of(record, parts, lambda source: MAKERS[name](found[source]))
 
 
 def parts_of(record: Mapping[str, str]) -> dict[str, dict[str, str]]:
     """The parts of a dataset by its manifest, each with the source of an image by its name."""
     parts: dict[str, dict[str, str]] = {}
-    manifest = MANIFESTS / f"{record['stem']}.csv.gz"
-    with gzip.open(manifest, "rt", encoding="utf-8", newline="") as file:
-        for row in csv.DictReader(file):
-            parts.setdefault(row["part"], {})[row["name"]] = row["source"]
+    for row in rows_of(record["stem"]):
+        parts.setdefault(row["part"], {})[row["name"]] = row["source"]
     return parts
+
+
+def rows_of(stem: str) -> list[dict[str, str]]:
+    """The rows of a manifest."""
+    with gzip.open(MANIFESTS / f"{stem}.csv.gz", "rt", encoding="utf-8", newline="") as file:
+        return list(csv.DictReader(file))
 
 
 def lossless(record: Mapping[str, str], folder: Path) -> dict[str, bytes]:
@@ -255,6 +304,8 @@ def made_from(name: str, record: Mapping[str, str], source: Path | None) -> dict
             if source is None:
                 CIFAR10(folder, download=True)
             return lossless(record, source or Path(folder))
+        if source is None and not record["commit"]:
+            raise ValueError(f"{record['repository']} is no repository: --source takes its file")
         if source is None:
             source = Path(folder, "source.tar.gz")
             address = f"https://github.com/{record['repository']}/archive/{record['commit']}.tar.gz"
@@ -276,12 +327,30 @@ def main() -> None:
         files = made_from(args.name, record, args.source)
     except (ValueError, OSError, EOFError) as error:
         parser.exit(1, f"{error}\n")
-    sums = (MANIFESTS / "SHA256SUMS").read_text(encoding="utf-8").splitlines()
-    args.out.mkdir(parents=True, exist_ok=True)
+    stated = stated_digests(record)
+    same = 0
     for name, data in files.items():
+        (args.out / name).parent.mkdir(parents=True, exist_ok=True)
         write_bytes(args.out / name, data)
-        stated = f"{hashlib.sha256(data).hexdigest()}  {name}" in sums
-        print(f"{args.out / name}: {'as' if stated else 'not as'} in SHA256SUMS")
+        as_stated = stated.get(name) == hashlib.sha256(data).hexdigest()
+        same += as_stated
+        if args.name not in SECOND:
+            print(f"{args.out / name}: {'as' if as_stated else 'not as'} in SHA256SUMS")
+    if args.name in SECOND:
+        print(f"{args.out / args.name}: {same} of {len(files)} images as in the manifest")
+
+
+def stated_digests(record: Mapping[str, str]) -> dict[str, str]:
+    """The SHA-256 that the files of a dataset should have, by their names."""
+    digests = {}
+    if record["name"] in SECOND:
+        for row in rows_of(record["stem"]):
+            digests[f"{record['name']}/{row['part']}/{row['name']}"] = row["sha256"]
+        return digests
+    for line in (MANIFESTS / "SHA256SUMS").read_text(encoding="utf-8").splitlines():
+        digest_of_file, _, name = line.partition("  ")
+        digests[name] = digest_of_file
+    return digests
 
 
 if __name__ == "__main__":

@@ -31,6 +31,7 @@ NOTHING = "nothing more"
 NFA = "NFA in pixels"
 NETWORKS = ("scratch", "finetuned")
 Study = TypeVar("Study")
+Change = Callable[[Tensor], Tensor]  # of a batch of images
 
 
 @dataclass(frozen=True)
@@ -66,12 +67,18 @@ SETS = {
 
 
 def new_parser(description: str, study: str) -> argparse.ArgumentParser:
-    """A parser with the options that all studies have."""
+    """A parser with the options that all studies of `SETS` have."""
+    parser = parser_of_any(description, study, "a folder of tars and .npz files")
+    parser.add_argument("--sets", nargs="+", choices=list(SETS), default=list(SETS))
+    return parser
+
+
+def parser_of_any(description: str, study: str, data: str) -> argparse.ArgumentParser:
+    """A parser with the options that do not depend on `SETS`; `data` says what --data is."""
     parser = argparse.ArgumentParser(description=description)
-    parser.add_argument("--data", type=Path, required=True, help="a folder of tars and .npz files")
+    parser.add_argument("--data", type=Path, required=True, help=data)
     parser.add_argument("--weights", type=Path, help="pretrained weights, to be fine-tuned")
     parser.add_argument("--network", default="tf_efficientnet_lite0")
-    parser.add_argument("--sets", nargs="+", choices=list(SETS), default=list(SETS))
     parser.add_argument("--per-class", type=int, default=10)
     parser.add_argument("--image-size", type=int, default=64, help="pixels for fine-tuning")
     parser.add_argument("--processes", type=int, default=1)
@@ -114,9 +121,13 @@ def parts_of(folder: Path, name: str, size: int) -> tuple[LabelledImages, Labell
 def opened(folder: Path, name: str, size: int) -> tuple[LabelledImages, tuple[Tensor, Tensor]]:
     """The images that labelled ones are drawn from, and up to 2,000 of the test images."""
     pool, test = parts_of(folder, name, size)
+    return pool, to_tensors(tested(test), progress=False)
+
+
+def tested(test: LabelledImages) -> LabelledImages:
+    """The test images, or 2,000 of them, in their order."""
     order = torch.randperm(len(test), generator=torch.Generator().manual_seed(0))
-    few = test.subset(order[:2000].sort().values)
-    return pool, to_tensors(few, progress=False)
+    return test.subset(order[:2000].sort().values)
 
 
 def cells_of(
@@ -142,6 +153,11 @@ def cells_of(
     return Cells(folder, record, count)
 
 
+def keep_as_it_is(images: Tensor) -> Tensor:
+    """No change of a batch."""
+    return images
+
+
 def trained(
     config: CompareConfig,
     safe: str,
@@ -149,13 +165,35 @@ def trained(
     bank: Tensor | None,
     seed: int,
     kind: type[Classifier] = Classifier,
+    *,
+    policy: Change = keep_as_it_is,
+    mixed: Callable[[Tensor, Tensor], tuple[Tensor, Tensor]] | None = None,
 ) -> Classifier:
-    """A classifier of labelled images, with variants from `bank` with probability config.p."""
+    """A classifier of labelled images, with variants from `bank` with probability config.p.
+
+    Args:
+        config: How it is trained.
+        safe: What keeps the class of the images, as `nfaug compare` has it.
+        few: The labelled images.
+        bank: Variants (N, V, C, H, W) of them, or None.
+        seed: Of the weights and of all draws.
+        kind: The class of the classifier.
+        policy: What changes a batch of images before what keeps their class.
+        mixed: What mixes a batch and its labels at the end.
+    """
     images, labels = to_tensors(few, progress=False)
     height, width = few.image_size
     torch.manual_seed(seed)
-    transform = transform_of(safe.split(","), "", (height, width))
-    draw = functools.partial(draw_batch, images, labels, bank, config.p, transform)
+    safely = transform_of(safe.split(","), "", (height, width))
+
+    def draw(rows: Tensor) -> tuple[Tensor, Tensor]:
+        batch, targets = draw_batch(
+            images, labels, bank, config.p, lambda drawn: safely(policy(drawn)), rows
+        )
+        if mixed is None:
+            return batch, targets
+        return mixed(batch.float(), targets)  # a mean of bytes is none
+
     classifier = kind(config, images.shape[1:], len(few.classes), seed)
     classifier.train(draw, len(labels))
     return classifier

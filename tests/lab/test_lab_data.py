@@ -37,6 +37,16 @@ SIZES = {
     "steel": (128, 128),
     "groceries": (128, 128),
 }
+#: Of the second run, with the channels.
+SECOND_SIZES = {
+    "pollen": ("RGB", (128, 128)),
+    "textures": ("RGB", (128, 128)),
+    "rubbish": ("RGB", (200, 200)),
+    "traffic": ("RGB", (64, 64)),
+    "emoji": ("RGB", (300, 200)),
+    "shapes": ("L", (300, 200)),
+    "plankton": ("L", (64, 64)),
+}
 
 
 def picture() -> bytes:
@@ -221,12 +231,12 @@ def test_members_outside_the_folder_are_not_unpacked(
     assert not Path("/evil.txt").exists()
 
 
-def sound(samples: np.ndarray) -> bytes:
+def sound(samples: np.ndarray, rate: int = 8000) -> bytes:
     file = io.BytesIO()
     with wave.open(file, "wb") as opened:
         opened.setnchannels(1)
         opened.setsampwidth(2)
-        opened.setframerate(8000)
+        opened.setframerate(rate)
         opened.writeframes(samples.astype(np.int16).tobytes())
     return file.getvalue()
 
@@ -247,6 +257,101 @@ def test_a_spectrogram_shows_tones_in_the_middle(length: int) -> None:
     for tone, height in ((500, mel[1]), (2000, mel[2])):
         band = round(65 * (height - mel[0]) / (mel[3] - mel[0])) - 1
         assert row_of(tone) == 63 - band
+
+
+def test_a_spectrogram_has_the_same_bands_at_another_rate() -> None:
+    """One second at 16,000 samples a second, in which a tone begins half-way."""
+    tone = 10000 * np.sin(2 * np.pi * 1000 * np.arange(16000) / 16000)
+    tone[:8000] = 0
+    levels = np.asarray(Image.open(io.BytesIO(data.MAKERS["words"](sound(tone, 16000)))))
+    usual = np.asarray(Image.open(io.BytesIO(data.spectrogram(sound(tone[::2])))))
+    assert levels.shape == (64, 64)
+    assert not levels[:, :30].any()
+    assert levels[:, 34:].any(0).all()
+    assert levels[:, 48].argmax() == usual[:, 48].argmax()
+
+
+@pytest.mark.parametrize("name", SECOND_SIZES)
+def test_the_images_of_the_second_run(name: str) -> None:
+    made = Image.open(io.BytesIO(data.MAKERS[name](picture())))
+    assert (made.mode, made.size) == SECOND_SIZES[name]
+
+
+def test_what_is_transparent_becomes_white() -> None:
+    drawn = np.zeros((4, 4, 4), np.uint8)
+    drawn[:, :2] = (200, 0, 0, 255)
+    file = io.BytesIO()
+    Image.fromarray(drawn).save(file, "PNG")
+    levels = np.asarray(Image.open(io.BytesIO(data.MAKERS["emoji"](file.getvalue()))))
+    assert (levels[:, :2] == (200, 0, 0)).all()
+    assert (levels[:, 2:] == 255).all()
+
+
+def test_long_images_are_padded_and_not_cut() -> None:
+    padded = np.asarray(data.padded(Image.new("L", (6, 2), 7)))
+    assert padded.shape == (6, 6)
+    assert (padded[2:4] == 7).all()
+    assert (padded[[0, 1, 4, 5]] == 255).all()
+
+
+def test_a_second_set_becomes_a_folder(
+    record: dict[str, str],
+    members: dict[str, bytes],
+    files: dict[str, bytes],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """Each image is compared with the digest in the manifest."""
+    manifests = data.MANIFESTS
+    lines = ["part,name,source,cluster,sha256"]
+    for part, name, source in IMAGES:
+        digest = hashlib.sha256(data.MAKERS["traffic"](files[source])).hexdigest()
+        lines.append(f"{part},{name},{source},,{digest if part == 'test' else '0'}")
+    (manifests / "traffic.csv.gz").write_bytes(gzip.compress("\n".join(lines).encode()))
+    record |= {"name": "traffic", "stem": "traffic"}
+    with (manifests / "sources.csv").open("w", newline="") as file:
+        writer = csv.DictWriter(file, list(record))
+        writer.writeheader()
+        writer.writerow(record)
+    archive = archive_of(tmp_path / "source.tar.gz", members)
+    run(monkeypatch, "traffic", "--out", tmp_path / "made", "--source", archive)
+    assert "traffic: 1 of 3 images as in the manifest" in capsys.readouterr().out
+    for part, name, source in IMAGES:
+        made = (tmp_path / "made/traffic" / part / name).read_bytes()
+        assert made == data.MAKERS["traffic"](files[source])
+
+
+def test_a_source_that_is_no_repository_must_be_given(
+    record: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pytest.raises(ValueError, match="someone/signs is no repository: --source"):
+        data.made_from("signs", record | {"commit": ""}, None)
+
+
+@pytest.mark.parametrize("name", data.SECOND)
+def test_the_manifests_of_the_second_run(name: str) -> None:
+    """No cluster and no image is in both parts, and there are enough of every class."""
+    with (MANIFESTS / "sources.csv").open(newline="") as file:
+        assert name in {row["name"] for row in csv.DictReader(file)}
+    rows = data.rows_of(name)
+    assert len({row["sha256"] for row in rows}) > 0.99 * len(rows)
+    clusters: dict[str, set[str]] = {"train": set(), "test": set()}
+    counts: dict[tuple[str, str], int] = {}
+    for row in rows:
+        label, _, image = row["name"].partition("/")
+        counts[row["part"], label] = counts.get((row["part"], label), 0) + 1
+        before, found, _ = image.partition("__")
+        assert row["cluster"] == (before if found else "")
+        clusters[row["part"]].add(row["cluster"] or row["sha256"])
+    assert not clusters["train"] & clusters["test"]
+    assert not {row["source"] for row in rows if row["part"] == "test"} & {
+        row["source"] for row in rows if row["part"] == "train"
+    }
+    classes = {label for _, label in counts}
+    assert len(counts) == 2 * len(classes) >= 8
+    assert min(counts["train", label] for label in classes) >= 20
+    assert 300 <= sum(counts["test", label] for label in classes) <= 2000
 
 
 def test_fashion(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -314,12 +419,13 @@ def test_the_lossless_test_images_that_are_left() -> None:
 def test_the_manifests_have_what_the_studies_read() -> None:
     with (MANIFESTS / "sources.csv").open(newline="") as file:
         records = {row["name"]: row for row in csv.DictReader(file)}
-    assert set(records) - {"cifar10-png"} == set(SETS) == {*data.MAKERS, "fashion"}
+    usual = [name for name in data.MAKERS if name not in data.SECOND]
+    assert set(records) - {"cifar10-png", *data.SECOND} == set(SETS) == {*usual, "fashion"}
     sums = (MANIFESTS / "SHA256SUMS").read_text().splitlines()
     archives = [line.split("  ")[1] for line in sums if "-png-" not in line]
     assert {images.train for images in SETS.values()} <= set(archives)
     assert {images.test for images in SETS.values()} <= set(archives)
-    for name in data.MAKERS:
+    for name in usual:
         stem = records[name]["stem"]
         with gzip.open(MANIFESTS / f"{stem}.csv.gz", "rt", encoding="utf-8") as file:
             rows = list(csv.DictReader(file))

@@ -81,6 +81,74 @@ def test_final(data: Path, tmp_path: Path) -> None:
     assert {seed for _, seed in found} == {str(seed) for seed in range(100, 108)}
 
 
+def folder_of(archive: Path, folder: Path) -> Path:
+    """A folder of train/ and test/ from a tar: of five images, four and one, of a cluster each."""
+    with tarfile.open(archive) as images:
+        for entry in images:
+            kind, _, name = entry.name.partition("/")
+            cluster = int(name.removesuffix(".png")) // 5
+            part = "test" if cluster % 2 else "train"
+            file = images.extractfile(entry)
+            assert file is not None
+            made = folder / part / kind / f"{cluster}__{name}"
+            made.parent.mkdir(parents=True, exist_ok=True)
+            made.write_bytes(file.read())
+    return folder
+
+
+def test_second(data: Path, tmp_path: Path) -> None:
+    """The run of the second protocol, on a folder that was made of a tar of other images."""
+    torch.manual_seed(0)
+    weights = tmp_path / "weights.safetensors"
+    save_file(timm.create_model("test_resnet").state_dict(), weights)
+    folder = folder_of(data / "cifar10-train.tar", tmp_path / "clothes")
+    words = ["second.py", "--data", folder, "--augment", "flip,crop", "--size", SIDE]
+    words += ["--out", tmp_path / "cells", "--results", tmp_path / "results", "--per-class", 4]
+    words += ["--steps", 1, "--image-size", SIDE, "--weights", weights, "--network", "test_resnet"]
+    said = run(*words, "--seeds", 1)
+    found = {}
+    for study in ("scratch", "finetuned", "frozen"):
+        rows = rows_of(tmp_path / f"results/clothes-{study}.csv")
+        assert {seed for _, seed in rows} == {"300"}
+        found[study] = {row for row, _ in rows}
+    assert found["scratch"] == {
+        "nothing more", "NFA in pixels", "NFA in pixels at p = 0.25", "same-class mixup",
+        "NFA with builtin:rgb32", "RandAugment at p = 0.5", "RandAugment", "TrivialAugment",
+        "MixUp", "CutMix",
+    }  # fmt: skip
+    assert found["finetuned"] == {
+        "nothing more", "NFA in pixels", "NFA in pixels at p = 0.25", "MixUp"
+    }  # fmt: skip
+    assert found["frozen"] == {"logistic regression", "class Gaussians"}
+    assert "| clothes, scratch | accuracy, % | over nothing more |" in said
+    said = run(*words, "--seeds", 2, "--methods", "nothing more", "class Gaussians")
+    trained = [line for line in said.splitlines() if line.startswith("(")]
+    assert len(trained) == 3, "what there is is not trained again"
+    assert all(", 301: " in line for line in trained)
+
+
+def test_second_refuses_a_cluster_in_both_parts(data: Path, tmp_path: Path) -> None:
+    folder = folder_of(data / "cifar10-train.tar", tmp_path / "clothes")
+    known = next((folder / "train").glob("*/0__*"))
+    known.rename(folder / "test" / known.parent.name / known.name)
+    ran = run_python([LAB / "second.py", "--data", folder, "--augment", "crop", "--steps", 1])
+    assert ran.returncode != 0
+    assert "train/ and test/ have 1 clusters in common: 0" in ran.stderr
+
+
+def test_clusters_are_before_two_underscores(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.syspath_prepend(str(LAB))
+    second = importlib.import_module("second")
+    for name in ("cat/anna__1.png", "cat/2.png", "dog/anna__2.png", "dog/b_3.png"):
+        file = tmp_path / name
+        file.parent.mkdir(exist_ok=True)
+        Image.new("L", (8, 8)).save(file)
+    images = nfaug.open_dataset(tmp_path)
+    assert second.clusters_of(images) == ["cat/2.png", "anna", "anna", "dog/b_3.png"]
+
+
 def test_length(data: Path, tmp_path: Path) -> None:
     run("length.py", *options(data, tmp_path), "--steps", 1, 2)
     assert rows_of(tmp_path / "results/cells-scratch-2.csv") == {
