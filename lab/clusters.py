@@ -23,6 +23,10 @@ TESTED = {
     "ladder/groceries": ("grocery128", "validation"),
     "frozen/groceries": ("grocery128", "validation"),
     "tuned/grocery-*-test": ("grocery128", "validation"),
+    "second/traffic-*": ("traffic", "test"),
+    "second/emoji-*": ("emoji", "test"),
+    "second/shapes-*": ("shapes", "test"),
+    "second/words-*": ("words", "test"),
 }
 
 

@@ -18,6 +18,7 @@ import pytest
 from PIL import Image
 
 from lab import data
+from lab.clusters import clusters_of
 from lab.sets import SETS
 
 MANIFESTS = data.MANIFESTS
@@ -348,6 +349,12 @@ def test_the_manifests_of_the_second_run(name: str) -> None:
     assert not {row["source"] for row in rows if row["part"] == "test"} & {
         row["source"] for row in rows if row["part"] == "train"
     }
+    tested = clusters_of(f"second/{name}-scratch")
+    if tested is None:
+        assert not any(row["cluster"] for row in rows)
+    else:
+        assert set(tested.names) == clusters["test"]
+        assert not any(tested.known)
     classes = {label for _, label in counts}
     assert len(counts) == 2 * len(classes) >= 8
     assert min(counts["train", label] for label in classes) >= 20
