@@ -87,7 +87,7 @@ METHODS = {
     LONG: (NOTHING, NFA, RARE, "MixUp"),
     "frozen": (LOGISTIC, GAUSSIANS),
 }
-Study = tuple[str, str]  # a data set and a key of METHODS
+Study = tuple[str, str]  # a dataset and a key of METHODS
 
 
 def known(args: argparse.Namespace) -> str:
@@ -98,7 +98,7 @@ def known(args: argparse.Namespace) -> str:
 
 
 def studies_of(args: argparse.Namespace, name: str) -> list[str]:
-    """The studies of a data set."""
+    """The studies of a dataset."""
     studies = []
     for study in args.studies:
         pretrained = network_of(study) != "scratch"
