@@ -15,13 +15,11 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-import nfaug
 from nfaug.flows.config import FlowConfig
 from nfaug.flows.flow import Flow
 from nfaug.flows.mef import MatrixExpCoupling
 from nfaug.flows.mef_config import MefConfig
 from nfaug.flows.networks import DisableTF32
-from nfaug.run.blocks import IN_CACHE
 
 MEF = MefConfig(steps=(2, 1), blocks=(1, 1), width=(6, 6))
 TINY = FlowConfig(2, (7, 8), MEF)
@@ -342,24 +340,3 @@ def test_compiles_to_one_graph(heads: int) -> None:
     z, logdet = step(torch.rand(2, *config.shape) * 2 - 1)
     (z.square().sum() - logdet.sum()).backward()
     assert all(parameter.grad is not None for parameter in flow.parameters())
-
-
-@torch.no_grad()
-@pytest.mark.parametrize("count", [0, 1, 24, 25, 64])
-def test_a_batch_is_worked_through_in_parts(count: int) -> None:
-    """Where gradients are recorded it runs whole."""
-    flow = nfaug.load("builtin:rgb32").flow
-    most = IN_CACHE // (4 * flow.config.largest)
-    assert 16 < most < 32, "64 images are three parts"
-    images = torch.randint(256, (count, 3, 32, 32), dtype=torch.uint8)
-    found = (*flow.encode(images), flow.latents(images))
-    z, logdet = found[:2]
-    back = (*flow.inverse(z), flow.map_back(z), flow.decode(z, quantize=False))
-    with torch.enable_grad():
-        whole = (*flow.encode(images), flow.latents(images))
-        whole_back = (*flow.inverse(z), flow.map_back(z), flow.decode(z, quantize=False))
-    for part, other in zip((*found, *back), (*whole, *whole_back), strict=True):
-        assert part.shape == other.shape
-        assert torch.allclose(part, other, rtol=1e-4, atol=1e-4)
-    assert torch.equal(flow.decode(z), images)
-    assert logdet.shape == (count,)

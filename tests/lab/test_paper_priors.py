@@ -173,7 +173,7 @@ def test_a_flow_is_trained_under_them(
 ) -> None:
     monkeypatch.setitem(PRIORS, "paper", PRIORS["data"])  # which is undone at the end
     register("paper", settings)
-    config = dataclasses.replace(tiny_config, epochs=1, prior=TrainPriorConfig(kind="paper"))
+    config = dataclasses.replace(tiny_config, epochs=2, prior=TrainPriorConfig(kind="paper"))
     gaussians = train(tiny_images, config=config, progress=False).checkpoint.config.gaussians
     assert gaussians["kind"] == "paper"
     json.dumps(gaussians, allow_nan=False)
