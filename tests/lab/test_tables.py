@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
 
+import numpy as np
 import pytest
 import torch
 from PIL import Image
@@ -277,3 +278,33 @@ def test_the_picture_of_gains_shows_its_rows(tables: ModuleType) -> None:
     lines = gains.lines()
     assert gains.drawn(gains.PICTURE) == gains.text_of(lines)
     assert len(lines) == 18
+
+
+def test_the_picture_of_the_fixed_point_shows_its_gaussians(lab: None, tmp_path: Path) -> None:
+    """`python lab/separation.py` repairs a picture that does not."""
+    separation = importlib.import_module("separation")
+    data = separation.points()
+    shown = separation.panels(data)
+    assert separation.drawn(separation.PICTURE) == separation.text_of(shown)
+    overlaps = [separation.nearest(gaussians) for gaussians in shown]
+    assert overlaps[0] < overlaps[1] < overlaps[2]
+    separation.draw(data, shown, tmp_path / "picture.png")
+    assert separation.drawn(tmp_path / "picture.png") == separation.text_of(shown)
+    assert separation.PICTURE.stat().st_size < 100_000
+
+
+def test_the_picture_between_two_images_shows_what_the_flow_makes(lab: None) -> None:
+    """`python lab/between.py` repairs a picture that does not."""
+    between = importlib.import_module("between")
+    lines = between.lines()
+    made = between.sheet(lines)
+    with Image.open(between.PICTURE) as picture:
+        stored = np.asarray(picture.convert("RGB"), dtype=float)
+    changes = np.abs(stored - np.asarray(made, dtype=float))
+    assert changes.mean() < 3, "levels, of 256 colours"
+    assert between.PICTURE.stat().st_size < 100_000
+    (_, flow), (_, pixels) = lines[:2]
+    assert torch.equal(flow[0], pixels[0])
+    middle = flow[0].float().lerp(flow[4].float(), 0.5)
+    assert (pixels[2] - middle).abs().mean() < 2, "half of each, but for what the axes leave out"
+    assert (flow[2] - middle).abs().mean() > 4
