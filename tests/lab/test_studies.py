@@ -6,9 +6,11 @@ import csv
 import dataclasses
 import importlib
 import io
+import re
 import tarfile
 from pathlib import Path
 
+import numpy as np
 import pytest
 import timm
 import torch
@@ -363,3 +365,56 @@ def test_limit(data: Path, tmp_path: Path) -> None:
         fits = list(csv.DictReader(opened))
     assert [line["limit"] for line in fits] == ["3", "5"]
     assert float(fits[0]["megabytes"]) < float(fits[1]["megabytes"])
+
+
+def test_paper_released(data: Path, tmp_path: Path) -> None:
+    """Grey images with all tables, where seed 0 chooses weights; then Table 3 of colour images."""
+    images, labels = to_tensors(nfaug.open_dataset("builtin:clothes"), progress=False)
+    grey = images[:, :, :28, :28].float().mean(1).to(torch.uint8)
+    stored = tmp_path / "grey.npz"
+    np.savez(stored, images=grey.numpy(), labels=labels.numpy())
+    rows = tmp_path / "rows.csv"
+    tiny = ["--epochs", 2, "--passes", 1, "--per-class", 8, "--seeds", 1, "--csv", rows]
+    words = ["paper_released.py", "--data", stored, "--test-data", stored, *tiny]
+    said = run(*words)
+    with rows.open(newline="") as file:
+        found = list(csv.DictReader(file))
+    after = "after-epoch"
+    table = ["data", f"{after}-means-c1852", f"{after}-covariances-c370", f"{after}-both-c1111"]
+    averaged = [f"{after}-both-c{weight}-mean" for weight in (37, 183, 1111)]
+    others = [f"{after}-both-c{weight}" for weight in (37, 183, 367, 1833)]
+    assert [row["setting"] for row in found[:11]] == [*table, *averaged, *others]
+    assert {row["seed"] for row in found[:11]} == {"0"}
+    chosen = [row["setting"] for row in found[11:]]
+    assert [row["seed"] for row in found[11:]] == ["1", "1"]
+    assert {chosen[0]} < {*others, table[3]}
+    assert {chosen[1]} < {*averaged}
+    for row in found:
+        assert row["steps"] == "2"
+        assert 0 <= float(row["nf_acc"]) <= 100
+        assert 0 <= float(row["cnn_acc"]) <= 100
+        assert (row["converged"] == "") == (row["setting"] == "data")
+        assert float(row["cnn_minutes"]) <= float(row["minutes"])
+    before = rows.read_bytes()
+    assert said.endswith(run(*words))
+    assert rows.read_bytes() == before
+    words = ["paper_released.py", "--name", "cifar10", "--data", data / "cifar10-train.tar", *tiny]
+    said = run(*words, "--test-images", 5, "--without", f"{after}-both-c3333")
+    assert "| #2 KLD on means, c = 5,556 | " in said
+    planned = run("paper_released.py", "--plan", "--seeds", 1, "--csv", rows)
+    assert re.search(r"^\| fashion-mnist \| 13 \| 13 \| .* \| 0.0 \|$", planned, re.MULTILINE)
+    assert re.search(r"^\| cifar10 \| 4 \| 3 \|", planned, re.MULTILINE)
+
+
+def test_paper_solves(data: Path) -> None:
+    """Each pi, with damping and without, at six weights."""
+    words = ["--name", "cifar10", "--data", data / "cifar10-train.tar", "--per-class", 8]
+    lines = run("paper_solves.py", *words).splitlines()
+    found = [re.findall(r"\| (\w+) \| (Eq. 9|Eq. 10) \| (1|0.5) \|", line) for line in lines[2:]]
+    assert [each for [each] in found] == [
+        (fit, kernel, damping)
+        for fit in ("means", "both")
+        for kernel in ("Eq. 9", "Eq. 10")
+        for damping in ("1", "0.5")
+    ]
+    assert all(line.count("|") == 10 for line in lines)
