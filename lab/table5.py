@@ -317,8 +317,10 @@ def figures_of(flows: Path) -> str:
         if (flow / "config.json").exists():
             config = nfaug.load(flow).config
             figures = config.metrics
-            words = [f"{figures[name]:.4f}" for name in ("nf_acc", "bits_per_dim")]
-            table.writerow((flow.name, *words, figures["on"], config.training["seconds"]))
+            # Classes of fewer than 20 images hold none out.
+            words = [f"{figures.get(name, math.nan):.4f}" for name in ("nf_acc", "bits_per_dim")]
+            on = figures.get("on", "")
+            table.writerow((flow.name, *words, on, config.training["seconds"]))
     return text.getvalue()
 
 
