@@ -10,6 +10,7 @@ alone. It takes seconds.
 
 from __future__ import annotations
 
+import argparse
 import dataclasses
 from pathlib import Path
 
@@ -99,6 +100,7 @@ def sheet(shown: list[tuple[str, list[Tensor]]]) -> Image.Image:
 
 
 def main() -> None:
+    argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0]).parse_args()
     sheet(lines()).quantize(256).save(PICTURE, optimize=True)
 
 

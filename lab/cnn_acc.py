@@ -13,6 +13,7 @@ batches of 100 with a momentum of 0.9 and a weight decay of 5e-4, one cycle up t
 
 from __future__ import annotations
 
+import argparse
 import time
 
 import torch
@@ -92,6 +93,7 @@ def train(model: nn.Module, images: Tensor, labels: Tensor, *, passes: int, seed
 
 
 def main() -> None:
+    argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0]).parse_args()
     torch.set_num_threads(1)
     for width, batches in ((WIDTH, 10), (AUTHORS_WIDTH, 1)):
         images = torch.zeros((batches * BATCH, 3, 32, 32), dtype=torch.uint8)
