@@ -17,7 +17,7 @@ import torch
 
 import nfaug
 from nfaug.augment.engine import FAR
-from nfaug.data.images import to_tensors
+from nfaug.data.batches import decode
 from nfaug.fitting import open_images
 
 COLUMNS = ("flow", "images", "count", "far", "inexact of the far", "gated of the far")
@@ -46,7 +46,9 @@ def figures(flow: str, path: str) -> list[str]:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of few images in a class
         fitted = nfaug.fit(base, open_images(base.flow, path), progress=False)
-    images, labels = to_tensors(open_images(base.flow, path), progress=False)
+    opened = open_images(base.flow, path)
+    images = decode(opened, progress=False)
+    labels = opened.targets
     frozen = fitted.flow.freeze()
     assert fitted.pca is not None
     far, inexact, gated = [], [], []

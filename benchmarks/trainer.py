@@ -27,9 +27,8 @@ import torch
 from PIL import Image
 from torch.utils.data import TensorDataset
 
-from nfaug.data.batches import LoaderBatches
+from nfaug.data.batches import Streamed, batches
 from nfaug.data.open import open_dataset
-from nfaug.data.torch_datasets import wrap_dataset
 from nfaug.flows.backbone import Recompute
 from nfaug.flows.config import FlowConfig
 from nfaug.flows.flow import Flow
@@ -60,7 +59,7 @@ def loop_overhead(rounds: int, steps: int) -> None:
         dataset=DataConfig(test_fraction=0),
         prior=TrainPriorConfig(kind="data", statistics_images=2000),
     )
-    data = wrap_dataset(TensorDataset(images.to(torch.uint8), labels))
+    data = open_dataset(TensorDataset(images.to(torch.uint8), labels))
     run = Run(None, Ranks())
     context = open_context(data, config, run.ranks, progress=False)
     state = context.start(context.new_flow())
@@ -102,10 +101,10 @@ def _loading(step: float) -> None:
             pixels = torch.randint(0, 256, (32, 32), dtype=torch.uint8)
             Image.fromarray(pixels.numpy()).save(path)
         dataset = open_dataset(folder)
-        batches = LoaderBatches(dataset, dataset.targets, 2)
+        data = Streamed(dataset, dataset.targets, 2)
         order = torch.arange(len(dataset)).repeat(10)
         began = time.perf_counter()
-        count = sum(1 for _ in batches.iterate(order, BATCH))
+        count = sum(1 for _ in batches(data, order.split(BATCH)))
         took = 1e3 * (time.perf_counter() - began) / count
     print(f"{'loading, two workers':<28} {took:8.1f} ms a batch, {took / step:.2f} of a bare step")
 

@@ -17,7 +17,7 @@ from torch import Tensor
 from torchvision.transforms import v2
 
 import nfaug
-from nfaug.compare import METHODS, Classifier, CompareConfig, Images, open_parts, read_images
+from nfaug.compare import METHODS, Classifier, CompareConfig, CompareImages, open_parts, read_images
 from nfaug.compare import transform_of as augmentations
 
 
@@ -50,7 +50,7 @@ def parse() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def train(args: argparse.Namespace, config: CompareConfig, data: Images, name: str) -> float:
+def train(args: argparse.Namespace, config: CompareConfig, data: CompareImages, name: str) -> float:
     """The accuracy of a classifier, in per cent."""
     method = METHODS[name]
     few = data.labelled(args.per_class, args.seed)

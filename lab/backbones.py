@@ -40,8 +40,8 @@ from nfaug.compare.classifier import BATCH, Classifier, default_steps
 from nfaug.compare.config import CompareConfig
 from nfaug.compare.transforms import transform_of
 from nfaug.compare.work import bank_of, draw_batch
-from nfaug.data.batches import MemoryBatches
-from nfaug.data.images import LabelledImages, split_per_class, to_tensors
+from nfaug.data.batches import Decoded, decode
+from nfaug.data.images import Images
 from nfaug.io.atomic import write_text
 from nfaug.training import train
 from nfaug.training.config import recipe_config
@@ -128,28 +128,30 @@ def eva02_small(pretrained: bool = False, **options: Any) -> Any:
     )
 
 
-def opened(args: argparse.Namespace) -> tuple[LabelledImages, LabelledImages, LabelledImages]:
+def opened(args: argparse.Namespace) -> tuple[Images, Images, Images]:
     """The images of the classes to pretrain on, the pool of labelled ones, and the test images."""
     stored = nfaug.open_dataset(args.data, image_size=SIDE, channels=3)
-    images, labels = to_tensors(stored, progress=False)
+    images = decode(stored, progress=False)
+    labels = stored.targets
     parts = []
     for start in (0, 1):  # every other class
         rows = labels % 2 == start
         part = TensorDataset(images[rows], labels[rows] // 2)
-        parts.append(nfaug.wrap_dataset(part, classes=stored.classes[start::2], progress=False))
-    test, pool = split_per_class(parts[1], args.test_images, seed=0)
+        parts.append(nfaug.open_dataset(part, classes=stored.classes[start::2], progress=False))
+    test, pool = parts[1].split(per_class=args.test_images, seed=0)
     most = int(pool.targets.bincount().min())
     if max(args.labels) > most:
         raise SystemExit(f"--labels: {most} images of each class are not test images")
     return parts[0], pool, test
 
 
-def pretrained(args: argparse.Namespace, network: str, images: LabelledImages) -> Path:
+def pretrained(args: argparse.Namespace, network: str, images: Images) -> Path:
     """The file of a network's weights, trained on these images."""
     file: Path = args.out / "networks" / f"{network}.safetensors"
     if file.exists():
         return file
-    pixels, labels = to_tensors(images, progress=False)
+    pixels = decode(images, progress=False)
+    labels = images.targets
     steps = math.ceil(args.pretraining_epochs * len(labels) / BATCH)
     config = CompareConfig(network=network, steps=steps, device="cpu")
     torch.manual_seed(0)
@@ -210,7 +212,7 @@ def pretrain(
     return hours + (time.process_time() - started) / 3600
 
 
-def flow_of(args: argparse.Namespace, few: LabelledImages, seed: int) -> Path:
+def flow_of(args: argparse.Namespace, few: Images, seed: int) -> Path:
     """The checkpoint of a flow that is trained by the fixed point on the labelled images."""
     labels = len(few) // len(few.classes)
     out: Path = args.out / "flows" / f"{labels}-{seed}"
@@ -246,7 +248,7 @@ def size_of_noise(flow: Path) -> float:
 
 
 def variants_of(
-    method: str, flow: Path, few: LabelledImages, config: CompareConfig, seed: int
+    method: str, flow: Path, few: Images, config: CompareConfig, seed: int
 ) -> Tensor | None:
     """The variants of the labelled images that a method has, the same for each network."""
     if method == FLOW:
@@ -263,7 +265,7 @@ def right_of(
     config: CompareConfig,
     method: str,
     bank: Tensor | None,
-    few: LabelledImages,
+    few: Images,
     test: tuple[Tensor, Tensor],
     seed: int,
 ) -> Tensor:
@@ -272,7 +274,8 @@ def right_of(
     policy = "randaugment" if method == "RandAugment" else ""
     transform = transform_of(SAFE, policy, (SIDE, SIDE))
     mixup = v2.MixUp(num_classes=len(few.classes))
-    images, labels = to_tensors(few, progress=False)
+    images = decode(few, progress=False)
+    labels = few.targets
 
     def draw(rows: Tensor) -> tuple[Tensor, Tensor]:
         batch, targets = draw_batch(images, labels, bank, config.p, transform, rows)
@@ -301,12 +304,12 @@ def cells_of(args: argparse.Namespace, config: CompareConfig) -> Cells:
     return Cells(folder, record, 5 * args.test_images)
 
 
-def measured_flows(folder: Path, test: LabelledImages) -> str:
+def measured_flows(folder: Path, test: Images) -> str:
     """A CSV table of the flows that were trained: figures on the test images, and seconds."""
     text = io.StringIO()
     table = csv.writer(text, lineterminator="\n")
     table.writerow(("labels", "seed", "nf_acc", "bits_per_dim", "seconds"))
-    images = MemoryBatches(*to_tensors(test, progress=False))
+    images = Decoded(decode(test, progress=False), test.targets)
     for flow in sorted(path for path in folder.iterdir() if (path / "config.json").exists()):
         checkpoint = nfaug.load(flow)
         assert checkpoint.gaussians is not None
@@ -336,7 +339,7 @@ def main(words: Sequence[str] | None = None) -> None:
     weights = {network: pretrained(args, network, pretraining) for network in args.networks}
     if args.only_networks:
         return
-    test = to_tensors(tested, progress=False)
+    test = decode(tested, progress=False), tested.targets
     found: dict[tuple[str, int], Cells] = {}
     configs: dict[tuple[str, int], CompareConfig] = {}
     for network in args.networks:
@@ -350,7 +353,7 @@ def main(words: Sequence[str] | None = None) -> None:
             found[network, labels] = cells_of(args, config)
     for seed in range(args.seeds):
         for labels in args.labels:
-            few, _ = split_per_class(pool, labels, seed)
+            few, _ = pool.split(per_class=labels, seed=seed)
             flow = flow_of(args, few, seed)
             for method in METHODS:
                 missing = [

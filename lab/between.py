@@ -20,7 +20,7 @@ from torch import Tensor
 
 import nfaug
 from nfaug.augment.pixels import to_pil
-from nfaug.data.images import to_tensors
+from nfaug.data.batches import decode
 
 PICTURE = Path(__file__).resolve().parents[1] / "docs" / "explanation" / "between.png"
 SIDE, GAP, HEAD, LEFT = 96, 4, 26, 62  # pixels
@@ -62,7 +62,8 @@ def between(checkpoint: nfaug.Checkpoint, pair: Tensor, label: int) -> list[Tens
 def lines() -> list[tuple[str, list[Tensor]]]:
     """The lines of the picture: for each pair one of the flow, and one of pixels."""
     clothes = nfaug.open_dataset("builtin:clothes")
-    images, labels = to_tensors(clothes, progress=False)
+    images = decode(clothes, progress=False)
+    labels = clothes.targets
     fitted = {
         name: nfaug.fit(checkpoint, clothes, progress=False)
         for name, checkpoint in CHECKPOINTS.items()

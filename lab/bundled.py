@@ -30,7 +30,6 @@ from sets import (
 from nfaug.compare.figures import Cell
 from nfaug.compare.methods import PIXELS
 from nfaug.compare.work import bank_of
-from nfaug.data.images import split_per_class
 
 COLOR, GRAY = ("cifar10", "signs"), ("fashion", "letters")
 
@@ -51,7 +50,7 @@ def train(
     """The cell of each method: which test images its classifier gets right."""
     pool, test = opened(args.data, name, SETS[name].size)
     config = config_of(args, "scratch")
-    few, _ = split_per_class(pool, args.per_class, seed)
+    few, _ = pool.split(per_class=args.per_class, seed=seed)
     found = {}
     for method in methods:
         started = time.monotonic()

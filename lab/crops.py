@@ -40,7 +40,8 @@ import nfaug
 from nfaug import Checkpoint
 from nfaug.compare.cells import Cells
 from nfaug.compare.figures import ERRORS, Gain, gain_of
-from nfaug.data.images import LabelledImages, split_per_class, to_tensors
+from nfaug.data.batches import decode
+from nfaug.data.images import Images
 from nfaug.integrations.timm import NFALoader
 from nfaug.io.atomic import write_text
 
@@ -73,8 +74,9 @@ class Stored(Dataset[Any]):
         nfa: NFA before the transform, on single images; None for none.
     """
 
-    def __init__(self, images: LabelledImages, nfa: nfaug.NFAugment | None = None) -> None:
-        self.images, self.labels = to_tensors(images, progress=False)
+    def __init__(self, images: Images, nfa: nfaug.NFAugment | None = None) -> None:
+        self.images = decode(images, progress=False)
+        self.labels = images.targets
         self.classes = images.classes
         self.nfa = nfa
         self.transform: Any = None  # timm's loader sets it
@@ -109,13 +111,13 @@ def loader_of(
 
 
 @functools.lru_cache(2)
-def parts_of(folder: Path, name: str) -> tuple[LabelledImages, LabelledImages]:
+def parts_of(folder: Path, name: str) -> tuple[Images, Images]:
     """The images that labelled ones are drawn from, and the test images, as they are stored."""
     pool = nfaug.open_dataset(folder / SETS[name].train, channels=3)
     return pool, nfaug.open_dataset(folder / SETS[name].test, channels=3)
 
 
-def fitted_to_crops(flow: str, few: LabelledImages, name: str, size: int) -> Checkpoint:
+def fitted_to_crops(flow: str, few: Images, name: str, size: int) -> Checkpoint:
     """A fit that reads each image once through timm's transform."""
     data = Stored(few)
     loader_of(data, name, True, (3, size, size))  # which sets the transform
@@ -128,7 +130,7 @@ def seeded(seed: int) -> None:
     torch.manual_seed(seed)
 
 
-def nfa_of(method: str, few: LabelledImages, name: str, seed: int) -> nfaug.NFAugment:
+def nfa_of(method: str, few: Images, name: str, seed: int) -> nfaug.NFAugment:
     """The augmentation of a method, which draws from a generator of its own."""
     if method == FITTED:
         checkpoint = fitted_to_crops("builtin:pixels", few, name, SIDE)
@@ -153,7 +155,7 @@ def batches(loader: Any, steps: int) -> Iterator[tuple[Tensor, Tensor]]:
 def right_of(args: argparse.Namespace, name: str, method: str, seed: int) -> Tensor:
     """Which test images a network gets right."""
     pool, tested = parts_of(args.data, name)
-    few, _ = split_per_class(pool, args.per_class, seed)
+    few, _ = pool.split(per_class=args.per_class, seed=seed)
     seeded(seed)
     nfa = None
     if method != NOTHING:
@@ -267,7 +269,8 @@ def count(args: argparse.Namespace) -> None:
     table.writerow(("set", "network", "size", "flow", "fit", "gate", *NUMBERS))
     cases = itertools.product(args.sets, args.networks, FLOWS)
     for name, network, flow in cases:
-        few, _ = split_per_class(parts_of(args.data, name)[0], args.per_class, 0)
+        pool, _ = parts_of(args.data, name)
+        few, _ = pool.split(per_class=args.per_class)
         given = resolve_data_config({}, model=create_model(NETWORKS[network]))
         size = given["input_size"][1]
         seeded(0)

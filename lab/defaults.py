@@ -36,7 +36,7 @@ from nfaug.compare.figures import Cell
 from nfaug.compare.methods import PIXELS
 from nfaug.compare.transforms import transform_of
 from nfaug.compare.work import bank_of, draw_batch
-from nfaug.data.images import split_per_class, to_tensors
+from nfaug.data.batches import decode
 
 POLICIES = {
     "RandAugment": "randaugment",
@@ -80,8 +80,9 @@ def train_method(args: argparse.Namespace, study: Study, method: str, seed: int)
     pool, test = opened(args.data, name, size_of(args, name, network))
     started = time.monotonic()
     config = config_of(args, network)
-    few, _ = split_per_class(pool, args.per_class, seed)
-    images, labels = to_tensors(few, progress=False)
+    few, _ = pool.split(per_class=args.per_class, seed=seed)
+    images = decode(few, progress=False)
+    labels = few.targets
     shape = images.shape[1:]
     classes = len(few.classes)
     torch.manual_seed(seed)

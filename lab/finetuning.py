@@ -18,7 +18,6 @@ from sets import SETS, cells_of, config_of, new_parser, opened, train_all, train
 
 from nfaug.compare.classifier import Classifier
 from nfaug.compare.figures import Cell
-from nfaug.data.images import split_per_class
 
 DEFAULT = "lr 6e-4"
 RANDOM_HEAD = "lr 6e-4, a random head"
@@ -61,7 +60,7 @@ def train(
 ) -> dict[str, Cell]:
     """The cell of each method."""
     pool, test = opened(args.data, name, args.image_size)
-    few, _ = split_per_class(pool, args.per_class, seed)
+    few, _ = pool.split(per_class=args.per_class, seed=seed)
     cells = {}
     for method in methods:
         started = time.monotonic()

@@ -41,7 +41,8 @@ import nfaug
 from nfaug.compare.config import CompareConfig
 from nfaug.compare.figures import Cell, Gain, gain_of, student
 from nfaug.compare.frozen import Features, FrozenNetwork, folds_of, input_size
-from nfaug.data.images import LabelledImages, split_per_class, to_tensors
+from nfaug.data.batches import decode
+from nfaug.data.images import Images
 from nfaug.io.atomic import write_text
 
 USUAL = ("cells", "clothes", "signs", "letters", "steel", "groceries")
@@ -92,14 +93,14 @@ def row_name(classifier: str, labels: int) -> str:
     return f"{classifier} from {labels}"
 
 
-def features_of(args: argparse.Namespace, images: LabelledImages, file: Path) -> Features:
+def features_of(args: argparse.Namespace, images: Images, file: Path) -> Features:
     """The features of all images, which are computed if the file is missing."""
     if not file.exists():
         config = CompareConfig(network=args.network, weights=str(args.weights), device="cpu")
         side, _ = input_size(config)
         network = FrozenNetwork(config, images.channels, (side, side))
         started = time.process_time()
-        pixels, _ = to_tensors(images, progress=False)
+        pixels = decode(images, progress=False)
         np.save(file, network.features(pixels))
         print(f"{file}: {time.process_time() - started:.0f} s", flush=True)
     features: Features = np.load(file)
@@ -116,8 +117,8 @@ def study(args: argparse.Namespace, name: str) -> None:
     lines = []
     for labels in args.labels:
         for seed in range(FIRST_SEED, FIRST_SEED + args.seeds):
-            few, _ = split_per_class(pool, labels, seed)
-            given = (features[few.indices.numpy()], few.targets.numpy(), tested, seed)
+            few, _ = pool.split(per_class=labels, seed=seed)
+            given = (features[few.rows.numpy()], few.targets.numpy(), tested, seed)
             for classifier, classify in CLASSIFIERS.items():
                 started = time.process_time()
                 right = classify(*given) == answers

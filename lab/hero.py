@@ -16,7 +16,7 @@ from torch import Tensor
 
 import nfaug
 from nfaug.augment.pixels import to_pil
-from nfaug.data.images import split_per_class, to_tensors
+from nfaug.data.batches import decode
 
 PICTURE = Path(__file__).resolve().parents[1] / "docs" / "hero.jpg"
 SIDE, GAP, HEAD = 128, 6, 26  # pixels
@@ -32,9 +32,10 @@ ROWS = (
 
 def row_of(file: Path, name: str, pair: tuple[int, int], mix: str) -> list[Tensor]:
     """The image, its partner and the variants, each uint8 (3, SIDE, SIDE)."""
-    few, _ = split_per_class(nfaug.open_dataset(file, image_size=SIDE), 20, seed=0)
+    few, _ = nfaug.open_dataset(file, image_size=SIDE).split(per_class=20)
     checkpoint = nfaug.fit("builtin:pixels", few, progress=False)
-    images, labels = to_tensors(few, progress=False)
+    images = decode(few, progress=False)
+    labels = few.targets
     label = few.classes.index(name)
     chosen = images[labels == label][list(pair)]
     made = []

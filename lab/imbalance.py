@@ -31,7 +31,7 @@ from nfaug.compare.config import CompareConfig
 from nfaug.compare.methods import PIXELS
 from nfaug.compare.transforms import transform_of
 from nfaug.compare.work import bank_of
-from nfaug.data.images import split_per_class, to_tensors
+from nfaug.data.batches import decode
 from nfaug.data.open import open_dataset
 from nfaug.io.atomic import write_text
 
@@ -52,13 +52,14 @@ class Balanced(nn.Module):
 
 def train(method: set[str], data: Any, test: Any, seed: int, args: argparse.Namespace) -> Tensor:
     """Which test images a classifier gets right."""
-    kept = split_per_class(data, args.many, seed)[0]
+    kept = data.split(per_class=args.many, seed=seed)[0]
     classes = len(kept.classes)
     order = torch.randperm(classes, generator=torch.Generator().manual_seed(seed)).tolist()
     rare = order[: classes // 2]
     rows = [(kept.targets == y).nonzero().flatten() for y in range(classes)]
     kept = kept.subset(torch.cat([r[: args.few] if y in rare else r for y, r in enumerate(rows)]))
-    images, labels = to_tensors(kept, progress=False)
+    images = decode(kept, progress=False)
+    labels = kept.targets
     counts = torch.bincount(labels).float()
     settings = CompareConfig(lr=args.lr, steps=args.steps, device="cpu")
     weights, filled = len(labels) / classes / counts, 1 - counts / counts.max()
@@ -100,7 +101,8 @@ def main() -> None:
     torch.set_num_threads(1)  # hours are those of a core
     data = open_dataset(args.data, image_size=args.image_size)
     size, channels = data.image_size, data.channels
-    test = to_tensors(open_dataset(args.test_data, image_size=size, channels=channels))
+    tested = open_dataset(args.test_data, image_size=size, channels=channels)
+    test = decode(tested), tested.targets
     record = {k: v for k, v in vars(args).items() if k not in ("out", "seeds", "methods")}
     cells = Cells(Path(args.out), record, len(test[1]))
     for seed in range(args.seeds):

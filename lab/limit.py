@@ -24,7 +24,8 @@ from nfaug.compare.cells import Cells
 from nfaug.compare.classifier import Classifier
 from nfaug.compare.config import CompareConfig
 from nfaug.compare.transforms import transform_of
-from nfaug.data.images import LabelledImages, to_tensors
+from nfaug.data.batches import decode
+from nfaug.data.images import Images
 from nfaug.io.atomic import write_text
 
 SIDE = 32
@@ -34,7 +35,7 @@ def name_of(limit: int) -> str:
     return f"NFA in pixels, {limit:,} images of each class"
 
 
-def fitted(images: LabelledImages, limit: int) -> tuple[nfaug.Checkpoint, float]:
+def fitted(images: Images, limit: int) -> tuple[nfaug.Checkpoint, float]:
     """A fit to so many images of each class, and its seconds of a core."""
     started = time.process_time()
     checkpoint = nfaug.fit("builtin:pixels", images, per_class=limit, progress=False)
@@ -77,10 +78,10 @@ def main() -> None:
     print(nfaug.__file__, flush=True)
     torch.set_num_threads(1)
     stored = nfaug.open_dataset(args.data, image_size=SIDE, progress=False)
-    images, labels = to_tensors(stored, progress=False)
-    test = to_tensors(
-        nfaug.open_dataset(args.test_data, image_size=SIDE, progress=False), progress=False
-    )
+    images = decode(stored, progress=False)
+    labels = stored.targets
+    tested = nfaug.open_dataset(args.test_data, image_size=SIDE, progress=False)
+    test = decode(tested, progress=False), tested.targets
     text = io.StringIO()
     table = csv.writer(text, lineterminator="\n")
     table.writerow(("limit", "seconds", "megabytes"))

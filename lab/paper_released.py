@@ -34,8 +34,8 @@ from torch import Tensor
 from nfaug import open_dataset
 from nfaug.checkpoint.checkpoint import sample_images
 from nfaug.classes.fixed_point import FixedPointConfig, FixedPointDivergence
-from nfaug.data.batches import MemoryBatches
-from nfaug.data.images import LabelledImages, split_per_class, to_tensors
+from nfaug.data.batches import Decoded, decode
+from nfaug.data.images import Images
 from nfaug.training import TrainingDiverged, train
 from nfaug.training.config import TrainPriorConfig
 from nfaug.training.metrics import evaluate
@@ -186,14 +186,14 @@ def cells(args: argparse.Namespace, name: str) -> list[tuple[Setting, int]]:
     return list(wanted.values())
 
 
-def parts(args: argparse.Namespace) -> tuple[LabelledImages, tuple[Tensor, Tensor]]:
+def parts(args: argparse.Namespace) -> tuple[Images, tuple[Tensor, Tensor]]:
     """The images that seeds draw from, and the test images with their classes."""
     pool = open_dataset(args.data, progress=False)
     if args.test_data:
         tested = open_dataset(args.test_data, progress=False)
     else:
-        tested, pool = split_per_class(pool, args.test_images, seed=0)
-    return pool, to_tensors(tested, progress=False)
+        tested, pool = pool.split(per_class=args.test_images, seed=0)
+    return pool, (decode(tested, progress=False), tested.targets)
 
 
 def run_cells(args: argparse.Namespace) -> None:
@@ -218,12 +218,12 @@ def cell(
     args: argparse.Namespace,
     setting: Setting,
     seed: int,
-    pool: LabelledImages,
+    pool: Images,
     test: tuple[Tensor, Tensor],
 ) -> dict[str, Any]:
     """The row of a setting and a seed. One that diverges has no accuracy, and says how."""
     started = time.process_time()  # of a core: the machine may be shared
-    few, _ = split_per_class(pool, args.per_class, seed)
+    few, _ = pool.split(per_class=args.per_class, seed=seed)
     row = {"data": args.name, "setting": setting.key, "seed": seed, "train_images": len(few)}
     row |= {"epochs": args.epochs, "torch": torch.__version__}
     try:
@@ -233,7 +233,7 @@ def cell(
         return row | {"minutes": f"{minutes:.2f}", "converged": type(error).__name__}
     flow, gaussians = result.checkpoint.flow, result.checkpoint.gaussians
     assert gaussians is not None
-    figures = evaluate(flow, gaussians, MemoryBatches(*test))
+    figures = evaluate(flow, gaussians, Decoded(*test))
     between = time.process_time()
     generator = torch.Generator().manual_seed(seed)
     labels = torch.arange(gaussians.num_classes).repeat_interleave(args.per_class)

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from nfaug import open_dataset
 from nfaug.classes.fixed_point import FixedPointConfig, FixedPointDivergence, solve
-from nfaug.data.images import split_per_class, to_tensors
+from nfaug.data.batches import decode
 from nfaug.training import train
 
 WEIGHTS = tuple(10**power for power in range(1, 7))
@@ -28,10 +28,11 @@ KERNELS = {"forward": "Eq. 9", "mean": "Eq. 10"}
 
 def latents(args: argparse.Namespace) -> tuple[Tensor, Tensor]:
     """Means and variances of the classes, (K, d), after one epoch."""
-    few, _ = split_per_class(open_dataset(args.data, progress=False), args.per_class, seed=0)
+    few, _ = open_dataset(args.data, progress=False).split(per_class=args.per_class)
     data = tables_of(args.name)["3"][0].prior
     flow = train(few, config=config(args, data, 0), progress=False).checkpoint.flow.freeze()
-    images, labels = to_tensors(few, progress=False)
+    images = decode(few, progress=False)
+    labels = few.targets
     z = torch.cat([flow.encode(part)[0].flatten(1) for part in images.split(128)]).double()
     of_class = [z[labels == label] for label in range(len(few.classes))]
     means = torch.stack([each.mean(0) for each in of_class])

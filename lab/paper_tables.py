@@ -62,8 +62,7 @@ from priors import GradientDescentConfig, register
 from nfaug import open_dataset
 from nfaug.classes.fixed_point import FixedPointConfig
 from nfaug.compare.figures import student
-from nfaug.data.batches import MemoryBatches
-from nfaug.data.images import split_per_class, to_tensors
+from nfaug.data.batches import Decoded, decode
 from nfaug.fitting.config import PCAConfig
 from nfaug.flows.mef_config import MefConfig
 from nfaug.training import TrainConfig, train
@@ -206,8 +205,8 @@ def run_cells(args: argparse.Namespace) -> None:
     cells = [(seed, s) for seed, s in cells if (s.key, seed) not in done]
     source = args.test_data or args.data
     tested = open_dataset(source, split="train" if args.test_data else "test")
-    test = to_tensors(tested)
-    few, _ = split_per_class(tested, args.curve_images, seed=0)
+    test = decode(tested), tested.targets
+    few, _ = tested.split(per_class=args.curve_images, seed=0)
     for number, (seed, setting) in enumerate(cells, 1):
         dataset = open_dataset(args.data, per_class=args.per_class, seed=seed)
         started = time.process_time()  # of a core: the machine may be shared
@@ -215,7 +214,7 @@ def run_cells(args: argparse.Namespace) -> None:
         result = train(dataset, config=settings, test_data=few, progress=False)
         minutes = (time.process_time() - started) / 60
         flow, gaussians = result.checkpoint.flow, result.checkpoint.gaussians
-        figures = evaluate(flow, gaussians, MemoryBatches(*test))
+        figures = evaluate(flow, gaussians, Decoded(*test))
         record = result.checkpoint.config.gaussians
         row = {
             "data": args.name,

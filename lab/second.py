@@ -31,7 +31,7 @@ from sets import (
     NOTHING,
     SETS,
     Change,
-    Images,
+    ImageSet,
     cells_of,
     config_of,
     keep_as_it_is,
@@ -53,7 +53,7 @@ from nfaug.compare.frozen import Features, input_size
 from nfaug.compare.methods import PIXELS
 from nfaug.compare.transforms import spec_augment
 from nfaug.compare.work import bank_of
-from nfaug.data.images import LabelledImages, split_per_class
+from nfaug.data.images import Images
 
 FIRST_SEED = 300  # no study has drawn labelled images by these
 LONG_STEPS = 1500  # of fine-tuning, of two sets, beside the usual number
@@ -93,7 +93,7 @@ Study = tuple[str, str]  # a dataset and a key of METHODS
 def known(args: argparse.Namespace) -> str:
     """The name of the images of --data, which `SETS` then has, also in the processes."""
     name: str = args.data.resolve().name
-    SETS[name] = Images(name, "train", "test", args.augment, args.size)
+    SETS[name] = ImageSet(name, "train", "test", args.augment, args.size)
     return name
 
 
@@ -136,7 +136,7 @@ def args_of(args: argparse.Namespace, study: str) -> argparse.Namespace:
     return args
 
 
-def clusters_of(images: LabelledImages) -> list[str]:
+def clusters_of(images: Images) -> list[str]:
     """The cluster of each image; one without has a path, such as pollen/1.png, for itself."""
     clusters = []
     for path in images.paths or ():
@@ -145,7 +145,7 @@ def clusters_of(images: LabelledImages) -> list[str]:
     return clusters
 
 
-def check_clusters(pool: LabelledImages, test: LabelledImages) -> None:
+def check_clusters(pool: Images, test: Images) -> None:
     """Raise ValueError if train/ and test/ have a cluster in common."""
     shared = set(clusters_of(pool)) & set(clusters_of(test))
     named = sorted(cluster for cluster in shared if "/" not in cluster)
@@ -183,7 +183,7 @@ def train_method(args: argparse.Namespace, study: Study, method: str, seed: int)
     pool, test = opened(args.data, name, size_of(args, name, network))
     started = time.process_time()
     config = config_of(args, network)
-    few, _ = split_per_class(pool, args.per_class, seed)
+    few, _ = pool.split(per_class=args.per_class, seed=seed)
     bank = None
     if method in BANKS:
         way = BANKS[method]
@@ -213,8 +213,8 @@ def classify(args: argparse.Namespace, name: str, method: str, seed: int) -> Cel
     features, of_test, answers = features_of_all(args, name)
     pool, _ = parts_of(args.data, name, args.size)
     started = time.process_time()
-    few, _ = split_per_class(pool, args.per_class, seed)
-    labelled = features[few.indices.numpy()]
+    few, _ = pool.split(per_class=args.per_class, seed=seed)
+    labelled = features[few.rows.numpy()]
     guesses = CLASSIFIERS[method](labelled, few.targets.numpy(), of_test, seed)
     return Cell(guesses == answers, time.process_time() - started)
 

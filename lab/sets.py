@@ -23,7 +23,8 @@ from nfaug.compare.config import CompareConfig
 from nfaug.compare.figures import Cell, Gain, gain_of
 from nfaug.compare.transforms import transform_of
 from nfaug.compare.work import draw_batch
-from nfaug.data.images import LabelledImages, to_tensors
+from nfaug.data.batches import decode
+from nfaug.data.images import Images
 from nfaug.data.open import open_dataset
 from nfaug.io.atomic import write_text
 
@@ -35,7 +36,7 @@ Change = Callable[[Tensor], Tensor]  # of a batch of images
 
 
 @dataclass(frozen=True)
-class Images:
+class ImageSet:
     """A dataset: files of labelled images and of test images, and what keeps its classes."""
 
     title: str
@@ -46,21 +47,23 @@ class Images:
 
 
 SETS = {
-    "cifar10": Images("CIFAR-10", "cifar10-train.tar", "cifar10-test.tar", "flip,crop", 32),
-    "fashion": Images(  # python lab/data.py fashion
+    "cifar10": ImageSet("CIFAR-10", "cifar10-train.tar", "cifar10-test.tar", "flip,crop", 32),
+    "fashion": ImageSet(  # python lab/data.py fashion
         "Fashion-MNIST", "fashion-mnist-train.npz", "fashion-mnist-test.npz", "flip,crop", 28
     ),
-    "cells": Images("blood cells", "blood128-train.tar", "blood128-validation.tar", "rotate", 48),
-    "clothes": Images(
+    "cells": ImageSet("blood cells", "blood128-train.tar", "blood128-validation.tar", "rotate", 48),
+    "clothes": ImageSet(
         "clothes", "clothing128-train.tar", "clothing128-validation.tar", "flip,crop", 48
     ),
-    "signs": Images("hand signs", "sign64-train.tar", "sign64-validation.tar", "crop", 48),
-    "speech": Images("speech", "speech64-train.tar", "speech64-validation.tar", "spectrogram", 48),
-    "letters": Images("letters", "letters64-train.tar", "letters64-validation.tar", "crop", 48),
-    "steel": Images(
+    "signs": ImageSet("hand signs", "sign64-train.tar", "sign64-validation.tar", "crop", 48),
+    "speech": ImageSet(
+        "speech", "speech64-train.tar", "speech64-validation.tar", "spectrogram", 48
+    ),
+    "letters": ImageSet("letters", "letters64-train.tar", "letters64-validation.tar", "crop", 48),
+    "steel": ImageSet(
         "steel surfaces", "steel128-train.tar", "steel128-validation.tar", "rotate", 48
     ),
-    "groceries": Images(
+    "groceries": ImageSet(
         "groceries", "grocery128-train.tar", "grocery128-validation.tar", "flip,crop", 48
     ),
 }
@@ -110,7 +113,7 @@ def size_of(args: argparse.Namespace, name: str, network: str) -> int:
     return SETS[name].size if network == "scratch" else args.image_size
 
 
-def parts_of(folder: Path, name: str, size: int) -> tuple[LabelledImages, LabelledImages]:
+def parts_of(folder: Path, name: str, size: int) -> tuple[Images, Images]:
     """The images that labelled ones are drawn from, and the test images."""
     images = SETS[name]
     pool = open_dataset(folder / images.train, image_size=size)
@@ -118,13 +121,14 @@ def parts_of(folder: Path, name: str, size: int) -> tuple[LabelledImages, Labell
 
 
 @functools.lru_cache(2)
-def opened(folder: Path, name: str, size: int) -> tuple[LabelledImages, tuple[Tensor, Tensor]]:
+def opened(folder: Path, name: str, size: int) -> tuple[Images, tuple[Tensor, Tensor]]:
     """The images that labelled ones are drawn from, and up to 2,000 of the test images."""
     pool, test = parts_of(folder, name, size)
-    return pool, to_tensors(tested(test), progress=False)
+    test = tested(test)
+    return pool, (decode(test, progress=False), test.targets)
 
 
-def tested(test: LabelledImages) -> LabelledImages:
+def tested(test: Images) -> Images:
     """The test images, or 2,000 of them, in their order."""
     order = torch.randperm(len(test), generator=torch.Generator().manual_seed(0))
     return test.subset(order[:2000].sort().values)
@@ -161,7 +165,7 @@ def keep_as_it_is(images: Tensor) -> Tensor:
 def trained(
     config: CompareConfig,
     safe: str,
-    few: LabelledImages,
+    few: Images,
     bank: Tensor | None,
     seed: int,
     kind: type[Classifier] = Classifier,
@@ -181,7 +185,8 @@ def trained(
         policy: What changes a batch of images before what keeps their class.
         mixed: What mixes a batch and its labels at the end.
     """
-    images, labels = to_tensors(few, progress=False)
+    images = decode(few, progress=False)
+    labels = few.targets
     height, width = few.image_size
     torch.manual_seed(seed)
     safely = transform_of(safe.split(","), "", (height, width))

@@ -22,22 +22,22 @@ from torch.utils.data import TensorDataset
 import nfaug
 from nfaug.augment.config import MixConfig
 from nfaug.augment.pixels import to_pil
-from nfaug.data.images import LabelledImages, split_per_class, to_tensors
+from nfaug.data.batches import decode
+from nfaug.data.images import Images
 from nfaug.data.open import open_dataset
-from nfaug.data.torch_datasets import wrap_dataset
 from nfaug.fitting import fit
 
 GAP, HEAD, MOST = 4, 26, 7  # pixels, pixels, pictures beside each other
 
 
 def variants(
-    checkpoint: nfaug.Checkpoint, mix: str, images: LabelledImages, args: argparse.Namespace
+    checkpoint: nfaug.Checkpoint, mix: str, images: Images, args: argparse.Namespace
 ) -> list[Tensor]:
     """For each class, variants (V, C, H, W) of its first image."""
     settings = MixConfig(p=1.0, mix=mix, strength=args.strength)
     nfa = nfaug.NFAugment(checkpoint, config=settings)
     generators = [torch.Generator().manual_seed(args.seed + n) for n in range(args.variants)]
-    made = torch.stack([*nfa.variants(*to_tensors(images), generators)], 1)
+    made = torch.stack([*nfa.variants(decode(images), images.targets, generators)], 1)
     firsts = [int((images.targets == y).nonzero()[0]) for y in range(len(images.classes))]
     return [made[row] for row in firsts]
 
@@ -61,12 +61,14 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
     data = open_dataset(args.data, image_size=args.image_size)
-    pixels, labels = to_tensors(split_per_class(data, args.per_class, args.seed)[0])
+    few, _ = data.split(per_class=args.per_class, seed=args.seed)
+    pixels = decode(few)
+    labels = few.targets
     names = args.classes or data.classes[:4]
     kept = torch.stack([labels == data.classes.index(name) for name in names])
     chosen = kept.any(0)
     pairs = TensorDataset(pixels[chosen], kept[:, chosen].long().argmax(0))
-    images = wrap_dataset(pairs, classes=names)
+    images = open_dataset(pairs, classes=names)
     firsts = torch.stack([images[int(row.nonzero()[0])][0] for row in kept[:, chosen]])
     columns: dict[str, list[Tensor]] = {"image": [*firsts[:, None]]}
     bases = {"pixels": fit("builtin:pixels", images, progress=False)}

@@ -22,7 +22,7 @@ from torch import Tensor
 from nfaug.compare.classifier import Classifier
 from nfaug.compare.transforms import transform_of
 from nfaug.compare.work import bank_of, draw_batch
-from nfaug.data.images import split_per_class, to_tensors
+from nfaug.data.batches import decode
 from nfaug.io.atomic import write_text
 
 RANDAUGMENT = "RandAugment"
@@ -38,8 +38,9 @@ def trained(args: argparse.Namespace, name: str, steps: int, method: str, seed: 
     pool, test = opened(args.data, name, size_of(args, name, "scratch"))
     started = time.process_time()
     config = config_of(argparse.Namespace(**{**vars(args), "steps": steps}), "scratch")
-    few, _ = split_per_class(pool, args.per_class, seed)
-    images, labels = to_tensors(few, progress=False)
+    few, _ = pool.split(per_class=args.per_class, seed=seed)
+    images = decode(few, progress=False)
+    labels = few.targets
     height, width = images.shape[2:]
     torch.manual_seed(seed)
     policy = "randaugment" if method == RANDAUGMENT else ""

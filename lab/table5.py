@@ -42,7 +42,8 @@ from nfaug.compare.classifier import BATCH, Classifier
 from nfaug.compare.config import CompareConfig
 from nfaug.compare.transforms import transform_of
 from nfaug.compare.work import bank_of, draw_batch, fitted
-from nfaug.data.images import LabelledImages, split_per_class, to_tensors
+from nfaug.data.batches import decode
+from nfaug.data.images import Images
 from nfaug.io.atomic import write_text
 from nfaug.training import train
 from nfaug.training.config import recipe_config
@@ -93,17 +94,15 @@ TABLES = (
 )
 
 
-def opened(
-    args: argparse.Namespace, draw: int
-) -> tuple[LabelledImages, LabelledImages, tuple[Tensor, Tensor]]:
+def opened(args: argparse.Namespace, draw: int) -> tuple[Images, Images, tuple[Tensor, Tensor]]:
     """The labelled images of a draw, the images that it was drawn from, and the test images."""
     stored = nfaug.open_dataset(args.data, image_size=SIDE, channels=3, progress=False)
-    test, pool = split_per_class(stored, args.test_images, seed=0)
-    few, rest = split_per_class(pool, args.labels, seed=draw)
-    return few, rest, to_tensors(test, progress=False)
+    test, pool = stored.split(per_class=args.test_images, seed=0)
+    few, rest = pool.split(per_class=args.labels, seed=draw)
+    return few, rest, (decode(test, progress=False), test.targets)
 
 
-def flow_of(args: argparse.Namespace, few: LabelledImages, draw: int) -> Path:
+def flow_of(args: argparse.Namespace, few: Images, draw: int) -> Path:
     """The checkpoint of a flow that is trained by the fixed point on a draw."""
     out: Path = args.out / "flows" / str(draw)
     if (out / "config.json").exists():
@@ -125,7 +124,7 @@ def flow_of(args: argparse.Namespace, few: LabelledImages, draw: int) -> Path:
 
 
 def variants_of(
-    args: argparse.Namespace, method: str, few: LabelledImages, config: CompareConfig, draw: int
+    args: argparse.Namespace, method: str, few: Images, config: CompareConfig, draw: int
 ) -> Tensor | None:
     """The variants of the labelled images that a method has; None for nothing."""
     if method == NOTHING:
@@ -213,12 +212,13 @@ def right_of(
     args: argparse.Namespace,
     table: Table,
     method: str,
-    few: LabelledImages,
+    few: Images,
     test: tuple[Tensor, Tensor],
     draw: int,
 ) -> tuple[Tensor, float]:
     """Which test images a method gets right, and its seconds without those of the flow."""
-    images, labels = to_tensors(few, progress=False)
+    images = decode(few, progress=False)
+    labels = few.targets
     classes = len(few.classes)
     steps = math.ceil(args.passes * len(labels) / BATCH)
     config = CompareConfig(network=table.network, steps=steps, device="cpu")
@@ -241,8 +241,8 @@ def pilot(args: argparse.Namespace) -> None:
     It is the first of --pilot-passes from which the next one gains less than half a point.
     """
     few, rest, _ = opened(args, PILOT_DRAW)
-    others, _ = split_per_class(rest, args.test_images, seed=PILOT_DRAW)
-    test = to_tensors(others, progress=False)
+    others, _ = rest.split(per_class=args.test_images, seed=PILOT_DRAW)
+    test = decode(others, progress=False), others.targets
     before = -math.inf
     for passes in args.pilot_passes:
         given = argparse.Namespace(**{**vars(args), "passes": passes})
@@ -259,9 +259,10 @@ def judge_of(args: argparse.Namespace) -> Classifier:
     """A network that is trained with flips and shifts on the images that no draw has."""
     draws = [opened(args, draw) for draw in range(args.draws)]
     few, rest, _ = draws[0]
-    used = torch.cat([few.indices for few, _, _ in draws])
-    others = rest.subset((~torch.isin(rest.indices, used)).nonzero().flatten())
-    images, labels = to_tensors(others, progress=False)
+    used = torch.cat([few.rows for few, _, _ in draws])
+    others = rest.subset((~torch.isin(rest.rows, used)).nonzero().flatten())
+    images = decode(others, progress=False)
+    labels = others.targets
     steps = math.ceil(args.judge_passes * len(labels) / BATCH)
     config = CompareConfig(network="resnet18_small", steps=steps, device="cpu")
     classifier = Classifier(config, (3, SIDE, SIDE), len(few.classes), PILOT_DRAW)
@@ -288,7 +289,8 @@ def judge(args: argparse.Namespace) -> None:
     config = CompareConfig(device="cpu")
     for draw in range(args.draws):
         few, _, _ = opened(args, draw)
-        images, labels = to_tensors(few, progress=False)
+        images = decode(few, progress=False)
+        labels = few.targets
         kept = float(classifier.right(images, labels).float().mean())
         table.writerow((draw, "the images", f"{kept:.4f}", *[0] * len(OUTCOMES)))
         flow = flow_of(args, few, draw)
@@ -333,7 +335,7 @@ def train_stage(args: argparse.Namespace) -> None:
             few, _, test = opened(args, draw)
             if table.seen:
                 unseen = nfaug.open_dataset(args.test_data, image_size=SIDE, progress=False)
-                test = to_tensors(unseen, progress=False)
+                test = decode(unseen, progress=False), unseen.targets
             record = {"passes": args.passes, "labels": args.labels, "network": table.network}
             record |= {"base": table.base, "flow_epochs": args.flow_epochs or "default"}
             cells = Cells(args.out / "cells" / table.name, record, len(test[1]))

@@ -37,7 +37,7 @@ from nfaug.compare.figures import Cell, gain_of
 from nfaug.compare.methods import PIXELS
 from nfaug.compare.transforms import spec_augment, transform_of
 from nfaug.compare.work import bank_of, variants_of
-from nfaug.data.images import split_per_class, to_tensors
+from nfaug.data.batches import decode
 from nfaug.data.open import open_dataset
 from nfaug.io.atomic import write_text
 
@@ -117,7 +117,8 @@ class Study:
         self.args, self.safe = args, tuple(args.augment.split(","))
         self.pool = open_dataset(args.data, image_size=args.image_size)
         size, channels = self.pool.image_size, self.pool.channels
-        self.test = to_tensors(open_dataset(args.test_data, image_size=size, channels=channels))
+        tested = open_dataset(args.test_data, image_size=size, channels=channels)
+        self.test = decode(tested), tested.targets
         self.bank = functools.lru_cache(8)(self.make_bank)
         self.chosen_on = min(1000, len(self.pool) - args.per_class * len(self.pool.classes))
         self.settings = CompareConfig(network=args.network, weights=args.weights, device="cpu")
@@ -126,7 +127,7 @@ class Study:
         way, size = MIXES[nfa], self.args.image_size
         latents = self.args.autoencoder if way.latents else None
         data = open_dataset(self.args.data, image_size=self.args.latents_of if latents else size)
-        few = split_per_class(data, self.args.per_class, seed)[0]
+        few = data.split(per_class=self.args.per_class, seed=seed)[0]
         checkpoint = getattr(self.args, way.flow) if way.flow else PIXELS
         mixing = {"mix": way.mix, "strength": way.strength}
         if latents:
@@ -140,8 +141,9 @@ class Study:
     def train(self, method: Method, seed: int, lr: float, steps: int) -> tuple[Tensor, float]:
         """Which images a classifier gets right: unlabelled ones of the choice, or the test data."""
         started, settings = time.monotonic(), replace(self.settings, lr=lr, steps=steps)
-        few, others = split_per_class(self.pool, self.args.per_class, seed)
-        images, labels = to_tensors(few, progress=False)
+        few, others = self.pool.split(per_class=self.args.per_class, seed=seed)
+        images = decode(few, progress=False)
+        labels = few.targets
         shape, classes = images.shape[1:], len(few.classes)
         bank = self.bank(method.nfa, seed) if method.nfa else images[:, None]
         safe, cutmix = transform_of(self.safe, "", shape[1:]), v2.CutMix(num_classes=classes)
@@ -162,7 +164,8 @@ class Study:
         if seed < FIRST_CHOICE:
             return classifier.right(*self.test), time.monotonic() - started
         order = torch.randperm(len(others), generator=torch.Generator().manual_seed(0))
-        validation = to_tensors(others.subset(order[: self.chosen_on]), progress=False)
+        judged = others.subset(order[: self.chosen_on])
+        validation = decode(judged, progress=False), judged.targets
         return classifier.right(*validation), time.monotonic() - started
 
 

@@ -18,8 +18,8 @@ from pathlib import Path
 import nfaug
 from nfaug import Checkpoint, open_dataset
 from nfaug.checkpoint.resolve import BUILTIN
-from nfaug.data.batches import MemoryBatches
-from nfaug.data.images import LabelledImages, to_tensors
+from nfaug.data.batches import in_memory
+from nfaug.data.images import Images
 from nfaug.hub.card import make_card
 from nfaug.training.metrics import evaluate
 
@@ -29,7 +29,7 @@ BUILTINS = Path(__file__).resolve().parent.parent / "src/nfaug/builtin"
 
 def bundled(
     run: Checkpoint,
-    dataset: LabelledImages,
+    dataset: Images,
     *,
     rank: int,
     per_class: int,
@@ -92,7 +92,11 @@ def main() -> None:
                         split="train" if args.test_data else args.test_split)  # fmt: skip
     assert made.gaussians is not None
     figures = evaluate(
-        made.flow, made.gaussians, MemoryBatches(*to_tensors(test)), round_trip=True, progress=True
+        made.flow,
+        made.gaussians,
+        in_memory(test, progress=True),
+        round_trip=True,
+        progress=True,
     )
     made.config.metrics.update(figures, on=args.test_name)
     out = args.out or BUILTINS / args.name

@@ -20,7 +20,7 @@ from PIL import Image
 from torch import Tensor
 
 from nfaug import open_dataset
-from nfaug.data.images import LabelledImages
+from nfaug.data.images import Images
 
 __all__ = ["main"]
 
@@ -32,7 +32,7 @@ TRAIN, TEST = 20, 70  # images of each class
 QUALITY = 92
 
 
-def unseen(train: LabelledImages, validation: LabelledImages) -> list[tuple[str, Tensor]]:
+def unseen(train: Images, validation: Images) -> list[tuple[str, Tensor]]:
     """The path and the pixels of each image that no choice was made with."""
     order = np.random.default_rng(SEED).permutation(len(train))
     found = []

@@ -12,6 +12,9 @@ from torch.utils.data import Dataset
 
 from nfaug.bank import Bank, make_bank
 
+# Reads of 30 pictures before variants are made: labels, the first, headers, the hash of all.
+READS_BEFORE = 3 + 1 + 30 + 30
+
 
 class Pictures(Dataset[tuple[Any, int]]):
     """PIL images and labels, with the attributes of a torchvision data set."""

@@ -15,9 +15,9 @@ from torch import Tensor
 from nfaug.classes.pca import ClasswisePCA
 from nfaug.classes.pca_fit import fit_class
 from nfaug.classes.pca_parts import PCAParts
-from nfaug.data.images import LabelledImages
-from nfaug.data.preprocess import Preprocess
-from nfaug.data.readers import ArrayReader
+from nfaug.data.images import Images
+from nfaug.data.source import ArraySource
+from nfaug.data.view import View
 from nfaug.flows.config import FlowConfig
 from nfaug.flows.flow import Flow
 from nfaug.flows.mef_config import MefConfig
@@ -42,7 +42,7 @@ class Parts:
     source: str = ""
 
 
-class TensorImages(LabelledImages):
+class TensorImages(Images):
     """Images in memory: uint8 (N, C, H, W), and labels of classes that may be empty."""
 
     def __init__(
@@ -50,8 +50,8 @@ class TensorImages(LabelledImages):
     ) -> None:
         names = list(classes or map(str, range(int(labels.max()) + 1)))
         super().__init__(
-            ArrayReader(where="the images", classes=names, targets=labels.long(), images=images),
-            Preprocess(images.shape[1], (images.shape[2], images.shape[3]), resize=False),
+            ArraySource(where="the images", classes=names, targets=labels.long(), images=images),
+            View(images.shape[1], (images.shape[2], images.shape[3]), resize=False),
             torch.arange(len(images)),
         )
         self.images = images

@@ -26,8 +26,10 @@ from torch import Tensor
 
 from nfaug.classes.fixed_point import FixedPointConfig
 from nfaug.data.augmentation import FlowAugmentation
-from nfaug.data.batches import MemoryBatches, open_batches
-from nfaug.data.decode import ImageDecodeError
+from nfaug.data.batches import Decoded, in_memory
+from nfaug.data.files import ImageDecodeError
+from nfaug.data.images import Images
+from nfaug.data.source import ArraySource
 from nfaug.fitting.config import PCAConfig
 from nfaug.flows.config import FlowConfig
 from nfaug.flows.flow import Flow
@@ -106,7 +108,7 @@ def statistics() -> dict[str, Tensor]:
     with joined() as ranks:
         stats = class_statistics(
             Flow(config),
-            MemoryBatches(images_of(labels, channels=1), labels),
+            Decoded(images_of(labels, channels=1), labels),
             torch.randperm(90, generator=torch.Generator().manual_seed(0)),
             3,
             batch_size=16,
@@ -149,25 +151,30 @@ def job_resume(out: Path, rank: int) -> int:
     return 0
 
 
-class Corrupt(TensorImages):
+class Corrupt(ArraySource):
     """Images that cannot be read once `armed`."""
 
-    def image(self, index: int) -> Tensor:
-        if getattr(self, "armed", False):
+    armed = False
+
+    def read(self, index: int) -> Tensor:
+        if self.armed:
             raise ImageDecodeError("image 3.png cannot be read")
-        return super().image(index)
+        return super().read(index)
 
 
 def job_lost(out: Path, rank: int) -> int:
     """One process cannot read an image; the other must not hang."""
     whole = images()
-    data = Corrupt(whole.images, whole.targets, NAMES)
+    source = Corrupt(
+        where="the images", classes=list(NAMES), targets=whole.targets, images=whole.images
+    )
+    data = Images(source, whole.view, whole.rows)
     settings = DataConfig(test_fraction=0, memory_gib=0, workers=0)
     config = dataclasses.replace(CONFIG, dataset=settings)
     forward = loop.FlowLoss.forward
 
     def armed(*args: Any) -> Tensor:
-        data.armed = rank == 1  # type: ignore[attr-defined]
+        source.armed = rank == 1
         return forward(*args)
 
     loop.FlowLoss.forward = armed  # type: ignore[method-assign]
@@ -220,8 +227,8 @@ def job_share(out: Path, rank: int) -> int:
     labels = torch.arange(36) % 3
     found: dict[str, Any] = {"error": ""}
     with joined() as ranks:
-        data = open_batches(Counted(images_of(labels), labels, NAMES), ranks=ranks)
-        assert isinstance(data, MemoryBatches)
+        data = in_memory(Counted(images_of(labels), labels, NAMES), ranks=ranks)
+        assert isinstance(data, Decoded)
         assert torch.equal(data.images, images_of(labels))
         found["sum"] = int(data.images.sum())
         found["reads"] = len(reads)
@@ -231,7 +238,7 @@ def job_share(out: Path, rank: int) -> int:
             rows = shared_tensor((20, 2), torch.float16, ranks).rows
         found["rows of a machine"] = [rows.start, rows.stop]
         try:
-            open_batches(Lost(images_of(labels), labels, NAMES), ranks=ranks)
+            in_memory(Lost(images_of(labels), labels, NAMES), ranks=ranks)
         except ImageDecodeError as error:
             found["error"] = str(error)
         own = {number: 10 * number for number in range(rank, 3, 2)}

@@ -21,9 +21,9 @@ from nfaug.checkpoint.checkpoint import Checkpoint
 from nfaug.classes.fixed_point import FixedPointConfig, solve
 from nfaug.classes.pca_fit import fit_class
 from nfaug.cli import main
-from nfaug.data import readers
-from nfaug.data.batches import LoaderBatches, MemoryBatches, open_batches
-from nfaug.data.torch_datasets import wrap_dataset
+from nfaug.data import source
+from nfaug.data.batches import Decoded, Streamed, batches, in_memory
+from nfaug.data.open import open_dataset
 from nfaug.fitting import FitConfig, checkpoints, classes, fit, fit_classes, open_images
 from nfaug.flows.flow import Flow
 
@@ -160,16 +160,18 @@ def test_the_seed_decides(tiny_checkpoint: Checkpoint, tiny_images: TensorImages
 def test_images_from_workers(tiny_checkpoint: Checkpoint, tiny_images: TensorImages) -> None:
     config = FitConfig(rank=4, per_class=10, memory=False, gaussians=True, batch_size=5)
     data = {
-        "memory": open_batches(tiny_images),
-        "workers": open_batches(tiny_images, memory_gib=0, workers=0),
+        "memory": in_memory(tiny_images),
+        "workers": in_memory(tiny_images, memory_gib=0, workers=1),
+        "threads": in_memory(tiny_images, memory_gib=0, workers=0),
     }
-    assert isinstance(data["memory"], MemoryBatches)
-    assert isinstance(data["workers"], LoaderBatches)
+    assert isinstance(data["memory"], Decoded)
+    assert isinstance(data["workers"], Streamed)
+    assert data["threads"] is tiny_images
     fits = [
-        fit_classes(tiny_checkpoint.flow, batches, NAMES, config, progress=False)
-        for batches in data.values()
+        fit_classes(tiny_checkpoint.flow, given, NAMES, config, progress=False)
+        for given in data.values()
     ]
-    one, two = fits
+    one, two, _ = fits
     assert one is not None
     assert two is not None
     assert one.statistics is not None
@@ -224,7 +226,7 @@ def test_images_of_any_size(pictures: Path, tiny_checkpoint: Checkpoint) -> None
         fitted = quiet_fit(tiny_checkpoint, data, **settings)
         assert fitted.config.preprocessing == expected.config.preprocessing
         assert means(fitted).equal(means(expected))
-    large = wrap_dataset(folder, image_size=(20, 16))
+    large = open_dataset(folder, image_size=(20, 16))
     assert quiet_fit(tiny_checkpoint, large, **settings).pca is not None
 
 
@@ -441,38 +443,38 @@ def test_the_memory_of_many_classes_is_named_before_the_work(
 
 def test_batches_come_in_the_order_that_is_asked_for(tiny_images: TensorImages) -> None:
     order = torch.tensor([5, 3, 30, 3, 0])
-    for batches in (
-        open_batches(tiny_images),
-        open_batches(tiny_images, memory_gib=0, workers=0),
+    for data in (
+        in_memory(tiny_images),
+        in_memory(tiny_images, memory_gib=0, workers=0),
     ):
-        parts = list(batches.iterate(order, 2))
+        parts = list(batches(data, order.split(2)))
         images, labels = (torch.cat(column) for column in zip(*parts, strict=True))
         assert torch.equal(images, tiny_images.images[order])
         assert torch.equal(labels, tiny_images.targets[order])
-        assert list(batches.iterate(torch.tensor([], dtype=torch.int64), 2)) == []
+        assert list(batches(data, order[:0].split(2))) == []
 
 
-class Noisy(torch.utils.data.Dataset[Any]):
+class Noisy:
     """Random images, as behind random transforms."""
 
-    def __len__(self) -> int:
-        return 4
+    threads = False
 
-    def __getitem__(self, index: int) -> tuple[torch.Tensor, int]:
-        return torch.rand(1), 0
+    def batch(self, rows: torch.Tensor) -> torch.Tensor:
+        return torch.rand(len(rows))
 
 
 def test_worker_processes_leave_the_generator_alone() -> None:
-    batches = LoaderBatches(Noisy(), torch.zeros(4, dtype=torch.int64), workers=1)
+    labels = torch.zeros(4, dtype=torch.int64)
+    data = Streamed(Noisy(), labels, workers=1)
     torch.manual_seed(0)
     before = torch.get_rng_state()
     with warnings.catch_warnings():
         # Python 3.12 and later warn of a fork beside threads, which other tests may have started.
         warnings.simplefilter("ignore", DeprecationWarning)
-        passes = [torch.cat([x for x, _ in batches.iterate(torch.arange(4), 2)]) for _ in range(2)]
+        passes = [torch.cat([*batches(data, labels.split(2))]) for _ in range(2)]
         seeded = [
-            torch.cat([x for x, _ in others.iterate(torch.arange(4), 4)])
-            for others in (LoaderBatches(Noisy(), batches.labels, 1, seed) for seed in (1, 2, 1))
+            torch.cat([*batches(Streamed(Noisy(), labels, 1, seed), labels.split(4))])
+            for seed in (1, 2, 1)
         ]
     assert torch.equal(torch.get_rng_state(), before)
     assert not torch.equal(passes[0], passes[1]), "random transforms differ between passes"
@@ -496,9 +498,9 @@ def test_files_are_decoded_once(
     if packed:
         data = Path(shutil.make_archive(str(folder), "tar", folder))
     decoded = []
-    decode = readers.decode_image
+    decode = source.decode_image
     monkeypatch.setattr(
-        readers, "decode_image", lambda data, name: (decoded.append(name), decode(data, name))[1]
+        source, "decode_image", lambda data, name: (decoded.append(name), decode(data, name))[1]
     )
     fit("builtin:pixels", data, progress=False)
     assert len(set(decoded)) == len(decoded) == 80
@@ -527,9 +529,9 @@ def test_a_large_size_that_nobody_chose_is_said() -> None:
     with pytest.warns(UserWarning, match=r"600 x 500 pixels.* 4 MB .*image_size \(--image-size\)"):
         quiet_fit("builtin:pixels", dataset)
     with pytest.warns(UserWarning, match="600 x 500"):
-        quiet_fit("builtin:pixels", wrap_dataset(dataset))
+        quiet_fit("builtin:pixels", open_dataset(dataset))
     quiet_fit("builtin:pixels", dataset, image_size=(600, 500))
-    quiet_fit("builtin:pixels", wrap_dataset(dataset).at((600, 500)))
+    quiet_fit("builtin:pixels", open_dataset(dataset).at((600, 500)))
     quiet_fit("builtin:pixels", TensorDataset(images[:, :, :500], dataset.tensors[1]))
 
 

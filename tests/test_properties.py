@@ -27,7 +27,7 @@ from nfaug import MixConfig, open_dataset
 from nfaug.augment.samples import as_labels, parse_labels
 from nfaug.bank.format import MANIFEST, Manifest
 from nfaug.checkpoint.manifest import CheckpointError
-from nfaug.data.images import to_tensors
+from nfaug.data.batches import decode
 from nfaug.data.sources.layout import MissingSplitError, arrange
 from nfaug.flows.config import FlowConfig
 from nfaug.io.strict_json import parse_json
@@ -247,4 +247,4 @@ def test_a_tar_is_its_folder(
         other = open_dataset(archive, split=split)
         assert one.classes == other.classes
         assert one.fingerprint() == other.fingerprint()
-        assert torch.equal(to_tensors(one)[0], to_tensors(other)[0])
+        assert torch.equal(decode(one), decode(other))

@@ -16,7 +16,7 @@ from torch.nn import functional as F
 
 import nfaug
 from nfaug.bank import make_bank
-from nfaug.data.images import to_tensors
+from nfaug.data.batches import decode
 
 from .tools import Card
 
@@ -59,7 +59,7 @@ def fit(card: Card) -> None:
             with card.case(f"{name}, {size} px"):
                 data = nfaug.open_dataset(str(root), image_size=size, channels=3)
                 start = time.perf_counter()
-                to_tensors(data, progress=False)
+                decode(data, progress=False)
                 decoded = time.perf_counter()
                 flow = card.bundled(name)
                 opened = time.perf_counter()

@@ -24,8 +24,8 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from nfaug.data.decode import ImageDecodeError
-from nfaug.data.images import to_tensors
+from nfaug.data.batches import decode
+from nfaug.data.files import ImageDecodeError
 from nfaug.data.open import open_dataset
 
 __all__ = ["KINDS", "case", "prepare"]
@@ -91,7 +91,7 @@ def read(root: Path, size: Any, *, skip: bool, name: str) -> str:
     refused = ""
     try:
         data = open_dataset(root, image_size=size, on_error="skip" if skip else "raise")
-        images, _ = to_tensors(data, progress=False)
+        images = decode(data, progress=False)
     except ImageDecodeError as error:
         refused = str(error)
     if refused:

@@ -22,7 +22,8 @@ import numpy as np
 from PIL import Image
 
 from nfaug import cli
-from nfaug.data.images import LabelledImages, to_tensors
+from nfaug.data.batches import decode
+from nfaug.data.images import Images
 from nfaug.data.open import open_dataset
 
 __all__ = ["KINDS", "case", "prepare"]
@@ -96,7 +97,7 @@ def write_classes(root: Path, names: tuple[str, ...], start: int, count: int = 2
     return found
 
 
-def opened(data: Any, split: str = "train") -> LabelledImages | None:
+def opened(data: Any, split: str = "train") -> Images | None:
     """The data set, or None if it is refused by a documented error."""
     refused = ""
     try:
@@ -107,9 +108,10 @@ def opened(data: Any, split: str = "train") -> LabelledImages | None:
     return None
 
 
-def by_level(data: LabelledImages) -> dict[int, str]:
+def by_level(data: Images) -> dict[int, str]:
     """The class of each image by its level."""
-    images, labels = to_tensors(data, progress=False)
+    images = decode(data, progress=False)
+    labels = data.targets
     levels = [int(image.max()) for image in images]
     assert len(set(levels)) == len(levels), "an image is read twice"
     return {x: data.classes[y] for x, y in zip(levels, labels.tolist(), strict=True)}
@@ -247,10 +249,13 @@ def the_same_in_every_form(root: Path, rng: random.Random) -> str:
         tar.add(root / "folder", arcname=".")
     images = np.stack([np.full((6, 6), level % 256, np.uint8) for level in levels])
     np.savez(root / "x.npz", images=images, labels=labels, classes=names)
-    expected, targets = to_tensors(open_dataset(root / "folder"), progress=False)
+    folder = open_dataset(root / "folder")
+    expected = decode(folder, progress=False)
+    targets = folder.targets
     for name in ("x.tar", "x.npz"):
         data = open_dataset(root / name)
-        found, labels_found = to_tensors(data, progress=False)
+        found = decode(data, progress=False)
+        labels_found = data.targets
         assert data.classes == list(names)
         assert found.equal(expected)
         assert labels_found.equal(targets)
@@ -284,9 +289,10 @@ def links(root: Path, rng: random.Random) -> str:
     return "refused" if data is None else read_links(data)
 
 
-def read_links(data: LabelledImages) -> str:
+def read_links(data: Images) -> str:
     try:
-        images, labels = to_tensors(data, progress=False)
+        images = decode(data, progress=False)
+        labels = data.targets
     except ValueError:
         return "refused"
     # A link may lead to images that are read by another path, too.

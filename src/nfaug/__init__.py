@@ -13,7 +13,6 @@ if TYPE_CHECKING:
     from .classes.gaussians import ClassGaussians
     from .classes.pca import ClasswisePCA
     from .data.open import open_dataset
-    from .data.torch_datasets import wrap_dataset
     from .fitting.checkpoints import fit
     from .flows.config import FlowConfig
     from .flows.flow import Flow
@@ -33,7 +32,6 @@ __all__ = [
     "fit",
     "load",
     "open_dataset",
-    "wrap_dataset",
 ]
 
 # The module of each name. Modules and sub-packages are imported when they are first used, so that
@@ -51,7 +49,6 @@ _MODULES = {
     "fit": "fitting.checkpoints",
     "load": "checkpoint.checkpoint",
     "open_dataset": "data.open",
-    "wrap_dataset": "data.torch_datasets",
 }
 _PACKAGES = ("bank", "compare", "hub", "integrations", "pictures", "training")
 

@@ -24,7 +24,7 @@ from nfaug.augment.pixel_engine import PixelEngine
 from nfaug.augment.pixels import Normalization
 from nfaug.augment.transform import NFAugment
 from nfaug.checkpoint import checkpoint as reader
-from nfaug.data.preprocess import Preprocess
+from nfaug.data.view import View
 
 PER_IMAGE = ("index", "chosen", "partner", "fallback", "from_memory", "paired", "weights", "noise")
 ALL = ("seen", "applied", "no_partner", "gated", "fell_back", "not_finite", "far")
@@ -278,7 +278,7 @@ def test_rejected_images_stay_unchanged_and_are_counted(partners: str) -> None:
 @pytest.mark.parametrize("size", [(8, 8), (16, 16), (57, 57)])
 def test_a_flow_sees_the_8_bit_images_that_it_was_fitted_to(size: tuple[int, int]) -> None:
     images = images_of(torch.arange(6) % CLASSES, size=size)
-    expected = torch.stack([Preprocess(3, (8, 8))(image, "") for image in images])
+    expected = torch.stack([View(3, (8, 8))(image, "") for image in images])
     mean, std = (0.5, 0.4, 0.3), (0.2, 0.3, 0.4)
     unit = images.float() / 255
     normalized = (unit - torch.tensor(mean).view(3, 1, 1)) / torch.tensor(std).view(3, 1, 1)

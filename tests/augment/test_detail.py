@@ -13,7 +13,7 @@ from nfaug.augment.box import centre_box
 from nfaug.augment.detail import add_change, lost_share
 from nfaug.augment.pixels import resize
 from nfaug.augment.transform import NFAugment
-from nfaug.data.preprocess import resize_levels
+from nfaug.data.resize import resize_levels
 from nfaug.run.seeds import SharedGenerator
 
 

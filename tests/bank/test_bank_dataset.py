@@ -17,9 +17,8 @@ from torchvision.datasets import DatasetFolder, ImageFolder, VisionDataset
 from torchvision.transforms import v2
 
 from nfaug.bank import Bank, BankDataset, make_bank
-from nfaug.data.decode import decode_image
+from nfaug.data.files import decode_image
 from nfaug.data.open import open_dataset
-from nfaug.data.torch_datasets import wrap_dataset
 from nfaug.fitting import fit
 
 
@@ -89,7 +88,7 @@ def test_files_are_matched_by_path_not_by_order(folder: Path, of_files: Bank) ->
     assert len(BankDataset(open_dataset(folder, image_size=12), again)) == 30
     odd = ImageFolder(f"{folder.parent}//./{folder.name}")
     assert BankDataset(odd, of_files)._rows.tolist() == BankDataset(source, of_files)._rows.tolist()
-    assert len(BankDataset(wrap_dataset(source, image_size=12), again)) == 30
+    assert len(BankDataset(open_dataset(source, image_size=12), again)) == 30
     with pytest.raises(ValueError, match="samples"):
         BankDataset([source[index] for index in range(30)], again)
 
@@ -182,12 +181,12 @@ def test_images_without_files_are_matched_by_order(bank: Bank) -> None:
 def test_data_that_nfaug_resizes_are_the_same_data(tmp_path: Path) -> None:
     """As for `nfaug bank --data torch/mnist` and a loop on torchvision's MNIST."""
     data = Pictures(size=(14, 14))
-    made = make(tmp_path / "b", wrap_dataset(data, image_size=8))
+    made = make(tmp_path / "b", open_dataset(data, image_size=8))
     assert made.manifest.shape == (3, 8, 8)
     assert len(BankDataset(data, made)) == 30
-    assert len(BankDataset(wrap_dataset(data, image_size=12), made)) == 30
+    assert len(BankDataset(open_dataset(data, image_size=12), made)) == 30
     with pytest.raises(ValueError, match="image 0"):
-        BankDataset(wrap_dataset(Pictures(seed=9, size=(14, 14)), image_size=8), made)
+        BankDataset(open_dataset(Pictures(seed=9, size=(14, 14)), image_size=8), made)
 
 
 def test_all_items_have_the_channels_of_the_bank(tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from bank_tools import Pictures, contents, make
+from bank_tools import READS_BEFORE, Pictures, contents, make
 from torch.utils.data import Subset
 
 from nfaug.bank import Bank, BankDataset
@@ -84,7 +84,7 @@ def test_merging_copies_nothing(sharded: Path, whole: Bank) -> None:
 def test_a_shard_is_continued_alone(whole: Bank, tmp_path: Path) -> None:
     class Fragile(Pictures):
         def __getitem__(self, index: int) -> tuple[Any, int]:
-            if index == 25 and self.reads > 34:
+            if index == 25 and self.reads >= READS_BEFORE:
                 raise KeyboardInterrupt
             return super().__getitem__(index)
 

@@ -39,10 +39,9 @@ from torchvision.transforms import v2
 import nfaug
 from nfaug.bank import BankDataset, make_bank
 from nfaug.compare.cells import Cells
+from nfaug.data.batches import decode
 from nfaug.data.classes import dataset_classes
-from nfaug.data.images import to_tensors
 from nfaug.data.open import open_dataset
-from nfaug.data.torch_datasets import wrap_dataset
 from nfaug.fitting import FinishedClasses, FitConfig
 from nfaug.integrations.timm import NFALoader
 
@@ -369,7 +368,7 @@ def test_a_pipe_among_the_data(tmp_path: Path, place: str) -> None:
     for name in ("cat", "dog"):
         save(tmp_path / name / "1.png")
     os.mkfifo(tmp_path / place)
-    assert len(to_tensors(open_dataset(tmp_path))[0]) == 2
+    assert len(decode(open_dataset(tmp_path))) == 2
     if place.startswith("x"):
         with pytest.raises(ValueError, match="no images"):
             open_dataset(tmp_path / place)
@@ -398,7 +397,7 @@ def test_a_row_of_datasets_that_names_a_file(tmp_path: Path) -> None:
     columns = {"image": [{"bytes": None, "path": str(tmp_path / "inside.png")}], "label": [0]}
     rows = datasets.Dataset.from_dict(columns, features=features)
     with pytest.raises(ValueError, match="PIL image"):
-        wrap_dataset(rows)
+        open_dataset(rows)
 
 
 @pytest.mark.timeout(30)
@@ -593,10 +592,10 @@ ABC = ["a", "b", "c"]
 def test_names_belong_to_the_labels_of_their_data_set(wrap: Any) -> None:
     """Break 88: names of the data set inside were kept for labels that a wrapper had changed."""
     data = Pairs([2, 1, 0, 0], classes=ABC)
-    found = wrap_dataset(wrap(data), image_size=4, channels=1)
+    found = open_dataset(wrap(data), image_size=4, channels=1)
     assert found.classes == ["0", "1", "2"]
     assert found.targets[:4].tolist() == [wrap(data)[index][1] for index in range(4)]
-    named = wrap_dataset(wrap(data), image_size=4, channels=1, classes=ABC)
+    named = open_dataset(wrap(data), image_size=4, channels=1, classes=ABC)
     assert named.classes == ABC
 
 
@@ -609,7 +608,7 @@ def test_names_of_an_image_folder_with_a_target_transform(tmp_path: Path) -> Non
     nfa = nfaug.NFAugment(nfaug.fit("builtin:pixels", plain, progress=False))
     nfa.check_classes(torch.utils.data.random_split(plain, [5, 4])[0])
     for data in (turned, Turned(plain), ConcatDataset([plain, turned])):
-        assert wrap_dataset(data, image_size=4).classes == ["0", "1", "2"]
+        assert open_dataset(data, image_size=4).classes == ["0", "1", "2"]
         with pytest.raises(ValueError, match="target_transform"):
             nfa.check_classes(data)
 
@@ -618,13 +617,13 @@ def test_names_of_parts_that_are_joined() -> None:
     """Break 88: those of the first part were taken, and dogs were mixed with cats."""
     one, other = Pairs([0, 1], classes=["cat", "dog"]), Pairs([1, 0], classes=["bee", "cat"])
     joined: Any = ConcatDataset([one, other])
-    for look in (wrap_dataset, dataset_classes, nfaug.NFAugment(checkpoint()).check_classes):
+    for look in (open_dataset, dataset_classes, nfaug.NFAugment(checkpoint()).check_classes):
         with pytest.raises(ValueError, match=r"'cat' .*'bee'"):
             look(joined)
-    assert wrap_dataset(joined, classes=["first", "second"]).classes == ["first", "second"]
+    assert open_dataset(joined, classes=["first", "second"]).classes == ["first", "second"]
     same: Any = ConcatDataset([one, Subset(ConcatDataset([one, one]), [3, 0])])
-    assert wrap_dataset(same).classes == ["cat", "dog"]
-    assert wrap_dataset(same).targets.tolist() == [0, 1, 1, 0]
+    assert open_dataset(same).classes == ["cat", "dog"]
+    assert open_dataset(same).targets.tolist() == [0, 1, 1, 0]
     assert dataset_classes(ConcatDataset([one, Pairs([0, 1])])) is None
 
 
@@ -706,7 +705,7 @@ class Gray(Pairs):
 )
 def test_what_is_undone_as_a_normalization(data: Any, mean: float | None) -> None:
     """Break 87: noise with a mean and a std was, and a wrapper's [0, 1] was undone once more."""
-    assert levels(wrap_dataset(data, channels=1, image_size=4)) == [0, 51, 102, 153, 204, 255]
+    assert levels(open_dataset(data, channels=1, image_size=4)) == [0, 51, 102, 153, 204, 255]
     nfa = nfaug.NFAugment(checkpoint(channels=1))
     NFALoader(DataLoader(data), nfa)
     assert nfa.normalization.mean == (None if mean is None else (mean,))
@@ -716,7 +715,7 @@ def test_two_normalizations_in_one_data_set() -> None:
     """Break 87: those of the first part were undone in both."""
     parts = [Gray(v2.Compose([FLOATS, v2.Normalize([mean], [0.5])])) for mean in (0.5, 0.4)]
     with pytest.raises(ValueError, match="mean="):
-        wrap_dataset(ConcatDataset(parts))
+        open_dataset(ConcatDataset(parts))
 
 
 def test_noise_does_not_darken_a_fit(tmp_path: Path) -> None:
@@ -837,7 +836,7 @@ def test_all_that_lies_in_the_data_is_read_or_said(
             with pytest.raises(ValueError, match=found):
                 open_dataset(data)
         else:
-            images, _ = to_tensors(open_dataset(data), progress=False)
+            images = decode(open_dataset(data), progress=False)
             assert len(images) == found
     texts = [str(each.message) for each in said if "not read" in str(each.message)]
     assert len(texts) == bool(warning)
@@ -938,6 +937,33 @@ def test_arrays_of_other_shapes(tmp_path: Path, what: str, arrays: dict[str, Any
         open_dataset(tmp_path / "data.npz")
     np.savez(tmp_path / "data.npz", **good)
     assert len(open_dataset(tmp_path / "data.npz")) == 2
+
+
+@pytest.mark.parametrize(
+    "rows", [[0.9, 1.9], [True, False], ["0", "1"], torch.tensor([0.5]), [[0, 1]]]
+)
+def test_rows_of_a_subset_that_are_no_whole_numbers(rows: Any) -> None:
+    """Break 122: rows 0.9 and 1.9 of a Subset became 0 and 1."""
+    images = open_dataset("digits", per_class=1)
+    assert len(open_dataset(Subset(images, [0, 1]))) == 2
+    with pytest.raises(ValueError, match="indices of a Subset must be whole numbers"):
+        open_dataset(Subset(images, rows))
+
+
+@pytest.mark.parametrize("digits", ["9" * 100, "0" * 5000 + "7"])
+def test_names_of_many_digits(tmp_path: Path, digits: str) -> None:
+    """Break 122: 5,000 digits in the name of a tar's member, which Python reads as no number."""
+    with tarfile.open(tmp_path / "data.tar", "w") as tar:
+        for name in (f"a/{digits}.png", "a/10.png", "a/9.png", "b/1.png"):
+            member = tarfile.TarInfo(name)
+            content = png()
+            member.size = len(content)
+            tar.addfile(member, io.BytesIO(content))
+    paths = open_dataset(tmp_path / "data.tar").paths
+    assert paths is not None
+    assert paths[-1] == "b/1.png"
+    numbers = [int(path[2:-4][-200:]) for path in paths[:-1]]
+    assert numbers == sorted(numbers)
 
 
 @pytest.mark.parametrize("character", ["\x85", "\u2028", "\u2029", "\v", "\f", "\x1c"])

@@ -191,3 +191,11 @@ def test_deep_json_is_one_error(level: str) -> None:
     for deep in (level * 100_000, level * 100_000 + "1" + close * 100_000):
         with pytest.raises(ValueError, match="too deep"):
             parse_json(deep.encode())
+
+
+@pytest.mark.skipif(not Path("/proc/self").is_dir(), reason="needs the folder /proc of Linux")
+def test_a_place_for_no_files_is_not_in_use() -> None:
+    """Break 122: `--out /proc/x` was "in use by another process"."""
+    with pytest.raises(OSError, match="/proc/") as raised, lock_output(Path("/proc/x")):
+        pass
+    assert not isinstance(raised.value, OutputInUseError)

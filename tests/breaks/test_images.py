@@ -18,13 +18,12 @@ from checkpoint_tools import bounded
 from data_tools import png, save
 from PIL import Image
 
-from nfaug.data import decode, preprocess
-from nfaug.data.decode import ImageDecodeError
-from nfaug.data.images import to_tensors
+from nfaug.data import files, resize
+from nfaug.data.batches import decode
+from nfaug.data.files import ImageDecodeError
 from nfaug.data.open import open_dataset
-from nfaug.data.preprocess import Preprocess
-from nfaug.data.readers import pixels_sha256
-from nfaug.data.torch_datasets import wrap_dataset
+from nfaug.data.source import pixels_sha256
+from nfaug.data.view import View
 
 
 @pytest.fixture
@@ -45,11 +44,11 @@ def check_skipped(folder: Path, name: str) -> None:
     """The image is an error that names it, and can be skipped."""
     opened = open_dataset(folder, image_size=6, channels=1)
     with pytest.raises(ImageDecodeError, match=name) as caught:
-        to_tensors(opened)
+        decode(opened)
     assert "on-error" in str(caught.value)
     found = open_dataset(folder, image_size=6, channels=1, on_error="skip")
     assert [Path(path).name for path in found.skipped] == [name]
-    assert len(to_tensors(found)[0]) == 2
+    assert len(decode(found)) == 2
 
 
 def test_eps_under_the_name_of_a_png(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -82,7 +81,7 @@ def test_a_thin_image_keeps_its_centre() -> None:
     """Breaks 7 and 32: what is kept is the centre, at the scale of the whole image."""
     ramp = torch.arange(1000).view(1, 1, 1000).expand(1, 4, 1000)
     image = (ramp // 4).to(torch.uint8)
-    found = wrap_dataset([(image, 0)], image_size=(8, 8), channels=1)[0][0]
+    found = open_dataset([(image, 0)], image_size=(8, 8), channels=1)[0][0]
     assert found.shape == (1, 8, 8)
     # Eight pixels at twice the scale show columns 498 to 501: levels 124 and 125.
     assert set(found.unique().tolist()) <= {124, 125}
@@ -118,21 +117,21 @@ def test_12_bits_in_a_file_of_16(folder: Path, kind: str) -> None:
     (folder / "cat" / f"x.{kind.lower()}").write_bytes(encoded(Image.fromarray(levels), kind))
     opened = open_dataset(folder, image_size=6, channels=1)
     with pytest.warns(UserWarning, match="65535 / 4095"):
-        to_tensors(opened)
+        decode(opened)
 
 
 def test_a_black_image_of_16_bits(folder: Path) -> None:
     """Break 66: without any light there is nothing to scale."""
     black = Image.fromarray(np.zeros((6, 6), np.uint16))
     (folder / "cat" / "x.png").write_bytes(encoded(black, "PNG"))
-    assert len(to_tensors(open_dataset(folder, image_size=6, channels=1))[0]) == 3
+    assert len(decode(open_dataset(folder, image_size=6, channels=1))) == 3
 
 
 @pytest.mark.parametrize("size", [(1, 1), (1, 9), (9, 1), (2, 300)])
 def test_tiny_images(folder: Path, size: tuple[int, int]) -> None:
     """Break 7: images of one row or column are read at the size that is asked for."""
     (folder / "cat" / "x.png").write_bytes(png(9, size))
-    assert to_tensors(open_dataset(folder, image_size=8, channels=1))[0].shape == (3, 1, 8, 8)
+    assert decode(open_dataset(folder, image_size=8, channels=1)).shape == (3, 1, 8, 8)
 
 
 SIDE = 13_300  # just below PIL's limit of 2**27.4 pixels
@@ -161,6 +160,7 @@ import resource, sys, time, warnings
 from concurrent.futures import ThreadPoolExecutor
 import torch
 from nfaug.data.open import open_dataset
+from nfaug.data.source import pixels_sha256
 
 def peak():
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
@@ -173,7 +173,10 @@ if how == "infer":
     data = open_dataset(sys.argv[1], image_size=64)
 else:
     data = open_dataset(sys.argv[1], image_size=224, channels=3)
-read = (lambda i: data.sha256(i, pixels=True)) if how == "hash" else (lambda i: data[i][0].max())
+if how == "hash":
+    read = lambda i: pixels_sha256(data.source.read(i))
+else:
+    read = lambda i: data[i][0].max()
 with ThreadPoolExecutor(count) as pool:
     list(pool.map(read, range(count)))
 print(peak() - before, time.process_time() - start)
@@ -229,10 +232,10 @@ def test_strips_have_the_levels_of_the_whole(
         image = Image.fromarray(levels).convert(mode)
 
     def made() -> tuple[torch.Tensor, bytes]:
-        return Preprocess(channels, size)(image, "an image"), pixels_sha256(image)
+        return View(channels, size)(image, "an image"), pixels_sha256(image)
 
     whole, digest = made()
-    for module in (decode, preprocess):
+    for module in (files, resize):
         monkeypatch.setattr(module, "STRIP", 1600)
     strips, digest_of_strips = made()
     assert torch.equal(strips, whole)

@@ -19,7 +19,7 @@ import nfaug
 from nfaug.checkpoint.checkpoint import Checkpoint, CheckpointConfig, load
 from nfaug.checkpoint.manifest import CheckpointError
 from nfaug.classes.gaussians import ClassGaussians
-from nfaug.fitting.opening import load_base
+from nfaug.fitting.checkpoints import load_base
 from nfaug.flows.config import FlowConfig
 from nfaug.flows.flow import Flow
 from nfaug.flows.mef_config import MefConfig

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 
-from nfaug.compare import CompareConfig, Comparison, Images
+from nfaug.compare import CompareConfig, CompareImages, Comparison
 from nfaug.compare.advice import MOST_LEFT, finding_of
 from nfaug.compare.cells import Cells
 from nfaug.compare.figures import Cell, Gain, is_significant, student
@@ -56,7 +56,7 @@ def compared(
     pixels = torch.zeros(images, 1, side, side, dtype=torch.uint8)
     part = Part(pixels, labels, torch.empty(0))
     names = [f"{number}.png" for number in range(images)]
-    data = Images([f"class {label}" for label in range(10)], part, part, names, [])
+    data = CompareImages([f"class {label}" for label in range(10)], part, part, names, [])
     methods = ",".join(NAMES[method] for method in accuracies)
     seeds = planned or len(next(iter(accuracies.values())))
     settings = replace(config, methods=methods, seeds=seeds, steps=60)

@@ -24,10 +24,10 @@ from nfaug.compare import CompareConfig, Comparison, compare, spec_augment, tran
 from nfaug.compare.cells import Cells
 from nfaug.compare.classifier import Classifier
 from nfaug.compare.figures import Cell, gain_of
-from nfaug.compare.images import open_parts, read_images, sized
+from nfaug.compare.images import at_most, open_parts, read_images
 from nfaug.compare.methods import PIXELS, Method
 from nfaug.compare.work import Work
-from nfaug.data import readers
+from nfaug.data import source
 from nfaug.io import progress
 
 TINY = CompareConfig(per_class=4, seeds=3, steps=3, variants=2, device="cpu")
@@ -515,10 +515,10 @@ def test_frozen_features_beside_fine_tuning(side: int, tmp_path: Path) -> None:
 )
 def test_the_size_depends_on_the_data_and_the_network(network: str, stored: int, side: int) -> None:
     labels = torch.arange(6) % 2
-    data = nfaug.wrap_dataset(
+    data = nfaug.open_dataset(
         TensorImages(images_of(labels, size=(stored, stored)), labels, ("a", "b"))
     )
-    assert sized(data, CompareConfig(network=network)).image_size == (side, side)
+    assert at_most(data, CompareConfig(network=network)).image_size == (side, side)
 
 
 def test_images_are_decoded_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -528,12 +528,12 @@ def test_images_are_decoded_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
         file.parent.mkdir(parents=True, exist_ok=True)
         Image.fromarray(image.permute(1, 2, 0).numpy()).save(file)
     opened = []
-    decode = readers.decode_image
+    decode = source.decode_image
     monkeypatch.setattr(
-        readers, "decode_image", lambda data, name: (opened.append(name), decode(data, name))[1]
+        source, "decode_image", lambda data, name: (opened.append(name), decode(data, name))[1]
     )
     config = replace(TINY, methods="none,nfa", seeds=3)
     data, _ = open_parts(tmp_path / "data")
-    data = sized(data, config)
+    data = at_most(data, config)
     compare(data, config=config, out=tmp_path / "out", progress=False)
     assert len(set(opened)) == len(opened) == 64

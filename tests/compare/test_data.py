@@ -12,7 +12,7 @@ from nfa_tools import NAMES, TensorImages, images_of, write_images
 import nfaug
 from nfaug.compare import CompareConfig, compare, open_parts, read_images
 from nfaug.compare.images import split_images
-from nfaug.data.images import LabelledImages
+from nfaug.data.images import Images
 from nfaug.data.open import open_dataset
 
 TINY = CompareConfig(per_class=2, seeds=3, steps=1, variants=1, methods="none,nfa", device="cpu")
@@ -24,7 +24,7 @@ def images(*counts: int, seed: int = 0) -> TensorImages:
     return TensorImages(images_of(labels, seed=seed), labels, NAMES[: len(counts)])
 
 
-def sizes(data: LabelledImages) -> list[int]:
+def sizes(data: Images) -> list[int]:
     return torch.bincount(data.targets, minlength=len(data.classes)).tolist()
 
 
@@ -77,8 +77,8 @@ def test_a_copy_in_another_class_is_named() -> None:
     data = images(60, 60)
     _, test = split_images(data, None, TINY)
     pool, _ = split_images(data, None, TINY)
-    second = int(test.indices[(test.targets == 1).nonzero().flatten()[0]])
-    data.images[int(pool.indices[0])] = data.images[second]
+    second = int(test.rows[(test.targets == 1).nonzero().flatten()[0]])
+    data.images[int(pool.rows[0])] = data.images[second]
     with pytest.warns(UserWarning, match="one of the two is wrong") as caught:
         read_images(data, config=TINY)
     assert f"image {second} of" in str(caught[0].message)

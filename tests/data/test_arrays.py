@@ -14,7 +14,7 @@ from data_tools import pixels
 from torch.utils.data import TensorDataset
 
 import nfaug
-from nfaug.data.images import to_tensors
+from nfaug.data.batches import decode
 from nfaug.data.open import open_dataset
 from nfaug.data.sources.layout import MissingSplitError
 
@@ -97,7 +97,7 @@ def test_bundled_images() -> None:
     assert train.classes == test.classes
     assert train.classes[:2] == ["dress", "hat"]
     assert (train.channels, train.image_size) == (3, (32, 32))
-    images, held_out = to_tensors(train)[0], to_tensors(test)[0]
+    images, held_out = decode(train), decode(test)
     assert not {bytes(i) for i in images.numpy()} & {bytes(i) for i in held_out.numpy()}
     with pytest.raises(MissingSplitError, match="split='validation'"):
         open_dataset("builtin:clothes", split="validation")
@@ -122,7 +122,7 @@ def test_digits() -> None:
     assert (len(train), len(test)) == (1442, 355)
     assert train.classes == [str(digit) for digit in range(10)]
     assert (train.channels, train.image_size) == (1, (8, 8))
-    images, held_out = to_tensors(train)[0], to_tensors(test)[0]
+    images, held_out = decode(train), decode(test)
     assert set(images.unique().tolist()) == {round(255 * level / 16) for level in range(17)}
     assert not {bytes(i) for i in images.numpy()} & {bytes(i) for i in held_out.numpy()}
     counts = test.targets.bincount()
@@ -150,7 +150,7 @@ def test_torchvision_folders(tmp_path: Path, name: str) -> None:
             assert found.classes[:3] == names
             assert found.targets.tolist() == labels
             images = torch.from_numpy(pixels(seed, len(labels), 1, 5, 4))
-            assert torch.equal(to_tensors(found)[0], images)
+            assert torch.equal(decode(found), images)
 
 
 def test_names_that_are_not_opened(tmp_path: Path) -> None:
@@ -176,7 +176,14 @@ def test_nothing_there(data: str) -> None:
     assert len(str(caught.value)) < 120, "one line"
 
 
-@pytest.mark.parametrize("data", ["", None, TensorDataset(torch.zeros(1))])
-def test_no_path(data: Any) -> None:
-    with pytest.raises(ValueError, match="wrap_dataset"):
+@pytest.mark.parametrize(
+    ("data", "said"),
+    [
+        ("", "data must be a folder"),
+        (None, "a length and items by index"),
+        (TensorDataset(torch.zeros(1)), r"must be \(image, label\)"),
+    ],
+)
+def test_no_data(data: Any, said: str) -> None:
+    with pytest.raises(ValueError, match=said):
         open_dataset(data)

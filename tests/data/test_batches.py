@@ -10,9 +10,9 @@ import pytest
 import torch
 from nfa_tools import write_images
 
-from nfaug.data.batches import PassBatches
+from nfaug.data.batches import batches
 from nfaug.data.open import open_dataset
-from nfaug.data.readers import FileReader
+from nfaug.data.source import FileSource
 
 
 def test_passes_that_are_given_up_decode_no_more(
@@ -20,7 +20,7 @@ def test_passes_that_are_given_up_decode_no_more(
 ) -> None:
     """After Ctrl-C a fit went on until two classes were decoded."""
     data = open_dataset(write_images(tmp_path, 8, train=100) / "train")
-    plain = FileReader.read
+    plain = FileSource.read
     read: list[int] = []
 
     def slowly(reader: Any, index: int) -> Any:
@@ -28,12 +28,11 @@ def test_passes_that_are_given_up_decode_no_more(
         time.sleep(0.005)
         return plain(reader, index)
 
-    monkeypatch.setattr(FileReader, "read", slowly)
-    orders = [torch.arange(0, 4), torch.arange(4, 300)]
-    passes = PassBatches(data).passes(orders, 4)
-    (images, labels), *_ = next(passes)
+    monkeypatch.setattr(FileSource, "read", slowly)
+    stream = batches(data, torch.arange(300).split(4))
+    images, labels = next(stream)
     assert (images.shape, labels.tolist()) == ((4, 3, 8, 8), [0] * 4)
-    passes.close()
+    stream.close()
     assert 4 <= len(read) < 200
     count = len(read)
     time.sleep(0.1)

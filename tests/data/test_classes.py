@@ -28,7 +28,7 @@ from nfaug.data.classes import (
     unique_names,
 )
 from nfaug.data.open import open_dataset
-from nfaug.data.torch_datasets import DatasetReader, wrap_dataset
+from nfaug.data.torch_datasets import DatasetSource
 
 SYNONYMS = {"tench": 0, "Tinca tinca": 0, "crane": 1, "ox": 2, "kite": 2}
 
@@ -161,7 +161,7 @@ def test_stored_labels_are_found_without_reading(attributes: dict[str, Any]) -> 
 def test_other_labels_are_read(attributes: dict[str, Any]) -> None:
     data = Items(**attributes)
     assert stored_labels(data) is None
-    assert DatasetReader(data).targets.tolist() == LABELS
+    assert DatasetSource(data).targets.tolist() == LABELS
     assert data.reads == len(LABELS)
 
 
@@ -169,8 +169,8 @@ def test_wrappers() -> None:
     stored, unknown = Items(targets=LABELS), Items()
     parts = ConcatDataset([Subset(stored, [0]), unknown])
     for data, labels in ((Subset(stored, [3, 1]), [2, 0]), (parts, [2, *LABELS])):
-        assert DatasetReader(data).targets.tolist() == labels
-    assert DatasetReader(Subset(unknown, [2])).targets.tolist() == [1]
+        assert DatasetSource(data).targets.tolist() == labels
+    assert DatasetSource(Subset(unknown, [2])).targets.tolist() == [1]
     found = stored_labels(ConcatDataset([Subset(stored, [0]), stored]))
     assert found is not None
     assert found.tolist() == [2, *LABELS]
@@ -209,23 +209,23 @@ class Showing(Dataset[tuple[int, int]]):
 def test_labels_that_a_wrapper_shows_are_not_its_own() -> None:
     data = Showing(Items(targets=LABELS))
     assert stored_labels(data) is None
-    assert DatasetReader(data).targets.tolist() == [2, 1, 1, 2]
+    assert DatasetSource(data).targets.tolist() == [2, 1, 1, 2]
 
 
 def test_files_that_a_wrapper_shows_are_not_its_own(tmp_path: Path) -> None:
     for name in ("cat", "dog"):
         save(tmp_path / name / "1.png")
     folder = ImageFolder(str(tmp_path))
-    assert wrap_dataset(Subset(folder, [1, 0])).paths == ["dog/1.png", "cat/1.png"]
+    assert open_dataset(Subset(folder, [1, 0])).paths == ["dog/1.png", "cat/1.png"]
     for data in (Showing(folder), ImageFolder(str(tmp_path), transform=lambda image: image)):
-        assert DatasetReader(data).paths is None
+        assert DatasetSource(data).paths is None
 
 
 def test_names_that_an_earlier_version_wrote(tmp_path: Path) -> None:
     """It kept an accent as a Mac stores it."""
     composed, decomposed = "caf\u00e9", "cafe\u0301"
     images = torch.randint(0, 256, (6, 3, 8, 8), dtype=torch.uint8)
-    data = wrap_dataset(
+    data = open_dataset(
         TensorDataset(images, torch.arange(6) % 2), classes=["bar", composed], progress=False
     )
     nfaug.fit("builtin:pixels", data, progress=False).save(tmp_path / "flow")

@@ -11,11 +11,10 @@ import torch
 from data_tools import png
 from PIL import Image
 
-from nfaug.data.batches import LoaderBatches
-from nfaug.data.decode import ImageDecodeError, decode_image, read_header
+from nfaug.data.batches import Streamed, batches
+from nfaug.data.files import ImageDecodeError, decode_image, read_header
 from nfaug.data.open import open_dataset
-from nfaug.data.preprocess import channels_of, channels_of_mode, size_of
-from nfaug.data.torch_datasets import wrap_dataset
+from nfaug.data.resize import channels_of, channels_of_mode, size_of
 
 
 @pytest.fixture
@@ -49,7 +48,7 @@ def test_deep_images(folder: Path, mode: str) -> None:
     path = folder / "a" / "2.tiff"
     Image.fromarray(array).save(path)
     opened = open_dataset(folder)
-    wrapped = wrap_dataset([(Image.fromarray(array), 0)])
+    wrapped = open_dataset([(Image.fromarray(array), 0)])
     for image in (opened[2][0], wrapped[0][0]):
         assert image.shape == (1, 6, 6)
         assert (image[0] - torch.from_numpy(levels * 255)).abs().max() < 0.51
@@ -88,9 +87,9 @@ def test_grayscale_needs_consent(folder: Path) -> None:
 def test_an_error_of_a_worker_is_one_line(folder: Path) -> None:
     images = open_dataset(folder, image_size=6, channels=1)
     (folder / "b" / "1.png").write_bytes(b"damaged")
-    batches = LoaderBatches(images, images.targets, workers=1)
+    data = Streamed(images, images.targets, workers=1)
     with pytest.raises(ImageDecodeError, match=r"1\.png") as raised:
-        list(batches.iterate(torch.arange(4), 2))
+        list(batches(data, torch.arange(4).split(2)))
     assert str(raised.value).startswith(str(folder))
     assert len(str(raised.value).splitlines()) == 1
 
@@ -126,9 +125,9 @@ def test_a_header_says_what_decoding_gives(
     told = {"exif": exif.tobytes()} if ending in (".jpg", ".png", ".webp", ".tiff") else {}
     image.save(stored, Image.registered_extensions()[ending], **told)
     decoded = decode_image(stored.getvalue(), "it")
-    header = read_header(stored.getvalue(), "it")
-    assert header.size == size_of(decoded)
-    assert channels_of_mode(header.mode) == channels_of(decoded)
+    found_mode, found_size = read_header(stored.getvalue(), "it")
+    assert found_size == size_of(decoded)
+    assert channels_of_mode(found_mode) == channels_of(decoded)
 
 
 def test_a_header_is_read_without_pixels() -> None:
@@ -137,7 +136,7 @@ def test_a_header_is_read_without_pixels() -> None:
     cut = photograph.getvalue()[:-200]
     with pytest.raises(ImageDecodeError, match=r"(?i)truncated"):
         decode_image(cut, "it")
-    assert read_header(cut, "it").size == (60, 80)
+    assert read_header(cut, "it") == ("RGB", (60, 80))
     with pytest.raises(ImageDecodeError, match="it cannot be decoded"):
         read_header(cut[:20], "it")
     with pytest.raises(ImageDecodeError, match="pillow-heif"):

@@ -13,8 +13,8 @@ import torch
 from data_tools import pixels, save
 from torch.utils.data import DataLoader
 
-from nfaug.data.decode import ImageDecodeError
-from nfaug.data.images import split_per_class, to_tensors
+from nfaug.data.batches import decode
+from nfaug.data.files import ImageDecodeError
 from nfaug.data.open import open_dataset
 from nfaug.data.sources.layout import MissingSplitError
 from nfaug.fitting import fit
@@ -71,8 +71,8 @@ def test_tar_is_the_folder(folder: Path, tmp_path: Path, wrapper: str) -> None:
     plain = open_dataset(tmp_path / "packed")
     assert tar.classes == plain.classes == ["a2", "a10", "B"]
     assert tar.fingerprint() == plain.fingerprint()
-    for one, other in zip(to_tensors(tar), to_tensors(plain), strict=True):
-        assert torch.equal(one, other)
+    assert torch.equal(decode(tar), decode(plain))
+    assert torch.equal(tar.targets, plain.targets)
 
 
 @pytest.mark.parametrize("packed", [False, True], ids=["folder", "tar"])
@@ -215,7 +215,7 @@ def test_tar_errors(folder: Path, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("packed", [False, True], ids=["folder", "tar"])
 def test_corrupt_images(folder: Path, tmp_path: Path, packed: bool) -> None:
-    clean, _ = to_tensors(open_dataset(folder))
+    clean = decode(open_dataset(folder))
     truncate(folder / "a10" / "3.png")  # passes a look at its header
     (folder / "B" / "4.png").write_bytes(b"no image at all")
     data = pack(folder, tmp_path / "images.tar") if packed else folder
@@ -225,13 +225,13 @@ def test_corrupt_images(folder: Path, tmp_path: Path, packed: bool) -> None:
     with pytest.raises(ImageDecodeError, match="UnidentifiedImageError"):
         dataset[24]
     with pytest.raises(ImageDecodeError, match=r"a10/3\.png"):
-        to_tensors(dataset)
+        decode(dataset)
     skipping = open_dataset(data, on_error="skip")
     assert len(skipping) == 28
     assert [Path(name.split()[0]).name for name in skipping.skipped] == ["3.png", "4.png"]
     assert skipping.targets.bincount().tolist() == [10, 9, 9]
     kept = [index for index in range(30) if index not in (13, 24)]
-    assert torch.equal(to_tensors(skipping)[0], clean[kept])
+    assert torch.equal(decode(skipping), clean[kept])
     assert skipping.subset(torch.tensor([0])).skipped == skipping.skipped
 
 
@@ -251,7 +251,8 @@ def test_nothing_left_after_skipping(tmp_path: Path) -> None:
 def test_workers_read_the_same(folder: Path, tmp_path: Path) -> None:
     truncate(folder / "B" / "0.png")
     dataset = open_dataset(pack(folder, tmp_path / "images.tar"), on_error="skip")
-    images, labels = to_tensors(dataset)
+    images = decode(dataset)
+    labels = dataset.targets
     loader = DataLoader(dataset, batch_size=4, num_workers=2)
     parts = list(zip(*loader, strict=True))
     assert torch.equal(torch.cat(parts[0]), images)
@@ -277,7 +278,7 @@ def test_a_class_with_fewer_images_gives_all_it_has(folder: Path) -> None:
     dataset = open_dataset(folder)
     few = dataset.subset(torch.arange(13))  # ten of the first class, three of the second
     assert few.targets.bincount().tolist() == [10, 3]
-    chosen, rest = split_per_class(few, 5)
+    chosen, rest = few.split(per_class=5)
     assert chosen.targets.bincount(minlength=2).tolist() == [5, 3]
     assert rest.targets.bincount(minlength=2).tolist() == [5, 0]
 

@@ -12,19 +12,19 @@ from torchvision.datasets import ImageFolder
 from torchvision.transforms import v2
 
 import nfaug
-from nfaug.data.torch_datasets import wrap_dataset
+from nfaug.data.open import open_dataset
 
 MEAN, STD = [0.485, 0.456, 0.406], [0.229, 0.224, 0.225]
 
 
 def test_a_data_set_with_normalize_is_read_as_it_was(tmp_path: Path) -> None:
     root = write_images(tmp_path, 16, train=4) / "train"
-    plain = wrap_dataset(ImageFolder(root))
+    plain = open_dataset(ImageFolder(root))
     last = v2.Normalize(MEAN, STD)
     unit = v2.Compose([v2.PILToTensor(), v2.ToDtype(torch.float32, scale=True)])
     normalized = ImageFolder(root, v2.Compose([v2.Resize(16), unit, last]))
     for dataset in (normalized, Subset(normalized, range(len(normalized)))):
-        found = wrap_dataset(dataset)
+        found = open_dataset(dataset)
         for index in range(len(plain)):
             assert torch.equal(found[index][0], plain[index][0])
     ours = nfaug.fit("builtin:pixels", ImageFolder(root, v2.PILToTensor()), progress=False)

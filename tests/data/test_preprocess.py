@@ -14,18 +14,16 @@ from torch.nn import functional as F
 from torch.utils.data import DataLoader, Subset
 from torchvision.transforms import v2
 
-from nfaug.data import decode
-from nfaug.data.batches import open_batches
-from nfaug.data.images import to_tensors
+from nfaug.data import files
+from nfaug.data.batches import decode, in_memory
 from nfaug.data.open import open_dataset
-from nfaug.data.preprocess import (
-    Preprocess,
+from nfaug.data.resize import (
     resize_in_floats,
     resize_levels,
     resized_size,
     round_levels,
 )
-from nfaug.data.torch_datasets import wrap_dataset
+from nfaug.data.view import View
 from nfaug.io.numbers import as_size
 
 
@@ -53,17 +51,17 @@ def test_images_of_several_sizes(tmp_path: Path) -> None:
     assert (data.has_one_size, data.preprocessing["image_size"]) == (False, None)
     said = r"0\.png has 6 x 6 and .*1\.png has 10 x 30 pixels.*--image-size.*image_size=64"
     loader = DataLoader(Subset(data, [0, 1]), batch_size=2)
-    batches = (lambda: data.image_size, lambda: to_tensors(data), lambda: next(iter(loader)))
-    for batch in (*batches, lambda: open_batches(data)):
+    batches = (lambda: data.image_size, lambda: decode(data), lambda: next(iter(loader)))
+    for batch in (*batches, lambda: in_memory(data)):
         with pytest.raises(ValueError, match=said):
             batch()
     for size in (5, (5, 5)):
         at_size = data.at(size)
         assert at_size.has_one_size
         expected = open_dataset(tmp_path, labels=False, image_size=size)
-        assert torch.equal(to_tensors(at_size)[0], to_tensors(expected)[0])
+        assert torch.equal(decode(at_size), decode(expected))
         assert at_size.preprocessing == expected.preprocessing
-    assert [len(image) for image, _ in wrap_dataset([*data])] == [3, 3, 3]
+    assert [len(image) for image, _ in open_dataset([*data])] == [3, 3, 3]
 
 
 def test_an_image_of_another_size_among_many(tmp_path: Path) -> None:
@@ -74,8 +72,8 @@ def test_an_image_of_another_size_among_many(tmp_path: Path) -> None:
     data = open_dataset(tmp_path, labels=False)
     assert (data.has_one_size, data.image_size) == (True, (6, 6))
     with pytest.raises(ValueError, match=r"1\.png has 10 x 30.*--image-size.*image_size"):
-        to_tensors(data)
-    assert to_tensors(data.at(6))[0].shape == (200, 3, 6, 6)
+        decode(data)
+    assert decode(data.at(6)).shape == (200, 3, 6, 6)
 
 
 @pytest.mark.parametrize(
@@ -107,7 +105,7 @@ def test_channels(tmp_path: Path) -> None:
     expected = torch.from_numpy(np.array(file.convert("L")))
     assert torch.equal(open_dataset(tmp_path, labels=False, channels=1)[1][0][0], expected)
     as_tensor = torch.from_numpy(np.array(file)).permute(2, 0, 1)
-    assert torch.equal(wrap_dataset([(as_tensor, 0)], channels=1)[0][0][0], expected)
+    assert torch.equal(open_dataset([(as_tensor, 0)], channels=1)[0][0][0], expected)
     save(tmp_path / "a" / "0.png", 0)  # the first: now colors are expected
     assert open_dataset(tmp_path, labels=False).channels == 3
     with pytest.raises(ValueError, match="got 4"):
@@ -119,7 +117,7 @@ def test_file_modes(tmp_path: Path) -> None:
     (tmp_path / "a").mkdir()
     palette.save(tmp_path / "a" / "p.png", transparency=b"\x00\x80\xff")
     save(tmp_path / "a" / "q.png", 0, (6, 6, 4))
-    images, _ = to_tensors(open_dataset(tmp_path, labels=False))
+    images = decode(open_dataset(tmp_path, labels=False))
     assert images.shape == (2, 3, 6, 6)
 
 
@@ -148,7 +146,7 @@ def test_images_are_resized_as_torchvision_does(channels: int, size: tuple[int, 
     assert torch.equal(resize_levels(levels, size), expected)
     assert torch.equal(resize_levels(levels[None], size)[0], expected)
     if channels == 3:
-        preprocess = Preprocess(3, size)
+        preprocess = View(3, size)
         kept = v2.functional.resize(levels, list(resized_size((60, 80), size)), antialias=True)
         top, left = ((a - b) // 2 for a, b in zip(kept.shape[1:], size, strict=True))
         kept = kept[:, top : top + size[0], left : left + size[1]]
@@ -166,9 +164,9 @@ def test_images_are_resized_as_torchvision_does(channels: int, size: tuple[int, 
 
 def test_strips_have_the_levels_of_the_whole(monkeypatch: pytest.MonkeyPatch) -> None:
     image = Image.effect_noise((80, 60), 60).convert("RGB")
-    whole = Preprocess(3, (16, 16))(image, "it")
-    monkeypatch.setattr(decode, "STRIP", 2800)
-    assert torch.equal(Preprocess(3, (16, 16))(image, "it"), whole)
+    whole = View(3, (16, 16))(image, "it")
+    monkeypatch.setattr(files, "STRIP", 2800)
+    assert torch.equal(View(3, (16, 16))(image, "it"), whole)
 
 
 def test_a_column_of_color_pixels_to_one_pixel() -> None:

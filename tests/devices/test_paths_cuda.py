@@ -38,7 +38,7 @@ from nfaug.compare import CompareConfig
 from nfaug.compare import compare as compare_augmentations
 from nfaug.compare.work import bank_of
 from nfaug.data.augmentation import FlowAugmentation
-from nfaug.data.batches import MemoryBatches
+from nfaug.data.batches import Decoded
 from nfaug.fitting.config import PCAConfig
 from nfaug.integrations.timm import NFALoader
 from nfaug.pictures.preview import preview_grid, sample_grid
@@ -277,7 +277,7 @@ def a_preview(device: torch.device) -> Figures:
 def an_evaluation(device: torch.device) -> Figures:
     found = fitted(device)
     assert found.gaussians is not None
-    batches = MemoryBatches(*batch_of(24))
+    batches = Decoded(*batch_of(24))
     figures = evaluate(found.flow, found.gaussians, batches, batch_size=10, round_trip=True)
     assert figures["exact"] == 1
     return torch.tensor([figures["nf_acc"], figures["bits_per_dim"]])

@@ -24,7 +24,7 @@ from torch.utils.data import DataLoader, Dataset, TensorDataset
 import nfaug
 from nfaug.augment.config import MixConfig
 from nfaug.checkpoint.checkpoint import Checkpoint, CheckpointConfig
-from nfaug.data.torch_datasets import wrap_dataset
+from nfaug.data.open import open_dataset
 from nfaug.run.seeds import SharedGenerator
 
 A = needs("albumentations")
@@ -172,7 +172,7 @@ def test_a_second_image_has_the_same_draws(flow_dir: str) -> None:
 def test_names_need_no_order_and_labels_are_on_the_cpu(tmp_path: Path, recwarn: Any) -> None:
     """A class name is no index into an order that may be another one."""
     labels = torch.arange(20) % 2
-    data = wrap_dataset(TensorDataset(images_of(labels), labels), classes=["9", "10"])
+    data = open_dataset(TensorDataset(images_of(labels), labels), classes=["9", "10"])
     folder = nfaug.fit("builtin:pixels", data, progress=False).save(tmp_path / "nfa")
     transform = NFATransform(folder, p=1.0)
     assert transform.nfa.num_classes == 2

@@ -17,7 +17,7 @@ from sklearn.datasets import load_digits
 
 import nfaug
 from nfaug.classes.fixed_point import FixedPointDivergence
-from nfaug.data.images import to_tensors
+from nfaug.data.batches import decode
 
 SCRIPT = Path(__file__).resolve().parents[2] / "lab/paper_tables.py"
 
@@ -105,7 +105,8 @@ def test_a_flow_whose_solve_diverges_has_a_row(
     images = nfaug.open_dataset("digits", per_class=4)
     args = argparse.Namespace(name="fashion-mnist", padded=None, per_class=2, epochs=2)
     setting = released.tables_of("fashion-mnist")["kernel"][0]
-    row = released.cell(args, setting, 0, images, to_tensors(images, progress=False))
+    test = decode(images, progress=False), images.targets
+    row = released.cell(args, setting, 0, images, test)
     assert row["converged"] == "FixedPointDivergence"
     assert "nf_acc" not in row
     assert set(row) < set(released.COLUMNS)

@@ -20,7 +20,7 @@ from safetensors.torch import save_file
 
 import nfaug
 from nfaug.compare import Classifier, CompareConfig
-from nfaug.data.images import split_per_class, to_tensors
+from nfaug.data.batches import decode
 
 pytestmark = pytest.mark.soak
 LAB = Path(__file__).resolve().parents[2] / "lab"
@@ -32,7 +32,8 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with 200 photographs of clothes under the names of other sets."""
     folder = tmp_path_factory.mktemp("data")
     clothes = nfaug.open_dataset("builtin:clothes")
-    images, labels = to_tensors(clothes, progress=False)
+    images = decode(clothes, progress=False)
+    labels = clothes.targets
     for name in (
         "blood128-train",
         "blood128-validation",
@@ -237,7 +238,7 @@ def test_crops_of_a_seed_are_the_same_for_each_method(
     monkeypatch.syspath_prepend(str(LAB))
     crops = importlib.import_module("crops")
     pool, _ = crops.parts_of(data, "cells")
-    few, _ = split_per_class(pool, 4, seed=0)
+    few, _ = pool.split(per_class=4, seed=0)
 
     def batches(method: str, **settings: float) -> list[torch.Tensor]:
         nfa = crops.nfa_of(method, few, "cells", seed=0)
@@ -369,7 +370,9 @@ def test_limit(data: Path, tmp_path: Path) -> None:
 
 def test_paper_released(data: Path, tmp_path: Path) -> None:
     """Grey images with all tables, where seed 0 chooses weights; then Table 3 of colour images."""
-    images, labels = to_tensors(nfaug.open_dataset("builtin:clothes"), progress=False)
+    clothes = nfaug.open_dataset("builtin:clothes")
+    images = decode(clothes, progress=False)
+    labels = clothes.targets
     grey = images[:, :, :28, :28].float().mean(1).to(torch.uint8)
     stored = tmp_path / "grey.npz"
     np.savez(stored, images=grey.numpy(), labels=labels.numpy())

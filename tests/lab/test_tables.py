@@ -18,7 +18,7 @@ import torch
 from PIL import Image
 
 import nfaug
-from nfaug.compare import CompareConfig, Comparison, Images
+from nfaug.compare import CompareConfig, CompareImages, Comparison
 from nfaug.compare.cells import Cells
 from nfaug.compare.figures import Gain
 from nfaug.compare.images import Part
@@ -155,7 +155,7 @@ def test_the_page_has_the_advice_of_the_demo(tables: ModuleType, tmp_path: Path)
     )
     none = torch.zeros((count, 3, 32, 32), dtype=torch.uint8)
     part = Part(none, torch.arange(count) % 10, torch.empty(0))
-    images = Images([str(label) for label in range(10)], part, part, [""] * count, [])
+    images = CompareImages([str(label) for label in range(10)], part, part, [""] * count, [])
     advice = Comparison(config, images, kept).advice()
     page = (ROOT / "docs" / "tutorials" / "does-it-help.md").read_text(encoding="utf-8")
     assert f'"{advice}"' in " ".join(page.split())

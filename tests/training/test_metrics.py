@@ -9,7 +9,7 @@ from torch import Tensor
 
 from nfaug.checkpoint.checkpoint import Checkpoint
 from nfaug.classes.gaussians import ClassGaussians
-from nfaug.data.batches import MemoryBatches
+from nfaug.data.batches import Decoded
 from nfaug.flows.codec import pad, to_flow
 from nfaug.flows.config import FlowConfig
 from nfaug.flows.flow import Flow
@@ -33,7 +33,7 @@ def flow_of(size: tuple[int, int], seed: int = 0) -> Flow:
 def test_figures(tiny_checkpoint: Checkpoint, tiny_images: TensorImages) -> None:
     gaussians = tiny_checkpoint.gaussians
     assert gaussians is not None
-    data = MemoryBatches(tiny_images.images, tiny_images.targets)
+    data = Decoded(tiny_images.images, tiny_images.targets)
     figures = evaluate(tiny_checkpoint.flow, gaussians, data, round_trip=True)
     assert list(figures) == [
         *("images", "bits_per_dim", "nf_acc", "nf_acc_top5", "exact", "wrong_levels")
@@ -50,7 +50,7 @@ def test_figures(tiny_checkpoint: Checkpoint, tiny_images: TensorImages) -> None
 def test_batch_size_changes_nothing(tiny_checkpoint: Checkpoint, tiny_images: TensorImages) -> None:
     gaussians = tiny_checkpoint.gaussians
     assert gaussians is not None
-    data = MemoryBatches(tiny_images.images, tiny_images.targets)
+    data = Decoded(tiny_images.images, tiny_images.targets)
     small, large = (
         evaluate(tiny_checkpoint.flow, gaussians, data, batch_size=size) for size in (7, 100)
     )
@@ -73,7 +73,7 @@ def test_bits_of_uniform_noise() -> None:
     flow.initialize(to_flow(images, torch.rand(images.shape)))
     gaussian = ClassGaussians(torch.zeros(1, 16), torch.ones(1, 16))
     labels = torch.arange(2000) % 2
-    figures = evaluate(flow.eval(), gaussian, MemoryBatches(images, labels))
+    figures = evaluate(flow.eval(), gaussian, Decoded(images, labels))
     assert "nf_acc" not in figures, "one gaussian has no classes"
     # Mixing makes sums of uniforms, and a gaussian costs log2(sqrt(2 pi e / 12)) = 0.25 bits more.
     assert 8 < figures["bits_per_dim"] < 8.26
@@ -85,7 +85,7 @@ def test_bits_of_a_padded_flow() -> None:
     flow = flow_of((7, 7))
     gaussian = ClassGaussians(torch.zeros(1, 64), torch.ones(1, 64))
     seven = torch.nn.functional.pad(images, (1, 0, 1, 0))
-    figures = evaluate(flow, gaussian, MemoryBatches(seven, torch.zeros(12, dtype=torch.int64)))
+    figures = evaluate(flow, gaussian, Decoded(seven, torch.zeros(12, dtype=torch.int64)))
     with torch.no_grad():
         z, logdet = flow.encode(seven)
     nats = -(gaussian.log_prob(z, torch.zeros(12, dtype=torch.int64)) + logdet).mean()
@@ -102,7 +102,7 @@ def test_top_5() -> None:
     away = torch.arange(8.0)[:, None]  # class y lies y to the side: its rank is y + 1
     gaussians = ClassGaussians(centre + away * 100, torch.ones(8, 16))
     labels = torch.tensor([0, 1, 4, 5, 7, 0])
-    figures = evaluate(flow, gaussians, MemoryBatches(images, labels))
+    figures = evaluate(flow, gaussians, Decoded(images, labels))
     assert figures["nf_acc"] == pytest.approx(2 / 6)
     assert figures["nf_acc_top5"] == pytest.approx(4 / 6)
 
@@ -120,7 +120,7 @@ def test_an_inexact_round_trip(
     monkeypatch.setattr(Flow, "decode", wrong)
     gaussians = tiny_checkpoint.gaussians
     assert gaussians is not None
-    data = MemoryBatches(tiny_images.images, tiny_images.targets)
+    data = Decoded(tiny_images.images, tiny_images.targets)
     figures = evaluate(tiny_checkpoint.flow, gaussians, data, round_trip=True, batch_size=18)
     assert figures["exact"] == pytest.approx(34 / 36)
     assert figures["wrong_levels"] == 4
@@ -128,6 +128,6 @@ def test_an_inexact_round_trip(
 
 def test_no_image(tiny_checkpoint: Checkpoint) -> None:
     assert tiny_checkpoint.gaussians is not None
-    none = MemoryBatches(torch.zeros(0, 1, 8, 8, dtype=torch.uint8), torch.zeros(0).long())
+    none = Decoded(torch.zeros(0, 1, 8, 8, dtype=torch.uint8), torch.zeros(0).long())
     with pytest.raises(ValueError, match="no images"):
         evaluate(tiny_checkpoint.flow, tiny_checkpoint.gaussians, none)

@@ -17,7 +17,7 @@ from torch import Tensor
 
 import nfaug
 from nfaug.cli import main
-from nfaug.data.batches import MemoryBatches
+from nfaug.data.batches import Decoded
 from nfaug.run.ranks import Ranks, joined
 from nfaug.training import train
 from nfaug.training.distributed import shared_batches
@@ -215,7 +215,7 @@ def test_groups_follow_each_other(tmp_path: Path) -> None:
 def test_parts_of_a_batch() -> None:
     """Every row counts once, in order; extra processes repeat the first row with weight 0."""
     for size, expected in ((7, [3, 2, 2]), (6, [2, 2, 2]), (2, [1, 1, 1]), (1, [1, 1, 1])):
-        data = MemoryBatches(torch.arange(size), torch.arange(size))
+        data = Decoded(torch.arange(size), torch.arange(size))
         shards = [
             next(shared_batches(data, torch.arange(size), 8, Ranks(3, rank))) for rank in range(3)
         ]

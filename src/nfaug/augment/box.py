@@ -7,7 +7,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from ..data.preprocess import resize_levels, resized_size
+from ..data.resize import resize_levels, resized_size
 
 Box = tuple[int, int, int, int]  # left, top, right, bottom in pixels of the whole image
 

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from ..classes.pca import ClasswisePCA
-from ..data.preprocess import resize_levels, round_levels
+from ..data.resize import resize_levels, round_levels
 from ..flows.flow import Flow
 from ..run.blocks import blocks
 from ..run.device import PerDevice, is_read_at_once

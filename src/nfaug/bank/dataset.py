@@ -10,23 +10,27 @@ from typing import Any
 import numpy as np
 import torch
 from PIL import Image
+from torch import Tensor
 from torch.utils.data import Dataset
 
 from ..augment.counters import SharedMarks, SharedValue
 from ..augment.pixels import to_pil
 from ..data.classes import dataset_classes, stored_labels
-from ..data.decode import upright
+from ..data.files import ImageDecodeError, decode_image, upright
 from ..data.images import spread
-from ..data.torch_datasets import as_label, check_label, part
+from ..data.resize import size_of
+from ..data.source import read_part
+from ..data.torch_datasets import DatasetSource, as_label, check_label, part, split_transform
+from ..data.view import View
 from ..io.numbers import check_number
 from ..io.text import printable
 from .reader import Bank, DamagedVariantError, check_variants
-from .source import UntransformedReader, split_transform, to_uint8
 
 _PEEKS = 32  # images that tell at once whether the data are others
 _MOST_CHANGED = 0.01  # of the images, whose variants are not theirs any more
 _PROBED = 3  # items whose labels are compared with those that the dataset stores
 _DECODED = 4  # images whose pixels are compared with their files
+_DECODER_LEVELS = 4  # mean gray levels; two decoders of a JPEG file differ by less
 _IS_ANOTHER = "is not the image that the bank was made from"
 _MAKE = "make a bank of this dataset (nfaug bank, or nfaug.bank.make_bank)"
 
@@ -98,8 +102,10 @@ class BankDataset(Dataset[tuple[Any, int]]):
         stored = _trusted_labels(self.dataset)
         # Labels are compared below, and with each item that is read.
         no_labels = torch.zeros(len(plain), dtype=torch.int64)
-        self._reader = UntransformedReader(plain, targets=no_labels)
-        self._rows = match(self._reader, self.bank)
+        self._source = DatasetSource(plain, targets=no_labels)
+        if not self._source.paths and len(plain):
+            check_untransformed(part(plain[0], "image"))
+        self._rows = match(self._source, self.bank)
         self._changed = SharedMarks(len(self._rows))
         self._warned = SharedValue(0.0)
         self._labels = _compared_labels(self.dataset, self.bank, self._rows, stored)
@@ -162,8 +168,8 @@ class BankDataset(Dataset[tuple[Any, int]]):
         """
         if number is None:
             return None
-        if not is_same(self._reader, index, self.bank, row):
-            self._say_changed(index, f"{_name(self._reader, index)} {_IS_ANOTHER}")
+        if not is_same(self._source, index, self.bank, row):
+            self._say_changed(index, f"{_name(self._source, index)} {_IS_ANOTHER}")
             return None
         try:
             return self.bank.variant(row, number)
@@ -203,7 +209,7 @@ class BankDataset(Dataset[tuple[Any, int]]):
         return getattr(self.dataset, name)
 
 
-def match(reader: UntransformedReader, bank: Bank) -> np.ndarray:
+def match(source: DatasetSource, bank: Bank) -> np.ndarray:
     """The row in the bank of every image of a dataset, int64 (N,).
 
     Raises:
@@ -211,8 +217,8 @@ def match(reader: UntransformedReader, bank: Bank) -> np.ndarray:
             some images are others.
     """
     paths = bank.paths
-    dataset_paths = reader.paths or []
-    count = len(reader.targets)
+    dataset_paths = source.paths or []
+    count = len(source.targets)
     if paths:
         rows = _rows_of_paths(dataset_paths, paths, count)
     elif count == len(bank):
@@ -221,13 +227,13 @@ def match(reader: UntransformedReader, bank: Bank) -> np.ndarray:
         raise ValueError(
             f"the bank was made from {len(bank)} images and the dataset has {count}: {_MAKE}"
         )
-    others = [i for i in spread(count, _PEEKS) if not is_same(reader, i, bank, int(rows[i]))]
+    others = [i for i in spread(count, _PEEKS) if not is_same(source, i, bank, int(rows[i]))]
     if 2 * len(others) > min(count, _PEEKS):
         raise ValueError(
-            f"{_name(reader, others[0])} {_IS_ANOTHER}, nor are most others: the data are others, "
+            f"{_name(source, others[0])} {_IS_ANOTHER}, nor are most others: the data are others, "
             f"or in another order. {_MAKE.capitalize()}"
         )
-    changed = [index for index in spread(len(rows), _DECODED) if not reader.is_in_file(index)]
+    changed = [index for index in spread(len(rows), _DECODED) if not _is_in_file(source, index)]
     if changed:
         warnings.warn(
             f"the dataset changes {dataset_paths[changed[0]]} after reading it. A bank that nfaug "
@@ -237,13 +243,30 @@ def match(reader: UntransformedReader, bank: Bank) -> np.ndarray:
     return rows
 
 
-def is_same(reader: UntransformedReader, index: int, bank: Bank, row: int) -> bool:
+def is_same(source: DatasetSource, index: int, bank: Bank, row: int) -> bool:
     """Whether an image of a dataset is the one that a row of a bank was made from."""
-    return reader.sha256(index, pixels=not reader.paths) == bank.hashes[row].tobytes()
+    return source.digest(index) == bank.hashes[row].tobytes()
 
 
-def _name(reader: UntransformedReader, index: int) -> str:
-    return reader.paths[index] if reader.paths else f"image {index}"
+def _is_in_file(source: DatasetSource, index: int) -> bool:
+    """Whether an item, if it has a file, is the image in it."""
+    if not source.files:
+        return True
+    file = source.files[index]
+    try:
+        in_file = decode_image(read_part(Path(file), file), file)
+    except ImageDecodeError:  # an array, which the dataset's own loader reads
+        return True
+    image, _ = source.item(index)
+    given = to_uint8(image, 3)
+    if size_of(given) != size_of(in_file):
+        return False
+    difference = given.float() - to_uint8(in_file, 3).float()
+    return float(difference.abs().mean()) < _DECODER_LEVELS
+
+
+def _name(source: DatasetSource, index: int) -> str:
+    return source.paths[index] if source.paths else f"image {index}"
 
 
 def _rows_of_paths(dataset_paths: list[str], paths: list[str], count: int) -> np.ndarray:
@@ -307,3 +330,27 @@ def _trusted_labels(dataset: Any) -> np.ndarray | None:
         if as_label(part(dataset[index], "label"), f"image {index}") != stored[index]:
             return None
     return stored
+
+
+def to_uint8(image: Any, channels: int) -> Tensor:
+    """A PIL image, turned upright, or a uint8 tensor as contiguous uint8 (C, H, W)."""
+    check_untransformed(image)
+    if isinstance(image, Image.Image):
+        image = upright(image)
+    elif image.ndim == 2:
+        image = image[None]
+    return View(channels, size_of(image))(image, "an image of the bank")
+
+
+def check_untransformed(image: Any) -> None:
+    """Raise ValueError unless this is a PIL image or a uint8 tensor."""
+    if isinstance(image, Image.Image):
+        return
+    if isinstance(image, Tensor) and image.dtype == torch.uint8 and image.ndim in (2, 3):
+        return
+    kind = image.dtype if isinstance(image, Tensor) else type(image).__name__
+    raise ValueError(
+        "images of a bank must be untransformed PIL images or uint8 tensors (C, H, W); got "
+        f"{kind}. Take the steps that change them out of the dataset, and pass them to "
+        "BankDataset(dataset, bank, transform=steps)"
+    )

@@ -4,7 +4,7 @@ manifest.json   settings, progress and hashes
 variants.npy    uint8 (N, V, H, W, C)
 checksums.npy   uint32 (N, V), the CRC-32 of the bytes of each variant
 applied.npy     bool (N, V), false where a variant equals its image
-hashes.npy      uint8 (N, 32), the hash of each image (`nfaug.data.readers.Reader.sha256`)
+hashes.npy      uint8 (N, 32), the digest of each image (`nfaug.data.source.Source.digest`)
 labels.npy      int64 (N,)
 paths.npy       bytes (N,), relative paths of the image files; empty without files
 
@@ -46,7 +46,7 @@ class Manifest:
         variants: Number V of variants per image.
         shape: (C, H, W) of a variant.
         classes: Class names in label order; empty if there are none.
-        data_sha256: What identifies the whole dataset (`LabelledImages.fingerprint`).
+        data_sha256: What identifies the whole dataset (`Images.fingerprint`).
         flow_sha256: SHA-256 of the weights of flow and PCA.
         seed: Seed of the variants.
         batch_size: Images per batch, on which the draws depend.

@@ -5,12 +5,12 @@ from __future__ import annotations
 import os
 import time
 import zlib
-from collections.abc import Iterable, Iterator, Sized
+from collections.abc import Iterable, Iterator
 from contextlib import ExitStack
 from dataclasses import replace
 from io import FileIO
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import torch
@@ -20,21 +20,21 @@ from torch.utils.data import Dataset
 from ..augment.config import MixConfig, MixSettings, one_config
 from ..augment.transform import NFAugment, warn_of_order
 from ..checkpoint.checkpoint import Checkpoint, load
-from ..data.batches import LoaderBatches
+from ..data.batches import Batched, Streamed, batches
 from ..data.classes import dataset_classes
-from ..data.images import LabelledImages
+from ..data.images import Images, run_over
 from ..data.open import open_dataset
-from ..data.torch_datasets import check_dataset
+from ..data.torch_datasets import check_dataset, images_of, part, split_transform
 from ..io.atomic import replace_directory
 from ..io.lock import lock_output
 from ..io.numbers import as_size, check_seed, check_whole
 from ..io.progress import progress_bar
 from ..io.tensors import tensors_sha256
 from ..run.seeds import SharedGenerator, seed_of
+from .dataset import check_untransformed
 from .format import MANIFEST, Manifest, array_files, array_sha256, read_array
 from .reader import Bank, check_variants
 from .shards import check_shards, shard_folder, shard_rows
-from .source import HashedImages, open_source, split_transform
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
@@ -122,15 +122,12 @@ def make_bank(
         nfa = NFAugment(checkpoint, config=replace(config, p=1.0))  # every image is augmented
         if isinstance(data, (str, Path)):
             data = open_dataset(data, progress=progress)
-        check_dataset(data)
-        data, _ = split_transform(data)
+        data = _untransformed(data)
         nfa.check_classes(data, required=False)
         if dataset_classes(data) is None:
             warn_of_order(nfa)
         codec = checkpoint.flow.codec
-        if not len(cast(Sized, data)):
-            raise ValueError("the dataset has no images")
-        images = open_source(data, codec.channels, size, progress=progress)
+        images = open_dataset(data, channels=codec.channels, image_size=size, progress=progress)
         planned = Manifest(
             images=len(images),
             variants=variants,
@@ -156,12 +153,29 @@ def make_bank(
         else:
             _check_continued(folder, manifest, planned)
         if manifest.done < manifest.images:
-            loader = LoaderBatches(HashedImages(images), images.targets, workers)
-            _fill(folder, manifest, nfa, loader, progress)
+            source: Batched[_Identified] = _WithDigests(images)
+            if workers:
+                source = Streamed(source, images.targets, workers)
+            _fill(folder, manifest, nfa, source, images.targets, progress)
     bank = Bank(folder)
     if shard is None:
         check_variants(bank)
     return bank
+
+
+def _untransformed(data: Any) -> Any:
+    """The dataset without its transform.
+
+    Raises:
+        ValueError: It is no dataset, has no image, or its first image is transformed otherwise.
+    """
+    check_dataset(data)
+    plain, _ = split_transform(data)
+    if not len(plain):
+        raise ValueError("the dataset has no images")
+    if images_of(plain) is None:
+        check_untransformed(part(plain[0], "image"))
+    return plain
 
 
 def _flow_sha256(checkpoint: Checkpoint) -> str:
@@ -201,7 +215,7 @@ def _check_continued(path: Path, stored: Manifest, planned: Manifest) -> None:
     planned.facts().check_same(stored.facts(), what, cure)
 
 
-def _create(path: Path, planned: Manifest, images: LabelledImages) -> None:
+def _create(path: Path, planned: Manifest, images: Images) -> None:
     """Make the folder of a bank, with empty arrays, labels and paths: all of it or nothing.
 
     The files of an old bank go, and other files of its folder stay.
@@ -213,6 +227,31 @@ def _create(path: Path, planned: Manifest, images: LabelledImages) -> None:
         for name, layout in array_files(planned).items():
             np.lib.format.open_memmap(staged / name, "w+", layout.dtype, layout.shape)
         planned.save(staged)
+
+
+class _Identified(NamedTuple):
+    """A batch of images, uint8 (B, C, H, W), and the digest of each, uint8 (B, 32)."""
+
+    images: Tensor
+    digests: Tensor
+
+
+class _WithDigests:
+    """Gives batches of images with their digests."""
+
+    def __init__(self, images: Images) -> None:
+        self.images: Images = images
+
+    @property
+    def threads(self) -> bool:
+        return self.images.threads
+
+    def batch(self, rows: Tensor) -> _Identified:
+        """The images at these indices."""
+        read = run_over(self.images.with_digest, rows.tolist(), threads=self.threads)
+        images, digests = zip(*read, strict=True)
+        as_bytes = np.frombuffer(b"".join(digests), np.uint8).copy()
+        return _Identified(torch.stack(images), torch.from_numpy(as_bytes).view(len(rows), -1))
 
 
 class _Rows:
@@ -249,10 +288,15 @@ class _Rows:
 
 
 def _fill(
-    path: Path, manifest: Manifest, nfa: NFAugment, data: LoaderBatches, progress: bool
+    path: Path,
+    manifest: Manifest,
+    nfa: NFAugment,
+    source: Batched[_Identified],
+    targets: Tensor,
+    progress: bool,
 ) -> None:
     """Make the rows that are missing. The manifest says how many are safely on the disk."""
-    rows = torch.arange(manifest.done, manifest.images)
+    parts = torch.arange(manifest.done, manifest.images).split(manifest.batch_size)
     variants = manifest.variants
     title = f"bank of {manifest.nbytes / 2**20:.1f} MiB"
     saved = time.monotonic()
@@ -268,11 +312,11 @@ def _fill(
     ):
         stored = _Rows(path, manifest, files)
         try:
-            for images, hashes in data.iterate(rows, manifest.batch_size):
+            for images, digests in batches(source, parts):
                 done = manifest.done + len(images)
-                labels = data.labels[manifest.done : done]
+                labels = targets[manifest.done : done]
                 arrays = _variants(nfa, images, labels, manifest, bar)
-                arrays["hashes.npy"] = hashes
+                arrays["hashes.npy"] = digests
                 stored.write(arrays)
                 manifest = replace(manifest, done=done)
                 if time.monotonic() - saved >= _SAVE_SECONDS:

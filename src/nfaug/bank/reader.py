@@ -32,7 +32,7 @@ class Bank:
         checksums: uint32 (N, V), the CRC-32 of the bytes of each variant.
         applied: bool (N, V), false where a variant equals its image.
         labels: int64 (N,).
-        hashes: uint8 (N, 32), the hash of each image (`Reader.sha256`).
+        hashes: uint8 (N, 32), the digest of each image (`Source.digest`).
 
     Raises:
         ValueError: The directory is not a bank, it or a shard is not complete, a file is damaged or

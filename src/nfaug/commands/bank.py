@@ -75,7 +75,7 @@ def run(arguments: Namespace) -> dict[str, Any]:
     from ..bank.shards import parse_shard, shard_manifests
     from ..data.batches import default_workers
     from ..data.open import open_dataset
-    from ..fitting.opening import check_channels
+    from ..data.view import Wanted
 
     config = mixing(arguments)
     shard = None if arguments.shard is None else parse_shard(arguments.shard)
@@ -86,12 +86,12 @@ def run(arguments: Namespace) -> dict[str, Any]:
     if checkpoint.pca is None:
         raise fit_first(arguments.checkpoint, arguments.data)
     codec = checkpoint.flow.codec
-    check_channels(checkpoint.flow, arguments.channels)
+    wanted = Wanted(codec.channels).chosen(arguments.channels)
     data = open_dataset(
         arguments.data,
         split=arguments.split or "train",
         image_size=size,
-        channels=codec.channels,
+        channels=wanted.channels,
         **reading(arguments),
     )
     height, width = data.image_size

@@ -89,7 +89,7 @@ def run(arguments: Namespace) -> dict[str, Any] | str:
     values["checkpoint"] = tuple(values["checkpoint"])
     config = CompareConfig(**values)  # its errors need no torch
 
-    from ..compare.images import open_parts, sized
+    from ..compare.images import at_most, open_parts
     from ..compare.next_steps import command_at, example_command
     from ..compare.report import frozen_side
     from ..compare.run import compare
@@ -100,7 +100,7 @@ def run(arguments: Namespace) -> dict[str, Any] | str:
     size = arguments.image_size
     data, test_data = open_parts(arguments.data, arguments.test_data, image_size=size, **reading)
     if size is None:
-        data = sized(data, config)
+        data = at_most(data, config)
         test_data = None if test_data is None else test_data.at(data.image_size)
     where.say()
     comparison = compare(

@@ -32,7 +32,7 @@ def parser() -> ArgumentParser:
 
 def run(arguments: Namespace) -> dict[str, Any]:
     """Measure the checkpoint."""
-    from ..data.batches import open_batches
+    from ..data.batches import in_memory
     from ..data.classes import check_same_classes
     from ..data.open import open_dataset
     from ..data.sources.layout import MissingSplitError
@@ -65,7 +65,7 @@ def run(arguments: Namespace) -> dict[str, Any]:
     found = evaluate(
         checkpoint.flow,
         checkpoint.gaussians,
-        open_batches(dataset, progress=True),
+        in_memory(dataset, progress=True),
         batch_size=arguments.batch_size,
         seed=arguments.seed,
         round_trip=True,

@@ -35,7 +35,7 @@ _USUAL = (
 
 if TYPE_CHECKING:
     from ..checkpoint.checkpoint import Checkpoint
-    from ..data.images import LabelledImages
+    from ..data.images import Images
     from ..fitting.run import FitRun
     from ..run.ranks import Ranks
 
@@ -118,10 +118,9 @@ def run(arguments: Namespace) -> dict[str, Any] | None:
 
 def _fit(
     arguments: Namespace, where: Place, fit_run: FitRun, ranks: Ranks
-) -> tuple[Checkpoint | None, LabelledImages]:
+) -> tuple[Checkpoint | None, Images]:
     """The fitted checkpoint, on the main process, and the images."""
-    from ..fitting.checkpoints import fit_images, fit_source
-    from ..fitting.opening import load_base, open_images
+    from ..fitting.checkpoints import fit_images, fit_source, load_base, open_images
 
     with loading(arguments.checkpoint, shown=ranks.main):
         base = load_base(arguments.checkpoint, arguments.autoencoder)
@@ -131,7 +130,6 @@ def _fit(
         arguments.data,
         image_size=arguments.image_size,
         channels=arguments.channels,
-        convert=arguments.channels == 1,
         split=arguments.split or "train",
         progress=ranks.main,
         **reading(arguments),

@@ -54,8 +54,7 @@ def parser() -> ArgumentParser:
 
 def run(arguments: Namespace) -> dict[str, Any]:
     """Make the preview and save it."""
-    from ..fitting.checkpoints import open_fitted
-    from ..fitting.opening import load_base
+    from ..fitting.checkpoints import load_base, open_fitted
     from ..pictures.preview import preview_grid
 
     file = picture_file(arguments)

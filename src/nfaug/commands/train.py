@@ -84,7 +84,10 @@ def parser() -> ArgumentParser:
     )
     parser.add_argument("--data", required=True, help=DATA_SOURCES)
     parser.add_argument("--out", required=True, help="the checkpoint's folder to write")
-    add_image_size(parser, "that of the images; the same as --dataset.image-size")
+    add_image_size(
+        parser,
+        "that of the images, or at most 128 if they differ; the same as --dataset.image-size",
+    )
     add_channels(
         parser, "1 if all images are grayscale, otherwise 3; the same as --dataset.channels"
     )

@@ -7,7 +7,7 @@ from nfaug.io.lazy import lazily
 if TYPE_CHECKING:
     from .classifier import Classifier, small_cnn
     from .config import CompareConfig
-    from .images import Images, open_parts, read_images
+    from .images import CompareImages, open_parts, read_images
     from .methods import METHODS
     from .report import Comparison
     from .run import compare
@@ -17,8 +17,8 @@ __all__ = [
     "METHODS",
     "Classifier",
     "CompareConfig",
+    "CompareImages",
     "Comparison",
-    "Images",
     "compare",
     "open_parts",
     "read_images",
@@ -31,7 +31,7 @@ _MODULES = {
     "Classifier": "classifier",
     "small_cnn": "classifier",
     "CompareConfig": "config",
-    "Images": "images",
+    "CompareImages": "images",
     "open_parts": "images",
     "read_images": "images",
     "Comparison": "report",

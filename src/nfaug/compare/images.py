@@ -12,20 +12,20 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from nfaug.data.choose import choose_of_class, choose_per_class
-from nfaug.data.classes import check_same_classes
-from nfaug.data.decode import converter_of
-from nfaug.data.images import LabelledImages, run_over
+from nfaug.data.batches import decode
+from nfaug.data.choose import choose_per_class
+from nfaug.data.files import converter_of
+from nfaug.data.images import Images
 from nfaug.data.open import open_dataset
 from nfaug.data.sources.layout import MissingSplitError
-from nfaug.data.torch_datasets import wrap_dataset
-from nfaug.fitting.opening import common_size
+from nfaug.data.view import Wanted
 
 from .config import CompareConfig
 
 _DRAWS = 20  # labelled images of so many seeds are decoded; more seeds draw from the same
 _SMALL = 48  # the longest side by default for small-cnn
 _LARGE = 96  # and for a timm model
+_LEAST = 8  # the shortest side that small-cnn takes
 
 
 class Part(NamedTuple):
@@ -48,7 +48,7 @@ class Part(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Images:
+class CompareImages:
     """The images of a comparison.
 
     Attributes:
@@ -109,7 +109,7 @@ class Images:
 
 def open_parts(
     data: str | os.PathLike[str], test_data: str | os.PathLike[str] | None = None, **reading: Any
-) -> tuple[LabelledImages, LabelledImages | None]:
+) -> tuple[Images, Images | None]:
     """Open the images to draw labelled ones from, and the test images.
 
     The second are the test split of `test_data`, or all of it if it has no splits; without it the
@@ -122,7 +122,7 @@ def open_parts(
 
     Returns:
         Both, of one shape. Images that differ in size have their own size each, until
-        `nfaug.data.images.LabelledImages.at` reads them at one.
+        `nfaug.data.images.Images.at` reads them at one.
 
     Example:
         >>> from nfaug.compare import open_parts
@@ -141,19 +141,19 @@ def open_parts(
     return pool, open_dataset(test_data, **reading)
 
 
-def sized(data: LabelledImages, config: CompareConfig) -> LabelledImages:
+def at_most(data: Images, config: CompareConfig) -> Images:
     """The images at their own size, at most 48 pixels for small-cnn and 96 for a timm model."""
     longest = _SMALL if config.network == CompareConfig.network else _LARGE
-    height, width = common_size(data, longest)
-    scale = min(1.0, longest / max(height, width))
-    return data.at((max(8, round(height * scale)), max(8, round(width * scale))))  # 8: small-cnn
+    data = data.suited(Wanted(), longest, shrink=True)
+    height, width = data.image_size
+    return data.at((max(_LEAST, height), max(_LEAST, width)))
 
 
-def read_images(data: Any, test_data: Any = None, *, config: CompareConfig) -> Images:
+def read_images(data: Any, test_data: Any = None, *, config: CompareConfig) -> CompareImages:
     """Decide which are the test images, and decode all images, as `compare` does.
 
     Args:
-        data: Images as `nfaug.wrap_dataset` takes them.
+        data: Images as `nfaug.open_dataset` takes them.
         test_data: Test images, of the same classes and shape; None to hold out a part.
         config: `per_class` and `test_images` count.
 
@@ -173,9 +173,7 @@ def read_images(data: Any, test_data: Any = None, *, config: CompareConfig) -> I
     return decode_images(pool, test, config)
 
 
-def split_images(
-    data: Any, test_data: Any, config: CompareConfig
-) -> tuple[LabelledImages, LabelledImages]:
+def split_images(data: Any, test_data: Any, config: CompareConfig) -> tuple[Images, Images]:
     """The images that labelled ones are drawn from, and the test images.
 
     Without `test_data`, half of each class is held out, up to 100 images, or a quarter, up to 500
@@ -185,14 +183,18 @@ def split_images(
         ValueError: There are fewer than two classes, one of them has too few images, or the test
             images have other classes or another shape.
     """
-    pool = wrap_dataset(data)
+    longest = _SMALL if config.network == CompareConfig.network else _LARGE
+    pool = open_dataset(data).suited(Wanted(), longest)
     held_out = test_data is None
     _check_counts(pool, needed=2 if held_out else 1)
     if held_out:
-        pool, test = _hold_out(pool)
+        counts = torch.bincount(pool.targets).tolist()
+        numbers = [max(min(count // 2, 100), min(count // 4, 500)) for count in counts]
+        test, pool = pool.split(per_class=numbers)
     else:
-        test = wrap_dataset(test_data)
-        _check_test_data(pool, test)
+        test = open_dataset(test_data)
+        test = test if test.has_one_size else test.at(pool.image_size)
+        test.check_like(pool)
     if len(test) > config.test_images:
         order = torch.randperm(len(test), generator=torch.Generator().manual_seed(0))
         test = test.subset(order[: config.test_images].sort().values)
@@ -204,13 +206,13 @@ def split_images(
 
 
 def decode_images(
-    pool: LabelledImages,
-    test: LabelledImages,
+    pool: Images,
+    test: Images,
     config: CompareConfig,
     *,
     frozen_side: int | None = None,
     progress: bool = False,
-) -> Images:
+) -> CompareImages:
     """Decode all images, once; those with the pixels of a test image leave the pool.
 
     Args:
@@ -223,18 +225,18 @@ def decode_images(
     Raises:
         ValueError: Nothing is left of a class.
     """
-    trained = _decode(pool, frozen_side, progress)
-    tested = _decode(test, frozen_side, progress)
+    trained = _part(pool, frozen_side, progress)
+    tested = _part(test, frozen_side, progress)
     names = [pool.name(index) for index in range(len(pool))]
     test_names = [test.name(index) for index in range(len(test))]
     kept, notes = _without_copies(trained, tested, names, test_names, pool.classes)
     trained = trained.rows(kept)
     notes += _notes(pool.classes, trained.labels, config)
     notes += _skipped(dict.fromkeys([*pool.skipped, *test.skipped]))
-    return Images(pool.classes, trained, tested, test_names, notes)
+    return CompareImages(pool.classes, trained, tested, test_names, notes)
 
 
-def _check_counts(data: LabelledImages, needed: int) -> None:
+def _check_counts(data: Images, needed: int) -> None:
     if len(data.classes) < 2:
         raise ValueError(f"classifiers need at least two classes; the data have {data.classes}")
     counts = torch.bincount(data.targets, minlength=len(data.classes)).tolist()
@@ -246,52 +248,13 @@ def _check_counts(data: LabelledImages, needed: int) -> None:
             )
 
 
-def _check_test_data(data: LabelledImages, test: LabelledImages) -> None:
-    try:
-        check_same_classes(test.classes, data.classes)
-    except ValueError:
-        raise ValueError(
-            f"the test images need the classes of the others, {_listed(data.classes)}; they "
-            f"have {_listed(test.classes)}"
-        ) from None
-    shape = (data.channels, *data.image_size)
-    test_shape = (test.channels, *test.image_size)
-    if shape != test_shape:
-        raise ValueError(f"the images are {shape}, the test images {test_shape}")
-
-
-def _hold_out(data: LabelledImages) -> tuple[LabelledImages, LabelledImages]:
-    """The images that are left, and those that are held out, by a fixed seed."""
-    held = []
-    for label, count in enumerate(torch.bincount(data.targets).tolist()):
-        number = max(min(count // 2, 100), min(count // 4, 500))
-        generator = torch.Generator().manual_seed(label)
-        held.append(choose_of_class(data.targets, label, number, generator))
-    test, left = data.split(torch.cat(held))
-    return left, test
-
-
-def _decode(data: LabelledImages, frozen_side: int | None, progress: bool) -> Part:
-    """Decode each image once, at one size or at two."""
-    large = None if frozen_side is None else data.at(frozen_side)
-
-    def read(index: int) -> list[Tensor]:
-        stored = data.reader.read(int(data.indices[index]))
-        sizes = [data] if large is None else [data, large]
-        return [part.preprocess(stored, data.name(index)) for part in sizes]
-
-    threads = data.reader.threads
-    decoded = run_over(read, len(data), "reading images", threads=threads, progress=progress)
-    images = torch.empty((len(data), data.channels, *data.image_size), dtype=torch.uint8)
-    larger = torch.empty(0, dtype=torch.uint8)
+def _part(data: Images, frozen_side: int | None, progress: bool) -> Part:
+    """The images, decoded at one size or at two."""
+    images = decode(data, progress=progress)
+    large = torch.empty(0, dtype=torch.uint8)
     if frozen_side is not None:
-        shape = (len(data), data.channels, frozen_side, frozen_side)
-        larger = torch.empty(shape, dtype=torch.uint8)
-    for index, sizes in enumerate(decoded):
-        images[index] = sizes[0]
-        if frozen_side is not None:
-            larger[index] = sizes[1]
-    return Part(images, data.targets, larger)
+        large = decode(data.at(frozen_side), progress=progress)
+    return Part(images, data.targets, large)
 
 
 def _digests(images: Tensor) -> Iterator[bytes]:

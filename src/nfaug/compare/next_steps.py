@@ -9,11 +9,11 @@ from typing import Any
 
 from .config import CompareConfig
 from .frozen import CHOICES, folds_of
-from .images import Images
+from .images import CompareImages
 from .methods import METHODS, POLICIES, Method
 
 
-def paste(method: Method, config: CompareConfig, images: Images) -> list[str]:
+def paste(method: Method, config: CompareConfig, images: CompareImages) -> list[str]:
     """The settings of a method as lines of Python.
 
     `dataset` stands for labelled images, and `batch` and `labels` for a batch of them.
@@ -42,7 +42,7 @@ def paste(method: Method, config: CompareConfig, images: Images) -> list[str]:
     return [*imports, "", *lines]
 
 
-def _frozen_lines(config: CompareConfig, images: Images) -> list[str]:
+def _frozen_lines(config: CompareConfig, images: CompareImages) -> list[str]:
     folds = folds_of(images.labelled(config.per_class, 0).labels.numpy())
     model = [
         f"choices = {{'C': {list(CHOICES)}}}",

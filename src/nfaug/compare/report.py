@@ -11,7 +11,7 @@ from .cells import Cells
 from .config import SAFE, CompareConfig
 from .figures import LEAST_IMAGES, LEAST_SEEDS, Cell, Gain
 from .frozen import input_size
-from .images import Images
+from .images import CompareImages
 from .measured import measured_gains
 from .methods import Method
 from .next_steps import paste
@@ -47,13 +47,15 @@ class Comparison:
         seconds: Seconds of all cells, on one process each.
     """
 
-    def __init__(self, config: CompareConfig, images: Images, cells: Cells, later: int = 0) -> None:
+    def __init__(
+        self, config: CompareConfig, images: CompareImages, cells: Cells, later: int = 0
+    ) -> None:
         self.config: CompareConfig = config
         self.methods: list[Method] = config.table()
         self.seeds: list[int] = list(range(cells.whole_seeds([m.name for m in self.methods])))
         self.seconds: float = cells.seconds
         self._later: int = later
-        self._images: Images = images
+        self._images: CompareImages = images
         self._titles: dict[Method, str] = titles_of(config, images.shape)
         self._cells: dict[Method, dict[int, Cell]] = {}
         for method in self.methods:

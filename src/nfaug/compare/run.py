@@ -15,9 +15,9 @@ from numpy.typing import NDArray
 
 from nfaug.checkpoint.manifest import read_manifest
 from nfaug.checkpoint.resolve import resolve
-from nfaug.data.images import LabelledImages
-from nfaug.data.torch_datasets import wrap_dataset
-from nfaug.fitting.opening import load_base
+from nfaug.data.images import Images
+from nfaug.data.open import open_dataset
+from nfaug.fitting.checkpoints import load_base
 from nfaug.io.atomic import write_bytes, write_text
 from nfaug.io.extras import require
 from nfaug.io.lock import lock_output
@@ -32,7 +32,7 @@ from .classifier import Classifier, default_steps
 from .config import CompareConfig
 from .figures import LEAST_IMAGES, LEAST_SEEDS, Cell
 from .frozen import input_size
-from .images import Images, decode_images, split_images
+from .images import CompareImages, decode_images, split_images
 from .methods import PIXELS, Method
 from .report import Comparison, titles_of
 from .work import Work
@@ -66,7 +66,7 @@ def compare(
     its results, which asks for more (`nfaug.compare.figures.is_significant`).
 
     Args:
-        data: Images as `nfaug.wrap_dataset` takes them.
+        data: Images as `nfaug.open_dataset` takes them.
         out: The folder of the results: table.md, gains.png and cells.csv.
         config: What to compare, and how often.
         test_data: Test images; by default a part of each class is held out. Images with the
@@ -108,7 +108,7 @@ def compare(
     pool, test = split_images(data, test_data, config)
     _check_shape(pool, config)
     for name in flows:
-        _check_flow(name, pool, wrap_dataset(test_data))
+        _check_flow(name, pool, open_dataset(test_data))
     shape = (pool.channels, *pool.image_size)
     Classifier(config, shape, len(pool.classes), seed=0)  # its errors come first
     side = None
@@ -125,7 +125,7 @@ def compare(
         return _Run(config, images, cells, later, processes, progress).finish()
 
 
-def _check_shape(data: LabelledImages, config: CompareConfig) -> None:
+def _check_shape(data: Images, config: CompareConfig) -> None:
     """Raise ValueError if an augmentation cannot be applied to images of this shape."""
     height, width = data.image_size
     if data.channels not in (1, 3):
@@ -139,7 +139,7 @@ def _check_shape(data: LabelledImages, config: CompareConfig) -> None:
         )
 
 
-def _check_flow(name: str, data: LabelledImages, test: LabelledImages) -> None:
+def _check_flow(name: str, data: Images, test: Images) -> None:
     """Raise ValueError if a flow takes other images, or was trained on the test images."""
     base = load_base(name)
     if not base.flow.shape_free and base.flow.codec.channels != data.channels:
@@ -154,7 +154,7 @@ def _check_flow(name: str, data: LabelledImages, test: LabelledImages) -> None:
         )
 
 
-def _warn_of_no_advice(config: CompareConfig, images: Images) -> None:
+def _warn_of_no_advice(config: CompareConfig, images: CompareImages) -> None:
     """Say before training that there will be no advice."""
     if len(images.names) < LEAST_IMAGES:
         warnings.warn(
@@ -170,7 +170,7 @@ def _warn_of_no_advice(config: CompareConfig, images: Images) -> None:
         )
 
 
-def _facts(config: CompareConfig, images: Images) -> dict[str, Any]:
+def _facts(config: CompareConfig, images: CompareImages) -> dict[str, Any]:
     """What the cells depend on; a comparison goes on only while it is the same."""
     facts = asdict(config)
     del facts["seeds"]  # a comparison goes on with more
@@ -197,7 +197,7 @@ class _Run:
     def __init__(
         self,
         config: CompareConfig,
-        images: Images,
+        images: CompareImages,
         cells: Cells,
         later: int,
         processes: int,

@@ -16,17 +16,16 @@ from torch.utils.data import TensorDataset
 
 from nfaug.augment.transform import NFAugment
 from nfaug.checkpoint.checkpoint import Checkpoint
-from nfaug.data.images import to_tensors
-from nfaug.data.torch_datasets import wrap_dataset
-from nfaug.fitting.checkpoints import fit
-from nfaug.fitting.opening import load_base
+from nfaug.data.batches import decode
+from nfaug.data.open import open_dataset
+from nfaug.fitting.checkpoints import fit, load_base
 from nfaug.run.device import pick_device
 
 from .classifier import Classifier
 from .config import CompareConfig
 from .figures import Cell
 from .frozen import FrozenNetwork, classify, input_size
-from .images import Images, Part
+from .images import CompareImages, Part
 from .methods import Method
 from .transforms import transform_of
 
@@ -43,9 +42,9 @@ class Work:
     """
 
     def __init__(
-        self, images: Images, config: CompareConfig, after_step: Callable[[], object]
+        self, images: CompareImages, config: CompareConfig, after_step: Callable[[], object]
     ) -> None:
-        self.images: Images = images
+        self.images: CompareImages = images
         self.config: CompareConfig = config
         self.after_step: Callable[[], object] = after_step
         self._network: FrozenNetwork | None = None
@@ -156,7 +155,7 @@ def bank_of(flow: str, few: Any, config: CompareConfig, seed: int, **mixing: Any
 def fitted(flow: str, few: Any, config: CompareConfig, seed: int) -> Checkpoint:
     """A flow that is fitted to labelled images where it is used, with all their axes, up to 64."""
     base = load_base(flow).to(pick_device(config.device))
-    few = wrap_dataset(few)
+    few = open_dataset(few)
     largest_class = int(torch.bincount(few.targets).max())
     rank = max(1, min(64, largest_class - 1))
     with warnings.catch_warnings():
@@ -167,12 +166,13 @@ def fitted(flow: str, few: Any, config: CompareConfig, seed: int) -> Checkpoint:
 
 def variants_of(nfa: NFAugment, few: Any, config: CompareConfig, seed: int) -> Tensor:
     """So many variants of each image as the settings say, (N, V, C, H, W)."""
-    images, labels = to_tensors(wrap_dataset(few), progress=False)
+    few = open_dataset(few)
+    images = decode(few, progress=False)
     device = pick_device(config.device)
     seeds = range(1000 * seed, 1000 * seed + config.variants)
     generators = [torch.Generator().manual_seed(number) for number in seeds]
     bank: list[Tensor] = []
-    for batch, targets in zip(images.split(256), labels.split(256), strict=True):
+    for batch, targets in zip(images.split(256), few.targets.split(256), strict=True):
         made = nfa.variants(batch.to(device), targets.to(device), generators)
         bank.append(torch.stack([variant.cpu() for variant in made], 1))
     return torch.cat(bank)

@@ -20,7 +20,7 @@ import numpy as np
 import torch
 
 from .config import CompareConfig
-from .images import Images, Part
+from .images import CompareImages, Part
 from .work import Work
 
 #: One thread each, so that cells are the same on unlike machines, and none waits for another one;
@@ -41,7 +41,9 @@ _stop: Any  # a shared number: not 0 after Ctrl-C
 
 
 @contextlib.contextmanager
-def workers(images: Images, config: CompareConfig, count: int, folder: Path) -> Iterator[RunJobs]:
+def workers(
+    images: CompareImages, config: CompareConfig, count: int, folder: Path
+) -> Iterator[RunJobs]:
     """Yield a function that runs jobs, and yields what each is for with its result, as they end.
 
     With one process, jobs run in this one, in their order. More processes read the images from
@@ -143,7 +145,7 @@ def _inherited() -> Iterator[None]:
             signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
 
 
-def _write(images: Images, folder: Path) -> None:
+def _write(images: CompareImages, folder: Path) -> None:
     folder.mkdir(parents=True)
     for name in ("pool", "test"):
         for kind, array in getattr(images, name)._asdict().items():
@@ -167,7 +169,7 @@ def _start(folder: Path, few: Any, config: CompareConfig, stop: Any) -> None:
     threading.Thread(target=_end_with_parent, daemon=True).start()
     torch.set_num_threads(1)
     classes, names, notes = few
-    images = Images(classes, _read(folder, "pool"), _read(folder, "test"), names, notes)
+    images = CompareImages(classes, _read(folder, "pool"), _read(folder, "test"), names, notes)
     _work = Work(images, config, _check_running)
 
 

@@ -93,7 +93,7 @@ def dataset_classes(source: Any, *, required: bool = False) -> list[str] | None:
             raise ValueError(
                 f"the parts of the dataset have different classes: label {label} is {one!r} in one "
                 f"part and {another!r} in another. Give all parts the same classes in the same "
-                "order; or name the labels as they are, nfaug.wrap_dataset(dataset, classes=names)"
+                "order; or name the labels as they are, nfaug.open_dataset(dataset, classes=names)"
             )
     if names is None and required:
         raise ValueError(
@@ -115,6 +115,16 @@ def item_sources(dataset: Any) -> list[Any]:
     if type(dataset) is ConcatDataset:
         return [source for part in dataset.datasets for source in item_sources(part)]
     return [dataset]
+
+
+def subset_rows(dataset: Subset[Any]) -> np.ndarray:
+    """The indices of a torch `Subset`, int64; ValueError if one is no whole number."""
+    rows = np.asarray(dataset.indices)
+    if rows.size and (rows.ndim != 1 or rows.dtype.kind not in "iu"):
+        raise ValueError(
+            f"indices of a Subset must be whole numbers; got {rows.dtype} of shape {rows.shape}"
+        )
+    return rows.astype(np.int64).reshape(-1)
 
 
 def own_attribute(dataset: Any, name: str) -> Any:
@@ -184,7 +194,7 @@ def stored_labels(dataset: Any) -> np.ndarray | None:
         labels = stored_labels(dataset.dataset)
         if labels is None:
             return None
-        return labels[np.asarray(dataset.indices, dtype=np.int64)]
+        return labels[subset_rows(dataset)]
     if type(dataset) is ConcatDataset:
         parts = [stored_labels(part) for part in dataset.datasets]
         known = [labels for labels in parts if labels is not None]

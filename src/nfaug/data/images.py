@@ -1,41 +1,51 @@
-"""Labelled 8-bit images of one shape, which flows are trained on and fitted to."""
+"""Labelled 8-bit images, which flows are trained on and fitted to."""
 
 from __future__ import annotations
 
 import copy
 import hashlib
 import json
-import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
-from typing import Any, Literal, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import torch
 from torch import Tensor
-from torch.utils.data import Dataset
+from torch.utils.data import Dataset, get_worker_info
 
 from ..io.numbers import as_size, check_seed, check_whole
 from ..io.progress import progress_bar
 from ..run.ranks import own_cores
 from .choose import choose_per_class
 from .classes import unique_names
-from .decode import ImageDecodeError
-from .preprocess import RESIZE, Preprocess
-from .readers import Reader
+from .source import Source
+from .view import RESIZE, SIDE, Header, View, Wanted
 
 T = TypeVar("T")
 
-PEEKS = 64  # images from which channels are inferred
+PEEKS = 64  # images whose headers tell channels and sizes
 HASHED = 1024  # images whose contents a fingerprint covers
+_LEAST = 20  # images of a class of which a share is split off
 
 
-class LabelledImages(Dataset[tuple[Tensor, int]]):
+class Batch(NamedTuple):
+    """Some images, uint8 (B, C, H, W), or what was computed from them, and their labels (B,)."""
+
+    images: Tensor
+    labels: Tensor
+
+
+class Images(Dataset[tuple[Tensor, int]]):
     """Labelled images, read on access: item i is a uint8 tensor (C, H, W) and an int in [0, K).
 
-    Images that differ in size have their own size each, until `at` reads them at one.
+    They are some images of a source, and a view of them. Images that differ in size have their own
+    size each, until `at` reads them at one.
 
     Attributes:
+        source: Where the images are.
+        view: What is made of each.
+        rows: Their indices in the source, int64 (N,).
         classes: The K class names, in the order of their indices.
         targets: The label of every image, int64, shape (N,).
         channels: C.
@@ -44,15 +54,15 @@ class LabelledImages(Dataset[tuple[Tensor, int]]):
     """
 
     def __init__(
-        self, reader: Reader, preprocess: Preprocess, indices: Tensor, skipped: Sequence[str] = ()
+        self, source: Source, view: View, rows: Tensor, skipped: Sequence[str] = ()
     ) -> None:
-        self.reader: Reader = reader
-        self.preprocess: Preprocess = preprocess
-        self.indices: Tensor = indices
-        self.classes: list[str] = unique_names(reader.classes)
-        self.targets: Tensor = reader.targets[indices]
-        self.channels: int = preprocess.channels
-        self.preprocessing: dict[str, Any] = preprocess.to_dict()
+        self.source: Source = source
+        self.view: View = view
+        self.rows: Tensor = rows
+        self.classes: list[str] = unique_names(source.classes)
+        self.targets: Tensor = source.targets[rows]
+        self.channels: int = view.channels
+        self.preprocessing: dict[str, Any] = view.to_dict()
         self.skipped: list[str] = list(skipped)
 
     def __len__(self) -> int:
@@ -76,12 +86,12 @@ class LabelledImages(Dataset[tuple[Tensor, int]]):
     @property
     def has_one_size(self) -> bool:
         """Whether all images are read at one size."""
-        return self.preprocess.image_size is not None
+        return self.view.image_size is not None
 
     @property
     def has_stored_size(self) -> bool:
         """Whether all images have one size, which is that at which they are stored."""
-        return self.has_one_size and not self.preprocess.resize
+        return self.has_one_size and not self.view.resize
 
     @property
     def image_size(self) -> tuple[int, int]:
@@ -90,20 +100,20 @@ class LabelledImages(Dataset[tuple[Tensor, int]]):
         Raises:
             ValueError: The images differ in size.
         """
-        if self.preprocess.image_size is None:
+        if self.view.image_size is None:
             raise self._differing()
-        return self.preprocess.image_size
+        return self.view.image_size
 
     @property
     def paths(self) -> list[str] | None:
         """The path of every image below the folder of classes ("cat/1.png"), if it is a file."""
-        paths = self.reader.paths
+        paths = self.source.paths
         if paths is None:
             return None
-        return [paths[index] for index in self.indices.tolist()]
+        return [paths[index] for index in self.rows.tolist()]
 
     def fingerprint(self, most: int = HASHED, *, progress: bool = False) -> str:
-        """SHA-256 of class names, labels, paths, and the `Reader.sha256` of up to `most` images.
+        """SHA-256 of class names, labels, paths, and the `digest` of up to `most` images.
 
         The images are the first, the last and every k-th between. Preprocessing and location do
         not count. `progress` shows a bar.
@@ -113,39 +123,86 @@ class LabelledImages(Dataset[tuple[Tensor, int]]):
         rows = spread(len(self), most)
         with progress_bar(len(rows), "hashing images", "image", shown=progress) as bar:
             for index in rows:
-                sha.update(self.sha256(index))
+                sha.update(self.digest(index))
                 bar.update()
         return sha.hexdigest()
 
-    def sha256(self, index: int, *, pixels: bool = False) -> bytes:
-        """The `Reader.sha256` of image number `index`, as it is stored."""
-        return self.reader.sha256(int(self.indices[index]), pixels=pixels)
+    def digest(self, index: int) -> bytes:
+        """The `Source.digest` of image number `index`, as it is stored."""
+        return self.source.digest(int(self.rows[index]))
 
-    def hashed(self, index: int) -> tuple[Tensor, bytes]:
-        """Image number `index`, uint8 (C, H, W), and its `sha256`."""
-        image, digest = self.reader.read_hashed(int(self.indices[index]))
-        return self.preprocess(image, self.name(index)), digest
+    def with_digest(self, index: int) -> tuple[Tensor, bytes]:
+        """Image number `index`, uint8 (C, H, W), and its `digest`."""
+        image, digest = self.source.read_with_digest(int(self.rows[index]))
+        return self.view(image, self.name(index)), digest
 
     def image(self, index: int) -> Tensor:
         """Image number `index`, uint8 (C, H, W)."""
-        return self.preprocess(self.reader.read(int(self.indices[index])), self.name(index))
+        return self.view(self.source.read(int(self.rows[index])), self.name(index))
 
     def name(self, index: int) -> str:
         """The name of an image in messages, such as the path of its file."""
-        return self.reader.name(int(self.indices[index]))
+        return self.source.name(int(self.rows[index]))
 
-    def subset(self, indices: Tensor) -> LabelledImages:
+    def subset(self, indices: Tensor) -> Images:
         """The images at these indices. All classes stay, including those left without images."""
-        return LabelledImages(self.reader, self.preprocess, self.indices[indices], self.skipped)
+        return Images(self.source, self.view, self.rows[indices], self.skipped)
 
-    def split(self, indices: Tensor) -> tuple[LabelledImages, LabelledImages]:
-        """The images at these indices, and the others, each in the old order."""
+    def split(
+        self,
+        *,
+        per_class: int | Sequence[int] | None = None,
+        share: float | None = None,
+        seed: int = 0,
+        generator: torch.Generator | None = None,
+    ) -> tuple[Images, Images]:
+        """Split off random images of every class; return them and the rest, each in the old order.
+
+        The same seed chooses the same images, and a larger number includes those of a smaller one.
+
+        Args:
+            per_class: How many of each class, or a number for each; a class with fewer images gives
+                all that it has.
+            share: In its place, the share of each class, in [0, 1]. A class of fewer than 20 images
+                gives none, and every class keeps two.
+            seed: Seed of the choice.
+            generator: In its place, the source of random numbers.
+
+        Raises:
+            ValueError: A number is below 1, or the seed is not a whole number that torch takes.
+        """
+        if per_class is None:
+            assert share is not None
+            counts = torch.bincount(self.targets, minlength=len(self.classes)).tolist()
+            per_class = [
+                min(int(count * share), count - 2) if count >= _LEAST else 0 for count in counts
+            ]
+        elif isinstance(per_class, int):
+            per_class = check_whole("per_class", per_class)
+        if generator is None:
+            generator = torch.Generator().manual_seed(check_seed(seed))
         chosen = torch.zeros(len(self), dtype=torch.bool)
-        chosen[indices] = True
+        chosen[choose_per_class(self.targets, per_class, generator)] = True
         return self.subset(chosen.nonzero().flatten()), self.subset((~chosen).nonzero().flatten())
 
-    def at(self, image_size: int | tuple[int, int]) -> LabelledImages:
-        """The same images, resized and cropped to (height, width), or to a square of this side.
+    def check_like(self, others: Images) -> None:
+        """Check that these, to test on, have the classes and the shape of the others.
+
+        Raises:
+            ValueError: They have not, or images differ in size.
+        """
+        if self.classes != others.classes:
+            raise ValueError(
+                "the test images need the classes of the others, "
+                f"{_listed(others.classes)}; they have {_listed(self.classes)}"
+            )
+        shape = (others.channels, *others.image_size)
+        test_shape = (self.channels, *self.image_size)
+        if shape != test_shape:
+            raise ValueError(f"the images are {shape}, the test images {test_shape}")
+
+    def at(self, view: View | int | tuple[int, int]) -> Images:
+        """The same images in another view, or resized and cropped to (height, width) or a square.
 
         Example:
             >>> from nfaug import open_dataset
@@ -153,10 +210,40 @@ class LabelledImages(Dataset[tuple[Tensor, int]]):
             >>> digits.image_size, digits.at(16).image_size
             ((8, 8), (16, 16))
         """
-        preprocess = replace(self.preprocess, image_size=as_size(image_size), resize=True)
-        return LabelledImages(self.reader, preprocess, self.indices, self.skipped)
+        if not isinstance(view, View):
+            view = replace(self.view, image_size=as_size(view), resize=True)
+        return Images(self.source, view, self.rows, self.skipped)
 
-    def named(self, classes: Sequence[str]) -> LabelledImages:
+    def suited(
+        self,
+        wanted: Wanted,
+        most: int | None = SIDE,
+        *,
+        convert: bool = True,
+        shrink: bool = False,
+        progress: bool = False,
+    ) -> Images:
+        """The same images with the channels and the size that are wanted, by `View.for_`.
+
+        A size that all images have here counts as the one at which they are stored. `progress`
+        shows a bar while headers are read. Other arguments and errors are those of `View.for_`.
+        """
+        if wanted.channels in (None, self.channels):
+            convert = self.view.convert
+        channels = wanted.channels or self.channels
+        size = wanted.image_size or self.view.image_size
+        if (channels, size) != (self.channels, self.view.image_size) or size is None:
+            headers = self.headers(progress=progress)
+            view = View.for_(Wanted(channels, size), headers, most, convert=convert, shrink=shrink)
+        elif shrink and wanted.image_size is None and most is not None:
+            view = self.view.shrunk(most)
+        else:
+            return self
+        if view.image_size == self.view.image_size:
+            view = replace(view, resize=self.view.resize)
+        return self.at(view)
+
+    def named(self, classes: Sequence[str]) -> Images:
         """The same images with other names of their classes, in label order.
 
         Raises:
@@ -167,110 +254,47 @@ class LabelledImages(Dataset[tuple[Tensor, int]]):
             return self
         if len(names) < len(self.classes):
             raise ValueError(f"there are {len(names)} names for {len(self.classes)} classes")
-        reader = copy.copy(self.reader)
-        reader.classes = names
-        return LabelledImages(reader, self.preprocess, self.indices, self.skipped)
+        source = copy.copy(self.source)
+        source.classes = names
+        return Images(source, self.view, self.rows, self.skipped)
 
-    def stored_sizes(self, *, progress: bool = False) -> dict[str, tuple[int, int]]:
-        """The stored (height, width) of up to 64 images by their names; `progress` shows a bar."""
+    def headers(self, *, progress: bool = False) -> dict[str, Header]:
+        """The headers of up to 64 images as they are stored, by name; `progress` shows a bar."""
         rows = spread(len(self), PEEKS)
-        sizes = {}
+        headers = {}
         with progress_bar(len(rows), "sizes of images", "image", shown=progress) as bar:
             for row in rows:
-                _, sizes[self.name(row)] = self.reader.shape(int(self.indices[row]))
+                headers[self.name(row)] = self.source.header(int(self.rows[row]))
                 bar.update()
-        return sizes
+        return headers
+
+    def batch(self, rows: Tensor) -> Batch:
+        """The images at these indices, decoded by several threads where that is faster.
+
+        Raises:
+            ValueError: They differ in size.
+        """
+        images = torch.empty((len(rows), self.channels, *self.image_size), dtype=torch.uint8)
+        decoded = run_over(self.image, rows.tolist(), threads=self.threads)
+        for image, row in zip(decoded, images, strict=True):
+            row.copy_(image)
+        return Batch(images, self.targets[rows])
+
+    @property
+    def threads(self) -> bool:
+        """Whether several threads of this process read images faster; not in a loader's worker."""
+        return self.source.threads and get_worker_info() is None
 
     def _differing(self) -> ValueError:
         """The error about images that differ in size where they should have one."""
         names: dict[tuple[int, int], str] = {}  # the first image of each size
-        for name, size in self.stored_sizes().items():
-            names.setdefault(size, name)
+        for name, header in self.headers().items():
+            names.setdefault(header.size, name)
         shown = [f"{name} has {height} x {width}" for (height, width), name in names.items()]
         found = f"differ in size: {' and '.join(shown[:2])} pixels"
         if len(shown) < 2:
             found = "may differ in size, as the data do that they are from"
         return ValueError(f"images {found}; {RESIZE}")
-
-
-def assemble(
-    reader: Reader,
-    *,
-    image_size: int | tuple[int, int] | None = None,
-    channels: int | None = None,
-    convert: bool = True,
-    on_error: Literal["raise", "skip"] = "raise",
-    progress: bool = True,
-) -> LabelledImages:
-    """Make a dataset of a reader's images; see `open_dataset` for the arguments.
-
-    Raises:
-        ValueError: If there is no image, a label is out of range, or one of the first images has
-            channels that are not converted.
-    """
-    if on_error not in ("raise", "skip"):
-        raise ValueError(f"on_error must be 'raise' or 'skip'; got {on_error!r}")
-    indices = torch.arange(len(reader.targets))
-    skipped: list[str] = []
-    where = reader.where
-    if on_error == "skip" and len(indices):
-        # All images are decoded once here, so every process sees the same length and labels.
-        decodable = torch.tensor(list(_decodable(reader, progress)))
-        skipped = [reader.name(index) for index in indices[~decodable].tolist()]
-        indices = indices[decodable]
-    if skipped:
-        where = f"{where} (without {len(skipped)} images that cannot be decoded)"
-    if not len(indices):
-        raise ValueError(f"{where} holds no images")
-    labels = reader.targets[indices]
-    count = len(reader.classes)
-    wrong = labels[(labels < 0) | (labels >= count)]
-    if len(wrong):
-        raise ValueError(
-            f"labels must be 0..{count - 1} for {count} classes; {where} has the label "
-            f"{int(wrong[0])}"
-        )
-    size = None if image_size is None else as_size(image_size)
-    if size is not None and channels is not None and convert:
-        preprocess = Preprocess(channels, size)
-    else:
-        preprocess = _infer_preprocess(reader, indices, size, channels, convert, progress)
-    return LabelledImages(reader, preprocess, indices, skipped)
-
-
-def _infer_preprocess(
-    reader: Reader,
-    indices: Tensor,
-    size: tuple[int, int] | None,
-    channels: int | None,
-    convert: bool,
-    progress: bool,
-) -> Preprocess:
-    """The preprocessing, with channels, and a size if they have one, taken from the images.
-
-    The shapes of up to 64 images are read. An image that does not fit raises ValueError.
-    """
-    rows = indices[spread(len(indices), PEEKS)].tolist()
-    stored_channels = []
-    stored_sizes = []
-    with progress_bar(len(rows), "first images", "image", shown=progress) as bar:
-        for row in rows:
-            image_channels, image_size = reader.shape(row)
-            stored_channels.append(image_channels)
-            stored_sizes.append(image_size)
-            bar.update()
-    resize = size is not None
-    if len(set(stored_sizes)) == 1:
-        size = size or stored_sizes[0]
-    preprocess = Preprocess(
-        channels or max(stored_channels),
-        size,
-        convert=convert and channels is not None,
-        resize=resize,
-    )
-    for row, image_channels, image_size in zip(rows, stored_channels, stored_sizes, strict=True):
-        preprocess.check(image_channels, image_size, reader.name(row))
-    return preprocess
 
 
 def spread(count: int, most: int) -> list[int]:
@@ -279,88 +303,31 @@ def spread(count: int, most: int) -> list[int]:
     return positions.round().long().tolist()
 
 
-def _decodable(reader: Reader, progress: bool) -> Iterator[bool]:
-    """Whether each image can be decoded.
-
-    All pixels are decoded, since the header of a truncated file is whole.
-    """
-
-    def decodes(index: int) -> bool:
-        try:
-            reader.read(index)
-        except ImageDecodeError:
-            return False
-        return True
-
-    return run_over(
-        decodes,
-        len(reader.targets),
-        "checking images",
-        threads=reader.threads,
-        progress=progress,
-    )
-
-
-def split_per_class(
-    dataset: LabelledImages, n: int, seed: int = 0
-) -> tuple[LabelledImages, LabelledImages]:
-    """Split off n random images of every class; return them and the rest, each in the old order.
-
-    A class with fewer images gives all that it has. The same seed chooses the same images, and a
-    larger n includes the images of a smaller n.
-
-    Raises:
-        ValueError: If n is below 1, or the seed is not a whole number that torch takes.
-    """
-    n = check_whole("per_class", n)
-    generator = torch.Generator().manual_seed(check_seed(seed))
-    return dataset.split(choose_per_class(dataset.targets, n, generator))
-
-
-def to_tensors(
-    dataset: LabelledImages,
-    progress: bool = True,
-    *,
-    out: Tensor | None = None,
-    stop: threading.Event | None = None,
-) -> tuple[Tensor, Tensor]:
-    """Decode all images: uint8 images (N, C, H, W), into `out` if given, and int64 labels (N,).
-
-    Raises:
-        InterruptedError: `stop` was set before the last image.
-    """
-    images = out
-    if images is None:
-        shape = (len(dataset), dataset.channels, *dataset.image_size)
-        images = torch.empty(shape, dtype=torch.uint8)
-    threads = dataset.reader.threads
-    decoded = run_over(
-        dataset.image, len(dataset), "reading images", threads=threads, progress=progress
-    )
-    for index, image in enumerate(decoded):
-        images[index] = image
-        if stop is not None and stop.is_set():
-            raise InterruptedError("images are not needed any more")
-    return images, dataset.targets
-
-
 def run_over(
     function: Callable[[int], T],
-    count: int,
-    description: str,
+    indices: Sequence[int],
+    description: str = "",
     *,
     threads: bool,
-    progress: bool = True,
+    progress: bool = False,
 ) -> Iterator[T]:
-    """Yield function(0), function(1), ... in order, with a progress bar."""
-    bar = progress_bar(count, description, "image", shown=progress)
+    """Yield the function of each index, in order, with a progress bar."""
+    bar = progress_bar(len(indices), description, "image", shown=progress)
+    if not threads:
+        with bar:
+            for index in indices:
+                yield function(index)
+                bar.update()
+        return
     with bar, ThreadPoolExecutor(own_cores()) as pool:
         try:
-            for start in range(0, count, 1024):  # a pool's map() queues all calls at once
-                block = range(start, min(start + 1024, count))
-                results = pool.map(function, block) if threads else map(function, block)
-                for result in results:
+            for start in range(0, len(indices), 1024):  # a pool's map() queues all calls at once
+                for result in pool.map(function, indices[start : start + 1024]):
                     yield result
                     bar.update()
         finally:
             pool.shutdown(cancel_futures=True)  # after Ctrl-C no image is begun any more
+
+
+def _listed(names: Sequence[str]) -> str:
+    return ", ".join(names[:5]) + (", ..." if len(names) > 5 else "")

@@ -1,23 +1,30 @@
-"""Open a dataset by a path or a name."""
+"""Open labelled images: by a path or a name, or those of a torch dataset."""
 
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
+import torch
+from torch.utils.data import Dataset
+
+from ..io.numbers import as_size
 from ..io.progress import progress_bar
 from ..io.text import did_you_mean, printable
-from .decode import IMAGE_ENDINGS
-from .images import LabelledImages, assemble, split_per_class
+from .files import IMAGE_ENDINGS, ImageDecodeError
+from .images import PEEKS, Images, run_over, spread
 from .kinds import DATA_SOURCES
-from .readers import Reader, Request
+from .source import Request, Source
 from .sources.arrays import open_digits, open_npz
 from .sources.contents import sort_out, warn_of_unknown
 from .sources.folders import head_of, list_files, open_folder
 from .sources.layout import natural_key
 from .sources.named import open_bundled, open_torchvision
 from .sources.tars import open_tar, open_webdataset
+from .torch_datasets import DatasetSource, check_dataset, images_of, normalization_of
+from .view import View, Wanted
 
 _TARS = (".tar", ".tgz", ".tar.gz", ".tar.bz2", ".tar.xz", ".tar.zst")
 # What a folder of data may hold, by how the names of its files end. Only one of them is the data.
@@ -30,10 +37,11 @@ _IN_FOLDERS = {
 
 
 def open_dataset(
-    data: str | os.PathLike[str],
+    data: str | os.PathLike[str] | Dataset[Any] | Sequence[tuple[Any, int]],
     *,
     split: str = "train",
     data_dir: str | os.PathLike[str] | None = None,
+    classes: Sequence[str] | None = None,
     image_size: int | tuple[int, int] | None = None,
     channels: int | None = None,
     convert: bool = True,
@@ -42,26 +50,40 @@ def open_dataset(
     seed: int = 0,
     download: bool = False,
     labels: bool = True,
+    mean: Sequence[float] | float | None = None,
+    std: Sequence[float] | float | None = None,
     progress: bool = True,
-) -> LabelledImages:
-    """Open labelled images.
+) -> Images:
+    """Open labelled images: by a path or a name, or those of a torch dataset.
 
     A folder holds images, or shards of one kind; both together are an error, since only one of them
     could be the data. Files and folders whose names start with a dot are no data.
 
+    An image of a torch dataset is a PIL image, a uint8 tensor or array of shape (H, W) or (C, H, W)
+    with any C, or a floating-point one of that shape in [0, 1], which is rounded to 8 bits. A
+    normalized one comes back to [0, 1] by `mean` and `std`, or by those of torchvision's
+    `Normalize` at the end of the dataset's own transform. A PIL image is turned as its EXIF
+    orientation says. Labels are those that the dataset stores (see `stored_labels`) if three items
+    agree with them; otherwise one pass over the items collects them.
+
     Args:
         data: A folder with one folder of images for each class; a tar of one; WebDataset shards;
             a .npz file; or a name: "torch/NAME", "builtin:NAME" or "digits". The command
-            `nfaug help data` lists them. Folders, tars and shards may have splits. Parquet files
-            and the Hub's data are read in Python: pass `datasets.load_dataset(...)` to
-            `wrap_dataset`.
+            `nfaug help data` lists them. Folders, tars and shards may have splits. Or a torch
+            dataset, or a list, of (image, label) or of mappings with the keys "image" and "label",
+            as of `datasets.load_dataset(...)`; its random transforms stay random. Images that are
+            open are returned as they are, but for `classes`, `image_size`, `channels` and
+            `per_class`.
         split: "train", "validation", "test", a usual word for one of them, or a folder's name.
         data_dir: Where named datasets are kept.
+        classes: Class names in label order. None means those that the data have (see
+            `dataset_classes`), or else the numbers of the labels.
         image_size: (height, width), or the side of a square, to resize and crop every image to; as
             the method `at` of the result does. None means the size of each image. If 64 images
             spread over the data have one size, an image of another size is an error.
-        channels: 1 or 3. None means 1 if 64 images spread over the data are all grayscale, and 3
-            otherwise. A color image in data that are read as grayscale is then an error.
+        channels: 1 or 3; of a torch dataset any number. None means 1 if 64 images spread over the
+            data are all grayscale, and 3 otherwise. A color image in data that are read as
+            grayscale is then an error.
         convert: Whether color images may become grayscale if `channels` is 1.
         per_class: Use at most this many random images of each class.
         on_error: "raise" an error at an image that cannot be decoded, or "skip" such images, for
@@ -70,6 +92,9 @@ def open_dataset(
         download: Whether a dataset of torchvision may be downloaded.
         labels: Whether the folders in a folder or a tar are classes. If not, all its images, at any
             depth, are one class. Other data keep their labels.
+        mean: Mean that floating-point images of a torch dataset are normalized by, a number or one
+            per channel.
+        std: Standard deviation that they are normalized by, like `mean`.
         progress: Show bars of what takes more than a second.
 
     Returns:
@@ -79,40 +104,138 @@ def open_dataset(
     Raises:
         FileNotFoundError: If there is no such file or folder.
         ValueError: If the data are of no kind above or of two, are empty or damaged, or an argument
-            is out of range. A `MissingSplitError` is one, if the data do not have the split, and so
-            is an `ImageDecodeError`, if the header of one of the first images cannot be read.
-            Damaged pixels raise it when the image is read.
+            is out of range, or of no use for these data. A `MissingSplitError` is one, if the data
+            do not have the split, and so is an `ImageDecodeError`, if the header of one of the
+            first images cannot be read. Damaged pixels raise it when the image is read.
 
     Example:
         >>> from nfaug import open_dataset
         >>> digits = open_dataset("digits", split="test")
         >>> len(digits), digits[0][0].shape, digits.classes[:3]
         (355, torch.Size([1, 8, 8]), ['0', '1', '2'])
+        >>> images = [(torch.zeros(3, 8, 8, dtype=torch.uint8), label) for label in (0, 1)]
+        >>> open_dataset(images, classes=["cat", "dog"], image_size=4)[1][0].shape
+        torch.Size([3, 4, 4])
     """
-    if not isinstance(data, str | os.PathLike) or not os.fspath(data):
+    if (mean is None) != (std is None):
+        raise ValueError(f"mean and std must be given together; got mean={mean} and std={std}")
+    wanted = Wanted(channels, None if image_size is None else as_size(image_size))
+    opened = images_of(data)
+    if isinstance(data, str | os.PathLike):
+        _refuse(data, mean=mean, std=std)
+        if channels not in (None, 1, 3):
+            raise ValueError(f"channels must be 1 (grayscale), 3 (RGB) or None; got {channels!r}")
+        folder = None if data_dir is None else os.path.expanduser(data_dir)
+        request = Request(os.fspath(data), split, folder, download, labels, progress)
+        images = _images(_source(request), wanted, convert, on_error, progress)
+    elif opened is None:
+        check_dataset(data)
+        _refuse(data, split=split, data_dir=data_dir, download=download, labels=labels)
+        moments = normalization_of(data) if mean is None else (mean, std)
+        source = DatasetSource(data, classes, moments=moments, progress=progress)
+        images = _images(source, wanted, convert, on_error, progress)
+    else:
+        _refuse(data, split=split, data_dir=data_dir, download=download, labels=labels)
+        _refuse(data, on_error=on_error, mean=mean, std=std)
+        images = opened
+        if wanted != Wanted():
+            images = images.suited(wanted, None, convert=convert, progress=progress)
+    if classes is not None:
+        images = images.named(classes)
+    if per_class is not None:
+        images, _ = images.split(per_class=per_class, seed=seed)
+    return images
+
+
+_DEFAULTS = {"split": "train", "labels": True, "download": False, "on_error": "raise"}
+
+
+def _refuse(data: Any, **arguments: Any) -> None:
+    """Raise ValueError for an argument that is given and of no use for these data."""
+    for name, value in arguments.items():
+        default = _DEFAULTS.get(name)
+        if value is not default and not (isinstance(value, str) and value == default):
+            kind = repr(os.fspath(data)) if isinstance(data, str | os.PathLike) else ""
+            raise ValueError(
+                f"{name} is of no use for {kind or f'a {type(data).__name__}'}; leave it out. Got "
+                f"{value!r:.40}"
+            )
+
+
+def _images(source: Source, wanted: Wanted, convert: bool, on_error: str, progress: bool) -> Images:
+    """The images of a source, in the view that is wanted.
+
+    Raises:
+        ValueError: There is no image, a label is out of range, or one of the first images has
+            channels that are not converted.
+    """
+    if on_error not in ("raise", "skip"):
+        raise ValueError(f"on_error must be 'raise' or 'skip'; got {on_error!r}")
+    rows = torch.arange(len(source.targets))
+    skipped: list[str] = []
+    where = source.where
+    if on_error == "skip" and len(rows):
+        # All images are decoded once here, so every process sees the same length and labels.
+        decodable = torch.tensor(list(_decodable(source, progress)))
+        skipped = [source.name(index) for index in rows[~decodable].tolist()]
+        rows = rows[decodable]
+    if skipped:
+        where = f"{where} (without {len(skipped)} images that cannot be decoded)"
+    if not len(rows):
+        raise ValueError(f"{where} holds no images")
+    labels = source.targets[rows]
+    count = len(source.classes)
+    wrong = labels[(labels < 0) | (labels >= count)]
+    if len(wrong):
         raise ValueError(
-            f"data must be {DATA_SOURCES}; got {data!r} (pass a torch dataset to wrap_dataset)"
+            f"labels must be 0..{count - 1} for {count} classes; {where} has the label "
+            f"{int(wrong[0])}"
         )
-    if channels not in (None, 1, 3):
-        raise ValueError(f"channels must be 1 (grayscale), 3 (RGB) or None; got {channels!r}")
-    folder = None if data_dir is None else os.path.expanduser(data_dir)
-    with progress_bar(None, f"opening {printable(os.fspath(data))}", shown=progress):
-        reader = _reader(Request(os.fspath(data), split, folder, download, labels, progress))
-    dataset = assemble(
-        reader,
-        image_size=image_size,
-        channels=channels,
-        convert=convert,
-        on_error=on_error,
+    if wanted.channels is not None and wanted.image_size is not None and convert:
+        view = View(wanted.channels, wanted.image_size)  # no header is needed for it
+    else:
+        headers = {}
+        first = rows[spread(len(rows), PEEKS)].tolist()
+        with progress_bar(len(first), "first images", "image", shown=progress) as bar:
+            for row in first:
+                headers[source.name(row)] = source.header(row)
+                bar.update()
+        view = View.for_(wanted, headers, None, convert=convert)
+    return Images(source, view, rows, skipped)
+
+
+def _decodable(source: Source, progress: bool) -> Iterator[bool]:
+    """Whether each image can be decoded.
+
+    All pixels are decoded, since the header of a truncated file is whole.
+    """
+
+    def decodes(index: int) -> bool:
+        try:
+            source.read(index)
+        except ImageDecodeError:
+            return False
+        return True
+
+    return run_over(
+        decodes,
+        range(len(source.targets)),
+        "checking images",
+        threads=source.threads,
         progress=progress,
     )
-    if per_class is not None:
-        dataset, _ = split_per_class(dataset, per_class, seed)
-    return dataset
 
 
-def _reader(request: Request) -> Reader:
-    """The reader of a name, or else of a file or a folder."""
+def _source(request: Request) -> Source:
+    """The source of what is asked for, with a bar."""
+    if not request.data:
+        raise ValueError(f"data must be {DATA_SOURCES}, or a torch dataset; got {request.data!r}")
+    with progress_bar(None, f"opening {printable(request.data)}", shown=request.progress):
+        return _of_a_name(request)
+
+
+def _of_a_name(request: Request) -> Source:
+    """The source of a name, or else of a file or a folder."""
     if request.data == "digits":
         return open_digits(request)
     if request.data.lower().startswith("builtin:"):
@@ -124,9 +247,9 @@ def _reader(request: Request) -> Reader:
         raise _read_in_python(request, repr("/".join(repository[:2])))
     path = request.path
     if path.is_dir():
-        return _folder_reader(path, request)
+        return _folder_source(path, request)
     if path.is_file():
-        return _file_reader(path, request)
+        return _file_source(path, request)
     if path.exists():  # a pipe, which has no end
         raise _no_images(request.data)
     names = ["digits"]
@@ -138,8 +261,8 @@ def _reader(request: Request) -> Reader:
     )
 
 
-def _file_reader(path: Path, request: Request) -> Reader:
-    """The reader of a file."""
+def _file_source(path: Path, request: Request) -> Source:
+    """The source of a file."""
     name = path.name.lower()
     if name.endswith(_TARS):
         return open_tar(path, request)
@@ -150,8 +273,8 @@ def _file_reader(path: Path, request: Request) -> Reader:
     raise _no_images(request.data)
 
 
-def _folder_reader(root: Path, request: Request) -> Reader:
-    """The reader of the only kind of data that a folder holds."""
+def _folder_source(root: Path, request: Request) -> Source:
+    """The source of the only kind of data that a folder holds."""
     all_files = list_files(root)
     found: dict[str, list[str]] = {}
     left = all_files

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, IterableDataset, Subset
+from torch.utils.data import DataLoader, IterableDataset, Subset
 
 from .classes import (
     dataset_classes,
@@ -20,86 +21,23 @@ from .classes import (
     numbered,
     own_attribute,
     stored_labels,
+    subset_rows,
 )
-from .decode import ImageDecodeError, upright
-from .images import LabelledImages, assemble, run_over
-from .readers import Reader, pixels_sha256, read_part
+from .files import ImageDecodeError, upright
+from .images import Images, run_over
+from .source import Source, pixels_sha256, read_part
 
 # Steps that may follow `Normalize`: they leave the scale of values as it is.
 _AFTER_NORMALIZE = ("RandomErasing", "ToPureTensor")
 _ROUNDING = 1e-3  # of a float in [0, 1] that was normalized, perhaps in half precision
 
 
-def wrap_dataset(
-    dataset: Dataset[Any] | Sequence[tuple[Any, int]],
-    *,
-    classes: Sequence[str] | None = None,
-    image_size: int | tuple[int, int] | None = None,
-    channels: int | None = None,
-    convert: bool = True,
-    mean: Sequence[float] | float | None = None,
-    std: Sequence[float] | float | None = None,
-    progress: bool = True,
-) -> LabelledImages:
-    """Convert a dataset, or a list, of (image, label) to what `open_dataset` returns.
-
-    Items may also be mappings with the keys "image" and "label", as in a Hugging Face `Dataset`.
-
-    An image is a PIL image, a uint8 tensor or array of shape (H, W) or (C, H, W) with any C, or a
-    floating-point one of that shape in [0, 1], which is rounded to 8 bits. A normalized one comes
-    back to [0, 1] by `mean` and `std`, or by those of torchvision's `Normalize` at the end of the
-    dataset's own transform. A PIL image is turned as its EXIF orientation says. Labels are those
-    that the dataset stores (see `stored_labels`) if three items agree with them; otherwise one pass
-    over the items collects them.
-
-    Args:
-        dataset: The dataset. Its random transforms stay random. A `LabelledImages` is returned
-            unchanged unless `classes`, `image_size` or `channels` is given.
-        classes: Class names. None means those that the dataset has (see `dataset_classes`), or
-            else the numbers of the labels.
-        image_size, channels, convert: As in `open_dataset`; any number of `channels`.
-        mean: Mean that floating-point images are normalized by, a number or one per channel.
-        std: Standard deviation that they are normalized by, like `mean`.
-        progress: Show bars of what takes more than a second.
-
-    Returns:
-        A dataset: item i is a uint8 tensor (C, H, W) and a label, an int in [0, K).
-
-    Raises:
-        ValueError: If items are of another form, labels are not 0..K-1, this is a loader or a path,
-            or only one of `mean` and `std` is given.
-
-    Example:
-        >>> from nfaug import wrap_dataset
-        >>> images = [(torch.zeros(3, 8, 8, dtype=torch.uint8), label) for label in (0, 1)]
-        >>> wrap_dataset(images, classes=["cat", "dog"], image_size=4)[1][0].shape
-        torch.Size([3, 4, 4])
-    """
-    if (mean is None) != (std is None):
-        raise ValueError(f"mean and std must be given together; got mean={mean} and std={std}")
-    images = labelled_images(dataset)
-    if images is not None and image_size is None and channels is None:
-        return images if classes is None else images.named(classes)
-    check_dataset(dataset)
-    moments: tuple[Any, Any] | None = (mean, std)
-    if mean is None:
-        moments = normalization_of(dataset)
-    reader = DatasetReader(dataset, classes, moments=moments, progress=progress)
-    return assemble(
-        reader, image_size=image_size, channels=channels, convert=convert, progress=progress
-    )
-
-
 def check_dataset(dataset: Any) -> None:
-    """Raise ValueError for a loader, a path, a stream, or a mapping of splits."""
+    """Raise ValueError for a loader, a stream, or a mapping of splits."""
     if isinstance(getattr(dataset, "loader", dataset), DataLoader):  # timm's wraps torch's
         raise ValueError(
             f"pass a dataset, not a {type(dataset).__name__}: loader.dataset, or for the images "
             "that a sampler draws torch.utils.data.Subset(loader.dataset, indices)"
-        )
-    if isinstance(dataset, str | os.PathLike):
-        raise ValueError(
-            f"pass a dataset, not a path or a name: nfaug.open_dataset({os.fspath(dataset)!r})"
         )
     indexed = hasattr(dataset, "__len__") and hasattr(dataset, "__getitem__")
     if isinstance(dataset, IterableDataset | Mapping) or not indexed:
@@ -109,7 +47,7 @@ def check_dataset(dataset: Any) -> None:
         )
 
 
-class DatasetReader(Reader):
+class DatasetSource(Source):
     """The items of a torch dataset.
 
     Args:
@@ -134,7 +72,7 @@ class DatasetReader(Reader):
             pair = [torch.as_tensor(values, dtype=torch.float32).flatten() for values in moments]
             self.moments = torch.stack(torch.broadcast_tensors(*pair))[:, :, None, None]
         self.where: str = f"the dataset ({type(dataset).__name__})"
-        self.images: LabelledImages | None = labelled_images(dataset)
+        self.images: Images | None = images_of(dataset)
         self.files: list[str] = []
         paths: list[str] | None = None
         if self.images is not None:
@@ -147,7 +85,11 @@ class DatasetReader(Reader):
             changed = labels is not None and not self._agrees(labels)
             if labels is None or changed:
                 read = run_over(
-                    self._label, len(dataset), "reading labels", threads=False, progress=progress
+                    self._label,
+                    range(len(dataset)),
+                    "reading labels",
+                    threads=False,
+                    progress=progress,
                 )
                 labels = list(read)
             targets = torch.as_tensor(labels, dtype=torch.int64)
@@ -166,28 +108,29 @@ class DatasetReader(Reader):
 
     def file(self, index: int) -> bytes | None:
         if self.images is not None:
-            return self.images.reader.file(int(self.images.indices[index]))
+            return self.images.source.file(int(self.images.rows[index]))
         if not self.files:
             return None
         return read_part(Path(self.files[index]), self.files[index])
 
-    def read_hashed(self, index: int) -> tuple[Image.Image | Tensor, bytes]:
-        if self.images is not None:  # whose hashes are those of the images as they are stored
-            return self.read(index), self.sha256(index)
-        return super().read_hashed(index)
-
-    def sha256(self, index: int, *, pixels: bool = False) -> bytes:
-        if self.images is not None:
-            return self.images.sha256(index, pixels=pixels)
-        content = None if pixels else self.file(index)
+    def digest(self, index: int) -> bytes:
+        if self.images is not None:  # whose digests are those of the images as they are stored
+            return self.images.digest(index)
+        content = self.file(index)
         if content is None:
             image, _ = self.item(index)  # whatever its label
             return pixels_sha256(self.image_of(image, index))
         return hashlib.sha256(content).digest()
 
+    def read_with_digest(self, index: int) -> tuple[Image.Image | Tensor, bytes]:
+        if self.images is not None:
+            return self.read(index), self.digest(index)
+        return super().read_with_digest(index)
+
     def shows_files(self) -> bool:
         """Whether items that come from files are the images in them, as far as this is known."""
-        return not any(own_attribute(source, "transform") for source in item_sources(self.dataset))
+        sources = item_sources(self.dataset)
+        return all(own_attribute(source, "transform") in (None, as_it_is) for source in sources)
 
     def item(self, index: int) -> tuple[Any, Any]:
         """The image and the label of item number `index`, as the dataset gives them."""
@@ -224,15 +167,44 @@ class DatasetReader(Reader):
         return as_label(label, self.name(index))
 
 
-def labelled_images(dataset: Any) -> LabelledImages | None:
-    """The images of a `LabelledImages` or of a torch `Subset` of one; None for other datasets."""
-    if isinstance(dataset, LabelledImages):
+def images_of(dataset: Any) -> Images | None:
+    """The images of an `Images` or of a torch `Subset` of one; None for other datasets."""
+    if isinstance(dataset, Images):
         return dataset
     if type(dataset) is Subset:  # a subclass may change items
-        images = labelled_images(dataset.dataset)
+        images = images_of(dataset.dataset)
         if images is not None:
-            return images.subset(torch.as_tensor(dataset.indices, dtype=torch.int64))
+            return images.subset(torch.as_tensor(subset_rows(dataset)))
     return None
+
+
+def split_transform(dataset: Any) -> tuple[Any, Callable[[Any], Any] | None]:
+    """A dataset without its transform, and the transform; also that of a Subset's dataset.
+
+    That of a dataset inside a wrapper stays: it is part of the wrapper's items.
+    """
+    if type(dataset) is Subset:  # a subclass may change items
+        inner, transform = split_transform(dataset.dataset)
+        if transform is None:
+            return dataset, None
+        return Subset(inner, dataset.indices), transform
+    transform = getattr(dataset, "__dict__", {}).get("transform")
+    if transform is None:
+        return dataset, None
+    plain = copy.copy(dataset)
+    plain.transform = as_it_is  # a dataset may call it without asking whether there is one
+    pair = getattr(plain, "transforms", None)
+    if hasattr(pair, "target_transform"):  # torchvision's pair: that of labels stays
+        plain.transforms = copy.copy(pair)
+        plain.transforms.transform = None
+    elif pair is not None:
+        plain.transforms = None
+    return plain, transform
+
+
+def as_it_is(*given: Any, **named: Any) -> Any:
+    """The image that a dataset passes to its transform; by name for albumentations."""
+    return named or given[0]
 
 
 def files_of(dataset: Any) -> tuple[list[str], list[str]]:
@@ -245,7 +217,7 @@ def files_of(dataset: Any) -> tuple[list[str], list[str]]:
         files, paths = files_of(dataset.dataset)
         if not files:
             return [], []
-        rows = [int(row) for row in dataset.indices]
+        rows = subset_rows(dataset)
         return [files[row] for row in rows], [paths[row] for row in rows]
     for holder in (dataset, own_attribute(dataset, "reader")):
         samples = own_attribute(holder, "samples")

@@ -5,10 +5,9 @@ from typing import TYPE_CHECKING
 from ..io.lazy import lazily
 
 if TYPE_CHECKING:
-    from .checkpoints import fit, fit_images, fit_source, open_fitted
+    from .checkpoints import fit, fit_images, fit_source, load_base, open_fitted, open_images
     from .classes import FittedClasses, fit_classes
     from .config import FitConfig, PCAConfig
-    from .opening import check_channels, common_size, load_base, open_images
     from .run import FinishedClasses, FitRun
 
 __all__ = [
@@ -17,8 +16,6 @@ __all__ = [
     "FitRun",
     "FittedClasses",
     "PCAConfig",
-    "check_channels",
-    "common_size",
     "fit",
     "fit_classes",
     "fit_images",
@@ -37,10 +34,8 @@ _MODULES = {
     "fit_classes": "classes",
     "FitConfig": "config",
     "PCAConfig": "config",
-    "check_channels": "opening",
-    "common_size": "opening",
-    "load_base": "opening",
-    "open_images": "opening",
+    "load_base": "checkpoints",
+    "open_images": "checkpoints",
     "FinishedClasses": "run",
     "FitRun": "run",
 }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import os
 import warnings
 from collections.abc import Mapping, Sequence
@@ -14,16 +15,19 @@ import torch
 from torch.utils.data import Dataset
 
 from ..checkpoint.autoencoder import AutoencoderSource, open_codec
-from ..checkpoint.checkpoint import Checkpoint
-from ..checkpoint.resolve import repository_name
+from ..checkpoint.checkpoint import Checkpoint, CheckpointConfig, load
+from ..checkpoint.manifest import read_manifest
+from ..checkpoint.resolve import repository_name, resolve
 from ..classes.fixed_point.config import FixedPointConfig
 from ..classes.gaussians import ClassGaussians
 from ..classes.pca import GEMM_CLASSES
 from ..classes.priors import PriorConfig
 from ..classes.statistics import ClassStatistics
-from ..data.batches import PassBatches
+from ..data.batches import decode
 from ..data.classes import check_class_sizes
-from ..data.images import LabelledImages, to_tensors
+from ..data.images import Images
+from ..data.open import open_dataset
+from ..data.view import SIDE, Wanted
 from ..flows.flow import Flow
 from ..io.progress import progress_bar
 from ..io.text import public_name
@@ -31,11 +35,11 @@ from ..run.device import pick_device
 from ..run.ranks import Ranks, joined
 from .classes import fit_classes
 from .config import FitConfig
-from .opening import common_size, load_base, open_images
 from .run import FinishedClasses, FitRun
 
 _MEASURED = 128  # images that the scale of an autoencoder's latents is measured on
 _DRAWN = 160  # largest default size of images that are drawn
+_LARGE = 512**2  # pixels of an image above which a size that nobody chose is a warning
 _MUCH = 4e9  # bytes of axes from which a warning says how much memory they take
 _PER_CLASS = 100  # images per class that a flow is fitted to before it is drawn
 
@@ -73,9 +77,9 @@ def fit(
         checkpoint: A checkpoint, a flow, or what `nfaug.load` takes: "builtin:NAME", a folder, or
             "owner/name" on the Hub.
         data: A dataset of (image, label), such as torchvision's ImageFolder, or a Hugging Face
-            `Dataset` with the columns `image` and `label`; see `nfaug.wrap_dataset`.
-            Labels are 0..K-1. A path or name is opened with `open_dataset`. For a part of the
-            images, such as what a sampler draws, pass a `torch.utils.data.Subset`.
+            `Dataset` with the columns `image` and `label`, or a path or a name; see
+            `nfaug.open_dataset`. Labels are 0..K-1. For a part of the images, such as what a
+            sampler draws, pass a `torch.utils.data.Subset`.
         image_size: For a flow of any size, such as "builtin:pixels": the side of a square or
             (height, width) to resize and crop to. By default the images' own size or, if they
             differ, a square of 128 pixels or of their median shorter side if that is smaller, with
@@ -143,7 +147,6 @@ def fit(
                 data,
                 image_size=image_size,
                 channels=channels,
-                convert=channels == 1,
                 mean=mean,
                 std=std,
                 progress=progress and ranks.main,
@@ -170,6 +173,81 @@ def fit(
     return fitted
 
 
+def load_base(
+    checkpoint: Flow | Checkpoint | str | os.PathLike[str],
+    autoencoder: AutoencoderSource | None = None,
+) -> Checkpoint:
+    """The checkpoint that a fit starts from, for the argument `checkpoint` of `fit`.
+
+    `autoencoder` is used here only for the name of a flow on latents, which is loaded with it.
+    Class Gaussians are not read: a fit does not use those of its start.
+    """
+    if isinstance(checkpoint, Checkpoint):
+        return checkpoint
+    if isinstance(checkpoint, Flow):
+        config = CheckpointConfig(checkpoint.config, autoencoder=checkpoint.codec.record)
+        return Checkpoint(checkpoint, config)
+    if not isinstance(checkpoint, str | os.PathLike):
+        raise TypeError(
+            'the checkpoint comes first, then the images, as in nfaug.fit("builtin:pixels", '
+            f"dataset); got {type(checkpoint).__name__} as the checkpoint"
+        )
+    source = os.fspath(checkpoint)
+    if autoencoder is not None:
+        manifest = read_manifest(resolve(source, whole=False))
+        if "autoencoder" not in manifest:  # the flow is on pixels
+            autoencoder = None
+    return load(source, autoencoder=autoencoder, gaussians=False)
+
+
+def open_images(
+    flow: Flow,
+    data: Any,
+    *,
+    image_size: int | tuple[int, int] | None = None,
+    channels: int | None = None,
+    progress: bool = True,
+    **reading: Any,
+) -> Images:
+    """Open a dataset at the size and with the channels that a flow takes.
+
+    Color images become gray for a flow of one channel only if `channels` is 1. The arguments are
+    those of `fit`; `reading` may hold others of `open_dataset`.
+
+    Raises:
+        ValueError: `image_size` or `channels` is given for a flow of others, or see
+            `open_dataset`.
+    """
+    wanted = flow.wanted.chosen(channels, image_size)
+    images = open_dataset(
+        data,
+        image_size=wanted.image_size,
+        channels=wanted.channels,
+        convert=channels == 1,
+        progress=progress,
+        **reading,
+    )
+    if image_size is None:
+        _warn_of_size(images)
+    return images.suited(wanted, convert=channels == 1, progress=progress)
+
+
+def _warn_of_size(images: Images) -> None:
+    """Say what a fit to large images takes, if their size is not one that was asked for."""
+    if not images.has_stored_size or math.prod(images.image_size) <= _LARGE:
+        return
+    height, width = images.image_size
+    an_image = 4 * images.channels * height * width  # float32
+    most = int(images.targets.bincount().max()) * an_image
+    warnings.warn(
+        f"the images are fitted at their own size, {height} x {width} pixels, of which each takes "
+        f"{an_image / 1e6:,.0f} MB of memory: the largest class {most / 1e9:,.1f} GB while it is "
+        "fitted, and the axes of each class up to half as much. image_size (--image-size), such as "
+        f"{SIDE}, takes less memory and time",
+        stacklevel=4,
+    )
+
+
 def _on_cpu() -> AbstractContextManager[Any]:
     """Make new tensors on the CPU, also if torch's default device is another, such as "meta"."""
     if torch.get_default_device().type == "cpu":
@@ -189,7 +267,7 @@ def fit_source(checkpoint: Any, data: Any) -> dict[str, str]:
 
 def fit_images(
     base: Checkpoint,
-    images: LabelledImages,
+    images: Images,
     config: FitConfig | None = None,
     *,
     autoencoder: AutoencoderSource | None = None,
@@ -229,7 +307,7 @@ def fit_images(
             finished = FinishedClasses(run.folder, base.flow, images, config)
         fitted = fit_classes(
             base.flow,
-            PassBatches(images),
+            images,
             images.classes,
             config,
             ranks=ranks,
@@ -267,7 +345,7 @@ def _solve(
     return ClassGaussians(means, variances, counts), {"kind": prior.kind, **solution}
 
 
-def _warn_of_memory(dim: int, images: LabelledImages, rank: int) -> None:
+def _warn_of_memory(dim: int, images: Images, rank: int) -> None:
     """Say how much memory the axes of many classes take, before hours of work."""
     sizes = images.targets.bincount(minlength=len(images.classes))
     axes = sizes.sub(1).clamp(max=rank)
@@ -290,37 +368,30 @@ def open_fitted(
     image_size: int | tuple[int, int] | None = None,
     autoencoder: str | os.PathLike[str] | None = None,
     **reading: Any,
-) -> tuple[Checkpoint, LabelledImages]:
+) -> tuple[Checkpoint, Images]:
     """Open images to draw variants of, with a flow that knows their classes.
 
     A flow without axes, or of other classes, is first fitted to up to 100 images of each class.
     The images have `image_size` or, by default, their stored size, scaled down until no side has
     more than 160 pixels. Arguments and errors are those of `open_images` and `fit`.
     """
-    any_size = base.flow.shape_free
-    size = image_size if any_size else None
-    images = open_images(base.flow, data, image_size=size, **reading)
+    images = open_dataset(data, **reading)
     is_fitted = base.pca is not None and tuple(images.classes) == base.config.classes
-    if is_fitted and images.channels != base.flow.codec.channels:
-        reading["channels"] = base.flow.codec.channels
-        images = open_images(base.flow, data, image_size=size, **reading)
-    if image_size is None:
-        height, width = (
-            images.image_size if any_size else common_size(images, _DRAWN, progress=True)
-        )
-        scale = min(1.0, _DRAWN / max(height, width))
-        image_size = (round(height * scale), round(width * scale))
+    known = Wanted()
+    if is_fitted or not base.flow.shape_free:
+        known = Wanted(base.flow.codec.channels)
+    drawn = images.suited(known.chosen(image_size=image_size), _DRAWN, shrink=True, progress=True)
     if not is_fitted:
         config = FitConfig(per_class=_PER_CLASS)
-        fitted = fit_images(base, images, config, autoencoder=autoencoder)
+        fitted = fit_images(base, open_images(base.flow, drawn), config, autoencoder=autoencoder)
         assert fitted is not None
         base = fitted
-    return base, images.at(image_size)
+    return base, drawn
 
 
 def _shaped(
     base: Checkpoint,
-    images: LabelledImages,
+    images: Images,
     autoencoder: AutoencoderSource | None,
     seed: int,
     progress: bool,
@@ -344,7 +415,7 @@ def _shaped(
         )
     choice = torch.Generator().manual_seed(seed)
     rows = torch.randperm(len(images), generator=choice)[:_MEASURED]
-    measured, _ = to_tensors(images.subset(rows), progress)
+    measured = decode(images.subset(rows), progress=progress)
     codec = open_codec(autoencoder, measured, device=flow.device, progress=progress)
     channels, height, width = codec.latent_shape
     flow = flow.with_shape(channels, (height, width))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -15,8 +16,9 @@ from ..classes.pca import ClasswisePCA
 from ..classes.pca_fit import fit_class
 from ..classes.pca_parts import ClassFit, PCAParts
 from ..classes.statistics import ClassStatistics
-from ..data.batches import Batches
+from ..data.batches import LabelledBatches, batches
 from ..data.choose import choose_of_class
+from ..data.images import Batch
 from ..flows.flow import Flow
 from ..io.progress import progress_bar
 from ..run.device import float64_device
@@ -48,7 +50,7 @@ class _Chosen(NamedTuple):
 @torch.no_grad()
 def fit_classes(
     flow: Flow,
-    data: Batches,
+    data: LabelledBatches,
     classes: Sequence[str],
     config: FitConfig,
     *,
@@ -81,7 +83,7 @@ def fit_classes(
     ranks = ranks or Ranks()
     num_classes = len(classes)
     own = [
-        _choose(data.labels, label, num_classes, config)
+        _choose(data.targets, label, num_classes, config)
         for label in range(ranks.rank, num_classes, ranks.count)
     ]
     if finished is None:
@@ -101,7 +103,7 @@ def fit_classes(
         for _ in items:  # none: it takes part in the collectives
             pass
         return None
-    sizes = torch.bincount(data.labels, minlength=num_classes).clamp(max=config.per_class)
+    sizes = torch.bincount(data.targets, minlength=num_classes).clamp(max=config.per_class)
     return _joined(items, sizes, flow.config.dim, config)
 
 
@@ -125,7 +127,7 @@ def _files(finished: FinishedClasses, own: Sequence[_Chosen], progress: bool) ->
 
 def _fit_each(
     flow: Flow,
-    data: Batches,
+    data: LabelledBatches,
     own: Sequence[_Chosen],
     missing: Sequence[_Chosen],
     config: FitConfig,
@@ -138,16 +140,19 @@ def _fit_each(
     with progress_bar(
         own_images, "fit", "image", shown=progress, initial=own_images - missing_images
     ) as bar:
-        orders = [chosen.rows for chosen in missing]
+        parts = [chosen.rows.split(config.batch_size) for chosen in missing]
+        # One stream for all classes, so that the next class is decoded while one is fitted.
+        every_part = itertools.chain.from_iterable(parts)
         # Closed at once after Ctrl-C, whose traceback would keep it.
-        with contextlib.closing(data.passes(orders, config.batch_size)) as passes:
-            for chosen, batches in zip(missing, passes, strict=True):
-                keep(chosen.label, _fit(flow, batches, chosen, config, bar))
+        with contextlib.closing(batches(data, every_part)) as stream:
+            for chosen, own_parts in zip(missing, parts, strict=True):
+                own_batches = itertools.islice(stream, len(own_parts))
+                keep(chosen.label, _fit(flow, own_batches, chosen, config, bar))
 
 
 def _fit(
     flow: Flow,
-    batches: Iterator[tuple[Tensor, Tensor]],
+    own_batches: Iterator[Batch],
     chosen: _Chosen,
     config: FitConfig,
     bar: Any,
@@ -162,7 +167,7 @@ def _fit(
     seed = chosen.generator.initial_seed()
     noise_generator = torch.Generator(flow.device).manual_seed(seed)
     latents: list[Tensor] = []
-    for images, labels in batches:
+    for images, labels in own_batches:
         batch = flow.codec.prepare(images.to(flow.device))
         if moments is not None:
             shape = (len(batch), *flow.config.shape)

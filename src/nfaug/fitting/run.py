@@ -13,7 +13,7 @@ from safetensors.torch import save
 from torch import Tensor
 
 from ..classes.pca_parts import ClassFit
-from ..data.images import LabelledImages
+from ..data.images import Images
 from ..flows.flow import Flow
 from ..io.atomic import check_output, write_bytes
 from ..io.facts import Facts
@@ -68,9 +68,9 @@ class FinishedClasses:
         config: The settings of the fit.
     """
 
-    def __init__(self, folder: Path, flow: Flow, images: LabelledImages, config: FitConfig) -> None:
+    def __init__(self, folder: Path, flow: Flow, images: Images, config: FitConfig) -> None:
         self.folder: Path = folder
-        self.images: LabelledImages = images
+        self.images: Images = images
         autoencoder = flow.codec.record
         self.facts: dict[str, Any] = {
             "nfaug": __version__,

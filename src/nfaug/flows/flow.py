@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from ..data.view import Wanted
 from ..io.progress import progress_bar
 from .backbone import Recompute
 from .codec import Codec, PixelCodec
@@ -127,6 +128,13 @@ class Flow(Layer):
     def dtype(self) -> torch.dtype:
         """The floating-point type of the flow's tensors."""
         return self._anchor.dtype
+
+    @property
+    def wanted(self) -> Wanted:
+        """The channels and the size of the images that it takes; a `shape_free` one takes any."""
+        if self.shape_free:
+            return Wanted()
+        return Wanted(self.codec.channels, self.codec.image_size)
 
     @property
     def shape_free(self) -> bool:

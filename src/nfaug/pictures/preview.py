@@ -46,7 +46,7 @@ def preview_grid(
 
     Args:
         checkpoint: A fitted checkpoint.
-        data: A dataset that `open_dataset` or `wrap_dataset` returned, of the checkpoint's classes,
+        data: A dataset that `open_dataset` returned, of the checkpoint's classes,
             at any size: the size at which a classifier is trained shows what it will see.
         variants: Number of variants. Where the gate leaves an image unchanged, it is the image.
         max_classes: The most rows.

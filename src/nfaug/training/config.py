@@ -26,7 +26,7 @@ class DataConfig:
 
     Args:
         image_size: Size to resize to: [height, width], or the side of a square; None for the size
-            of the data.
+            of the data, or at most 128 if they differ.
         channels: 1 for grayscale, 3 for RGB; None for the channels of the data.
         test_fraction: Share of each class that is held out for evaluation; classes of fewer than 20
             images hold none out.

@@ -15,11 +15,9 @@ from nfaug.checkpoint.autoencoder import open_codec
 from nfaug.checkpoint.checkpoint import Checkpoint, CheckpointConfig
 from nfaug.classes.gaussians import ClassGaussians
 from nfaug.classes.priors import PriorConfig
-from nfaug.data.augmentation import FlowAugmentation
-from nfaug.data.batches import Batches, MemoryBatches, open_batches
-from nfaug.data.choose import choose_of_class
-from nfaug.data.classes import check_class_sizes, check_same_classes
-from nfaug.data.images import LabelledImages, to_tensors
+from nfaug.data.batches import LabelledBatches, batches, decode, in_memory
+from nfaug.data.classes import check_class_sizes
+from nfaug.data.images import Images
 from nfaug.flows.config import FlowConfig
 from nfaug.flows.flow import Flow
 from nfaug.flows.latent_codec import LatentCodec
@@ -27,17 +25,15 @@ from nfaug.io.facts import Facts
 from nfaug.io.progress import progress_bar
 from nfaug.run.ranks import Ranks
 from nfaug.run.seeds import seed_of
-from nfaug.run.shared import shared_tensor
 
 from .config import TrainConfig, flat
 from .distributed import draw_noise
+from .latents import check_augmentation, latents_of
 from .metrics import class_statistics
 from .optimizer import FlowOptimizer
 from .snapshots import RunState, Snapshot
 
 _INIT_IMAGES = 512  # images for the data-dependent initialisation, or the scale of latents
-_ENCODED = 64  # the most images that an autoencoder encodes at a time
-_MIN_SPLIT = 20  # smaller classes hold nothing out
 
 
 @dataclass
@@ -84,20 +80,20 @@ class RunContext:
 
     config: TrainConfig
     ranks: Ranks
-    dataset: LabelledImages
+    dataset: Images
     classes: Sequence[str]
     noise_rng: torch.Generator
     choice_rng: torch.Generator
     flow_config: FlowConfig
     codec: LatentCodec | None
     shown: bool
-    data: Batches
-    test: Batches | None
+    data: LabelledBatches
+    test: LabelledBatches | None
 
     @property
     def steps_per_epoch(self) -> int:
         """Batches per epoch, the last and possibly smaller one included."""
-        return math.ceil(len(self.data.labels) / self.config.batch_size)
+        return math.ceil(len(self.data.targets) / self.config.batch_size)
 
     @functools.cached_property
     def fingerprint(self) -> str:
@@ -111,7 +107,7 @@ class RunContext:
         for name in ("seed", "batch_size", "prior.kind", "latent_noise"):
             fixed[name] = settings[name]
         fixed |= flat({"flow": self.flow_config.to_dict()})
-        fixed["images to train on"] = len(self.data.labels)
+        fixed["images to train on"] = len(self.data.targets)
         fixed["--data"] = self.dataset.fingerprint(len(self.dataset), progress=self.shown)
         fixed["device"] = self.ranks.device.type  # generators of GPUs have other states
         return Facts(fixed)
@@ -124,17 +120,18 @@ class RunContext:
             torch.default_generator.manual_seed(self.config.seed)
             flow = Flow(self.flow_config, codec=self.codec)
         flow = flow.to(self.ranks.device)
-        order = torch.randperm(len(self.data.labels), generator=self.choice_rng)[:_INIT_IMAGES]
+        order = torch.randperm(len(self.data.targets), generator=self.choice_rng)[:_INIT_IMAGES]
         augmentation = self.config.augmentation
         draws = augmentation.draw(len(order), self.noise_rng)
         noise = draw_noise(flow, len(order), self.noise_rng, augmentation.noise)
         if self.ranks.main:
-            batches = []
+            parts = order.split(self.config.batch_size)
+            read = []
             with progress_bar(len(order), "images to start from", "image", shown=self.shown) as bar:
-                for batch, _ in self.data.iterate(order, self.config.batch_size):
-                    batches.append(batch)
-                    bar.update(len(batch))
-            images = torch.cat(batches).to(self.ranks.device)
+                for batch in batches(self.data, parts):
+                    read.append(batch.images)
+                    bar.update(len(batch.labels))
+            images = torch.cat(read).to(self.ranks.device)
             # Without augmentation, pixels that vary only by shifts would get huge scales.
             prepared = flow.codec.prepare(augmentation.apply(images, draws))
             flow.initialize(flow.codec.dequantize(prepared, noise), progress=self.shown)
@@ -189,7 +186,7 @@ class RunContext:
             FixedPointDivergence: If a Gaussian leaves the range of positive finite numbers.
         """
         prior = config.entry
-        labels = self.data.labels
+        labels = self.data.targets
         num_classes = len(self.dataset.classes)
         counts: Tensor | None = None
         means = torch.zeros(1, flow.config.dim)
@@ -230,12 +227,12 @@ class RunContext:
 
 
 def open_context(
-    images: LabelledImages,
+    images: Images,
     config: TrainConfig,
     ranks: Ranks,
     start: Flow | None = None,
     *,
-    test_images: LabelledImages | None = None,
+    test_images: Images | None = None,
     progress: bool = True,
 ) -> RunContext:
     """Check the images, read those that fit in memory, and hold some out.
@@ -268,22 +265,28 @@ def open_context(
         channels, height, width = codec.latent_shape
         flow_config = FlowConfig(channels, (height, width), config.flow)
         codec = codec.for_flow(flow_config)
+        check_augmentation(config.augmentation)
     choice = torch.Generator().manual_seed(config.seed)
-    read = functools.partial(_read, config=config, ranks=ranks, codec=codec, shown=shown)
-    test: Batches | None = None
-    if test_images is not None:
-        _check_test(test_images, images)
-        test = read(test_images, mirrored=False)
-        data = read(images)
+    trained = images
+    if test_images is None:
+        test_images, trained = images.split(share=config.dataset.test_fraction, generator=choice)
     else:
-        rows, held_rows = hold_out(
-            images.targets, num_classes, config.dataset.test_fraction, choice
-        )
-        if len(held_rows):
-            test = read(images.subset(held_rows), mirrored=False)
-            data = read(images.subset(rows))
-        else:
-            data = read(images)
+        test_images.check_like(images)
+    read = functools.partial(
+        in_memory,
+        memory_gib=config.dataset.memory_gib,
+        workers=config.dataset.workers,
+        progress=shown,
+        seed=seed_of(config.seed, ranks.rank),
+        ranks=ranks,
+    )
+    test = read(test_images) if len(test_images) else None
+    data = read(trained)
+    if codec is not None:
+        mirrored = config.augmentation.hflip
+        if test is not None:
+            test = latents_of(test, codec, ranks, mirrored=False, progress=shown)
+        data = latents_of(data, codec, ranks, mirrored=mirrored, progress=shown)
     return RunContext(
         config,
         ranks,
@@ -300,14 +303,14 @@ def open_context(
 
 
 def _measured_codec(
-    images: LabelledImages, config: TrainConfig, ranks: Ranks, shown: bool
+    images: Images, config: TrainConfig, ranks: Ranks, shown: bool
 ) -> LatentCodec | None:
     """The codec of the autoencoder of the settings, if any, measured on some images."""
     if config.autoencoder is None:
         return None
     generator = torch.Generator().manual_seed(config.seed)
     order = torch.randperm(len(images), generator=generator)[:_INIT_IMAGES]
-    sample, _ = to_tensors(images.subset(order), shown)
+    sample = decode(images.subset(order), progress=shown)
     return open_codec(
         config.autoencoder,
         sample,
@@ -315,31 +318,6 @@ def _measured_codec(
         device=ranks.device,
         progress=shown,
     )
-
-
-def _check_test(held: LabelledImages, images: LabelledImages) -> None:
-    """Raise ValueError if images to evaluate on have other classes or another shape."""
-    check_same_classes(held.classes, images.classes)
-    shape = (images.channels, *images.image_size)
-    test_shape = (held.channels, *held.image_size)
-    if shape != test_shape:
-        raise ValueError(f"images to train on are {shape} and those of test_data {test_shape}")
-
-
-def hold_out(
-    labels: Tensor, num_classes: int, share: float, generator: torch.Generator
-) -> tuple[Tensor, Tensor]:
-    """Split rows at random into those to train on and a share of each class to evaluate on.
-
-    A class of fewer than 20 images holds none out; every class keeps at least two.
-    """
-    held = torch.zeros(len(labels), dtype=torch.bool)
-    for label in range(num_classes):
-        rows = choose_of_class(labels, label, len(labels), generator)  # of small classes, too
-        if len(rows) >= _MIN_SPLIT:
-            number = min(int(len(rows) * share), len(rows) - 2)
-            held[rows[:number]] = True
-    return (~held).nonzero().flatten(), held.nonzero().flatten()
 
 
 def _representative(
@@ -354,73 +332,3 @@ def _representative(
         missing = 2 - int(counts[label])
         order = torch.cat([order, others[:missing]])
     return order
-
-
-def _check_augmentation(augmentation: FlowAugmentation) -> None:
-    """Raise ValueError if an augmentation cannot apply to latents, which are computed once."""
-    for name in ("pad_crop", "rotation", "brightness", "contrast", "saturation"):
-        value = getattr(augmentation, name)
-        if value:
-            raise ValueError(
-                "latents of an autoencoder are computed once, and images cannot change later: set "
-                f"augmentation.{name} to 0; got {value}"
-            )
-
-
-def _read(
-    images: LabelledImages,
-    config: TrainConfig,
-    ranks: Ranks,
-    codec: LatentCodec | None,
-    shown: bool,
-    *,
-    mirrored: bool = True,
-) -> Batches:
-    """Batches of images, or of their latents if there is an autoencoder.
-
-    Images are encoded once, since an autoencoder costs an order of magnitude more than the flow.
-    The processes of a machine share the work and the memory (`shared_tensor`). Latents
-    (N, views, C, H, W) are kept as float16, whose rounding is below the noise. With `mirrored` and
-    `augmentation.hflip` the second view is the mirror image's latents, which differ from the
-    mirrored latents; `FlowAugmentation` draws one of the views.
-
-    Raises:
-        ValueError: If an augmentation cannot apply to latents.
-    """
-    if codec is not None:
-        _check_augmentation(config.augmentation)
-    data = open_batches(
-        images,
-        memory_gib=config.dataset.memory_gib,
-        workers=config.dataset.workers,
-        progress=shown,
-        seed=seed_of(config.seed, ranks.rank),
-        ranks=ranks,
-    )
-    if codec is None:
-        return data
-    count = len(data.labels)
-    views = 2 if mirrored and config.augmentation.hflip else 1
-    shape = (count, views, *codec.latent_shape)
-    at_once = min(_ENCODED, codec.images_at_once(ranks.device))
-    latents, rows = shared_tensor(shape, torch.float16, ranks, step=at_once)
-    error: Exception | None = None
-    try:
-        with progress_bar(len(rows), "latents", "image", shown=shown) as bar:
-            order = torch.arange(rows.start, rows.stop)
-            start = rows.start
-            for batch, _ in data.iterate(order, at_once):
-                batch = batch.to(ranks.device)
-                end = start + len(batch)
-                latents[start:end, 0] = codec.prepare(batch).to("cpu", torch.float16)
-                if views == 2:
-                    mirror_image = batch.flip(-1)
-                    latents[start:end, 1] = codec.prepare(mirror_image).to("cpu", torch.float16)
-                start = end
-                bar.update(len(batch))
-    except (OSError, ValueError) as met:
-        if ranks.count == 1:
-            raise
-        error = met
-    ranks.agree(error)
-    return MemoryBatches(latents, data.labels)

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from nfaug.data.batches import Batches
+from nfaug.data.batches import LabelledBatches, batches
 from nfaug.flows.flow import Flow
 from nfaug.run.ranks import Ranks
 
@@ -59,7 +59,7 @@ def draw_noise(flow: Flow, count: int, generator: torch.Generator, gaussian: flo
 
 
 def shared_batches(
-    data: Batches, order: Tensor, batch_size: int, ranks: Ranks | None = None
+    data: LabelledBatches, order: Tensor, batch_size: int, ranks: Ranks | None = None
 ) -> Iterator[Shard]:
     """Split every batch over the processes and yield this one's shards.
 
@@ -69,14 +69,12 @@ def shared_batches(
     if not len(order):
         return
     ranks = ranks or Ranks()
-    batches = order.split(batch_size)
+    whole = order.split(batch_size)
     shards: list[Tensor] = []
-    for batch in batches:
+    for batch in whole:
         shard = batch.tensor_split(ranks.count)[ranks.rank]
         shards.append(shard if len(shard) else batch[:1])
-    largest = max(len(shard) for shard in shards)
-    loaded = data.iterate(torch.cat(shards), largest)
-    for batch, (images, labels) in zip(batches, loaded, strict=True):
+    for batch, (images, labels) in zip(whole, batches(data, shards), strict=True):
         parts = batch.tensor_split(ranks.count)
         if len(parts[ranks.rank]):
             start = sum(len(part) for part in parts[: ranks.rank])

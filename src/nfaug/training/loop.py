@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from nfaug.classes.gaussians import ClassGaussians
+from nfaug.data.batches import batches
 from nfaug.flows.flow import Flow
 from nfaug.run.device import float64_device, to_device
 from nfaug.run.ranks import Ranks
@@ -114,7 +115,7 @@ class Loop:
         state = self.state
         data = self.context.data
         if state.order is None:
-            state.order = torch.randperm(len(data.labels), generator=state.choice_rng)
+            state.order = torch.randperm(len(data.targets), generator=state.choice_rng)
         remaining = state.order[state.position * self.config.batch_size :]
         for shard in shared_batches(data, remaining, self.config.batch_size, self.ranks):
             stop = self._step(shard)
@@ -238,8 +239,8 @@ class Loop:
     @torch.no_grad()
     def _is_finite(self, flow: Flow) -> bool:
         """Whether some images have finite latents; steps may be finite and the weights not."""
-        order = torch.arange(min(_PROBES, len(self.context.data.labels)))
-        for images, _ in self.context.data.iterate(order, _PROBES):
+        order = torch.arange(min(_PROBES, len(self.context.data.targets)))
+        for images, _ in batches(self.context.data, [order]):
             latents, _ = flow.encode(images.to(self.ranks.device))
             if not bool(latents.isfinite().all()):
                 return False

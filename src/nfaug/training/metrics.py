@@ -10,7 +10,7 @@ from torch import Tensor
 
 from nfaug.classes.gaussians import ClassGaussians
 from nfaug.classes.statistics import ClassStatistics
-from nfaug.data.batches import Batches
+from nfaug.data.batches import LabelledBatches
 from nfaug.flows.flow import Flow
 from nfaug.io.progress import progress_bar
 from nfaug.run.device import float64_device
@@ -35,7 +35,7 @@ class _Sums:
 def evaluate(
     flow: Flow,
     gaussians: ClassGaussians,
-    data: Batches,
+    data: LabelledBatches,
     *,
     batch_size: int = 256,
     seed: int = 0,
@@ -68,12 +68,12 @@ def evaluate(
     Raises:
         ValueError: If there are no images.
     """
-    if not len(data.labels):
+    if not len(data.targets):
         raise ValueError("there are no images to evaluate on")
     frozen = flow.freeze()
     device = frozen.device
     codec = frozen.codec
-    total = len(data.labels)
+    total = len(data.targets)
     single = gaussians.num_classes == 1
     generator = torch.Generator(device).manual_seed(seed)
     sums = _Sums()
@@ -123,7 +123,7 @@ def evaluate(
 @torch.no_grad()
 def class_statistics(
     flow: Flow,
-    data: Batches,
+    data: LabelledBatches,
     order: Tensor,
     num_classes: int,
     *,

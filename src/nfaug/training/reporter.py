@@ -34,7 +34,7 @@ class Reporter:
         self.context: RunContext = context
         self.folder: Path | None = folder if context.ranks.main else None
         self.tensorboard: TensorBoard | None = None
-        images = context.config.epochs * len(context.data.labels)
+        images = context.config.epochs * len(context.data.targets)
         self.bar: Any = progress_bar(images, "train", "image", shown=context.shown)
 
     def start(self, state: RunState) -> None:
@@ -105,7 +105,7 @@ class Reporter:
 
     def rewind(self, state: RunState) -> None:
         """Move to the state's step, at the start or after a rollback."""
-        position = (state.epoch - 1) * len(self.context.data.labels)
+        position = (state.epoch - 1) * len(self.context.data.targets)
         position += state.position * self.context.config.batch_size
         self.bar.reset()  # the clock, too: what came before took none of the bar's images
         self.bar.n = position

@@ -12,8 +12,9 @@ from torch.utils.data import Dataset
 
 from nfaug.checkpoint.checkpoint import Checkpoint, load
 from nfaug.data.classes import dataset_classes
-from nfaug.data.images import LabelledImages
-from nfaug.data.torch_datasets import wrap_dataset
+from nfaug.data.images import Images
+from nfaug.data.open import open_dataset
+from nfaug.data.view import Wanted
 from nfaug.fitting.classes import fit_classes
 from nfaug.fitting.config import FitConfig
 from nfaug.flows.codec import check_levels
@@ -55,7 +56,7 @@ def train(
     each batch, so the result is that of one process up to rounding.
 
     Args:
-        data: Images as `nfaug.wrap_dataset` takes them; labels 0..K-1. Data that fit in
+        data: Images as `nfaug.open_dataset` takes them; labels 0..K-1. Data that fit in
             memory are read once, so random transforms of the dataset are drawn once, and such a
             run cannot be resumed: use `config.augmentation`.
         out: Where the log, snapshots, pictures and TensorBoard's files go; all processes must see
@@ -122,7 +123,9 @@ def train_run(
     """
     ranks = run.ranks
     with warnings.catch_warnings():
-        images = _sized(wrap_dataset(data, progress=progress), config)
+        size = config.dataset.image_size
+        wanted = Wanted(config.dataset.channels, None if size is None else as_size(size))
+        images = open_dataset(data, progress=progress).suited(wanted, progress=progress)
         config = config.for_images(len(images))
         if not ranks.main:  # every process would repeat the same warnings
             warnings.simplefilter("ignore")
@@ -137,7 +140,10 @@ def train_run(
             names = dataset_classes(test_data)
             if names is None or dataset_classes(data) is None:  # there are none to compare
                 names = images.classes
-            test_images = _sized(wrap_dataset(test_data, classes=names, progress=progress), config)
+            test_images = open_dataset(test_data, classes=names, progress=progress)
+            if not images.has_stored_size:  # those to test on are then resized to the same size
+                wanted = Wanted(wanted.channels, images.image_size)
+            test_images = test_images.suited(wanted, progress=progress)
         context = open_context(
             images, config, ranks, flow, test_images=test_images, progress=progress
         )
@@ -168,20 +174,7 @@ def train_run(
     return result
 
 
-def _sized(images: LabelledImages, config: TrainConfig) -> LabelledImages:
-    """The images at the size of the settings; `nfaug train` opens them so."""
-    size, channels = config.dataset.image_size, config.dataset.channels
-    if channels not in (None, images.channels):
-        raise ValueError(
-            f"dataset.channels is {channels}, and the images have {images.channels}: read them "
-            f"with channels={channels}"
-        )
-    if size is not None and (not images.has_one_size or images.image_size != as_size(size)):
-        return images.at(size)
-    return images
-
-
-def _config_of(checkpoint: Checkpoint, config: TrainConfig, images: LabelledImages) -> TrainConfig:
+def _config_of(checkpoint: Checkpoint, config: TrainConfig, images: Images) -> TrainConfig:
     """The settings of a run that starts from another flow, which fixes shape and noise."""
     codec = checkpoint.flow.codec
     backbone: Any = checkpoint.flow.config.backbone
@@ -248,7 +241,7 @@ def _finish(context: RunContext, state: RunState, source: Mapping[str, str]) -> 
     flow = optimizer.average.eval()
     flow.configure_training()  # it is used in float32, also where gradients are recorded
     training: dict[str, Any] = {
-        "images": len(context.data.labels),
+        "images": len(context.data.targets),
         "images_sha256": context.fingerprint,
         "epochs": state.history[-1]["epoch"],
         "steps": optimizer.steps,

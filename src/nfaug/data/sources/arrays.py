@@ -10,7 +10,7 @@ import torch
 
 from ...io.extras import optional_imports
 from ..classes import numbered, unique_names
-from ..readers import ArrayReader, Reader, Request
+from ..source import ArraySource, Request, Source
 from .layout import choose_split
 
 TEST_EVERY = 5
@@ -18,7 +18,7 @@ _UNPACKED = 2**26  # bytes that any file may unpack to
 _MOST_PACKED = 100  # times its size that a file may unpack to; pictures shrink to a tenth
 
 
-def open_npz(path: Path, request: Request) -> Reader:
+def open_npz(path: Path, request: Request) -> Source:
     """Read a .npz file with the arrays `images` and `labels`, and perhaps `classes`.
 
     Images are uint8 of shape (N, H, W), (N, H, W, C) or (N, C, H, W) with C = 1 or 3; labels are
@@ -58,7 +58,7 @@ def _check_unpacked(path: Path, size: int) -> None:
         )
 
 
-def open_digits(request: Request) -> Reader:
+def open_digits(request: Request) -> Source:
     """scikit-learn's 1,797 handwritten digits, 8 x 8 pixels, in a fixed split.
 
     Levels v in 0..16 become round(255 v / 16), in integer arithmetic. Images 4, 9, 14, ... of each
@@ -81,7 +81,7 @@ def open_digits(request: Request) -> Reader:
 
 def _in_memory(
     images: np.ndarray, labels: np.ndarray, where: str, classes: list[str] | None = None
-) -> Reader:
+) -> Source:
     """A reader of uint8 images (N, H, W) or (N, C, H, W) and their integer labels (N,)."""
     pixels = images[:, None] if images.ndim == 3 else images
     fits = pixels.dtype == np.uint8 and pixels.ndim == 4 and pixels.shape[1] in (1, 3)
@@ -92,7 +92,7 @@ def _in_memory(
             f"C = 1 or 3, and N integer labels; got {images.dtype} of shape {images.shape} and "
             f"{labels.dtype} of shape {labels.shape}"
         )
-    return ArrayReader(
+    return ArraySource(
         where=where,
         classes=classes or numbered(labels),
         targets=torch.from_numpy(labels.astype(np.int64)),

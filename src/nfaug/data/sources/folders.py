@@ -8,8 +8,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from ..decode import IMAGE_ENDINGS, ImageDecodeError
-from ..readers import FileReader, Reader, Request, read_part
+from ..files import IMAGE_ENDINGS, ImageDecodeError
+from ..source import FileSource, Request, Source, read_part
 from .contents import HEAD
 from .layout import arrange, check_class_folders, natural_key
 
@@ -18,7 +18,7 @@ _MOST_PATHS = 100
 
 def open_folder(
     root: Path, files: Sequence[str], unread: Sequence[str], request: Request
-) -> Reader:
+) -> Source:
     """The images of a folder; `files` are their relative paths, `unread` what is no data.
 
     Raises:
@@ -27,7 +27,7 @@ def open_folder(
     images = arrange(files, request.split, str(root), labels=request.labels)
     if request.labels:
         check_class_folders(images, unread, str(root))
-    return FolderReader(
+    return FolderSource(
         where=str(root),
         classes=images.classes,
         targets=images.targets,
@@ -37,7 +37,7 @@ def open_folder(
 
 
 @dataclass(eq=False, kw_only=True)
-class FolderReader(FileReader):
+class FolderSource(FileSource):
     """Image files in a folder."""
 
     root: Path

@@ -98,11 +98,12 @@ def choose_split(names: Iterable[str], split: str, where: str) -> str:
     return matching[0]
 
 
-def natural_key(name: str) -> tuple[list[str | int], str]:
+def natural_key(name: str) -> tuple[list[str | tuple[int, str]], str]:
     """Sort key that orders numbers by value and ignores case, as timm orders classes."""
-    parts: list[str | int] = list(re.split(r"([0-9]+)", name.lower()))
+    parts: list[str | tuple[int, str]] = list(re.split(r"([0-9]+)", name.lower()))
     for position in range(1, len(parts), 2):  # text and numbers alternate
-        parts[position] = int(parts[position])
+        digits = str(parts[position]).lstrip("0")
+        parts[position] = len(digits), digits  # Python reads at most 4,300 digits as a number
     return parts, name
 
 

@@ -6,8 +6,8 @@ from pathlib import Path
 
 from ...io.extras import optional_imports
 from ...io.text import did_you_mean
-from ..readers import Reader, Request
-from ..torch_datasets import DatasetReader
+from ..source import Request, Source
+from ..torch_datasets import DatasetSource
 from .layout import choose_split
 from .tars import open_tar
 
@@ -15,7 +15,7 @@ BUNDLED = Path(__file__).parents[2] / "builtin" / "images"
 TRAIN_AND_TEST = ("cifar10", "cifar100", "mnist", "kmnist", "fashion_mnist", "qmnist")
 
 
-def open_bundled(request: Request) -> Reader:
+def open_bundled(request: Request) -> Source:
     """Open `builtin:NAME`, images that come with nfaug in a tar of the splits train and test."""
     files = {f"builtin:{file.stem}": file for file in sorted(BUNDLED.glob("*/*.tar"))}
     file = files.get(request.data)
@@ -26,7 +26,7 @@ def open_bundled(request: Request) -> Reader:
     return open_tar(file, request)
 
 
-def open_torchvision(request: Request) -> Reader:
+def open_torchvision(request: Request) -> Source:
     """Open `torch/NAME` with `timm.data.create_dataset`; a hyphen in NAME is an underscore.
 
     Data are kept in `data_dir`, by default `~/.cache/nfaug/datasets`.
@@ -52,4 +52,4 @@ def open_torchvision(request: Request) -> Reader:
             f"timm could not open {request.data!r} (split={request.split!r}, data_dir={root!r}, "
             f"download={request.download}): {type(error).__name__}: {error}{meant}"
         ) from error
-    return DatasetReader(dataset, progress=request.progress)
+    return DatasetSource(dataset, progress=request.progress)

@@ -14,8 +14,8 @@ from torch import Tensor
 
 from ...io.errors import reading
 from ..classes import numbered, unique_names
-from ..decode import IMAGE_ENDINGS
-from ..readers import FileReader, Reader, Request, read_part
+from ..files import IMAGE_ENDINGS
+from ..source import FileSource, Request, Source, read_part
 from .contents import HEAD, is_image, sort_out, warn_of_unknown
 from .folders import is_hidden
 from .layout import arrange, check_class_folders, shards_of
@@ -41,7 +41,7 @@ class _Sample(NamedTuple):
 
     Attributes:
         path: The path of its image: that of the shard, then that in the shard.
-        place: The place of its image; see `MemberReader`.
+        place: The place of its image; see `MemberSource`.
         label: Its label.
     """
 
@@ -51,7 +51,7 @@ class _Sample(NamedTuple):
 
 
 @dataclass(eq=False, kw_only=True)
-class MemberReader(FileReader):
+class MemberSource(FileSource):
     """Files inside tars.
 
     Attributes:
@@ -70,7 +70,7 @@ class MemberReader(FileReader):
         return read_part(self.tars[number], self.name(index), offset, size)
 
 
-def open_tar(path: Path, request: Request) -> Reader:
+def open_tar(path: Path, request: Request) -> Source:
     """The images of a tar of class folders, or the samples of a single shard of WebDataset."""
     members = _members(path)
     if any(name.endswith(".cls") for name, _ in members):
@@ -90,7 +90,7 @@ def open_tar(path: Path, request: Request) -> Reader:
     for image_path in arranged.paths:
         member = files[arranged.folder + image_path]
         places.append((0, member.offset_data, member.size))
-    return MemberReader(
+    return MemberSource(
         where=str(path),
         classes=arranged.classes,
         targets=arranged.targets,
@@ -115,7 +115,7 @@ def _head(file: BinaryIO, member: tarfile.TarInfo) -> bytes:
     return file.read(min(HEAD, member.size))
 
 
-def open_webdataset(root: Path, files: Sequence[str], request: Request) -> Reader:
+def open_webdataset(root: Path, files: Sequence[str], request: Request) -> Source:
     """The samples of shards; `files` are their paths below the folder `root`.
 
     A sample consists of the files whose names are equal up to the first dot: an image, 000012.jpg,
@@ -133,7 +133,7 @@ def open_webdataset(root: Path, files: Sequence[str], request: Request) -> Reade
     if not samples:
         raise ValueError(f"{request.data} holds no samples of WebDataset, such as 0.jpg and 0.cls")
     targets = torch.tensor([sample.label for sample in samples])
-    return MemberReader(
+    return MemberSource(
         where=request.data,
         classes=_class_names(shards[0].parent, targets),
         targets=targets,

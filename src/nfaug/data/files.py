@@ -7,7 +7,6 @@ import io
 import re
 import warnings
 from collections.abc import Iterator
-from typing import NamedTuple
 
 import numpy as np
 from PIL import Image, ImageOps
@@ -40,13 +39,6 @@ class ImageDecodeError(ValueError):
     """An image that cannot be decoded. The message names it."""
 
 
-class Header(NamedTuple):
-    """What is known of an image without its pixels: PIL's mode, and its (height, width) upright."""
-
-    mode: str
-    size: tuple[int, int]
-
-
 def decode_image(data: bytes, name: str) -> Image.Image:
     """Decode an image file to 8 bits, upright as its EXIF orientation says.
 
@@ -66,10 +58,11 @@ def decode_image(data: bytes, name: str) -> Image.Image:
         return to_8_bits(image)
 
 
-def read_header(data: bytes, name: str) -> Header:
-    """The header of an image that `decode_image` would return, mostly without decoding it.
+def read_header(data: bytes, name: str) -> tuple[str, tuple[int, int]]:
+    """PIL's mode and the (height, width) upright of an image, mostly without decoding it.
 
-    Its pixels may be damaged. Arguments and errors are those of `decode_image`.
+    They are those of the image that `decode_image` would return, whose pixels may be damaged.
+    Arguments and errors are the same.
     """
     with _decoding(name):
         image = _opened(data)
@@ -81,7 +74,7 @@ def read_header(data: bytes, name: str) -> Header:
                 image = upright(image)
                 image.load()
         size = (image.width, image.height) if is_sideways else (image.height, image.width)
-        return Header(image.mode, size)
+        return image.mode, size
 
 
 def _opened(data: bytes) -> Image.Image:

@@ -1,4 +1,4 @@
-"""What a data source gives: a reader of stored images with their labels."""
+"""Where images are: a source of stored images with their labels."""
 
 from __future__ import annotations
 
@@ -13,24 +13,25 @@ from typing import ClassVar
 from PIL import Image
 from torch import Tensor
 
-from .decode import ImageDecodeError, decode_image, read_header, to_8_bits
-from .preprocess import as_pixels, channels_of, channels_of_mode, size_of, strips
+from .files import ImageDecodeError, decode_image, read_header, to_8_bits
+from .resize import as_pixels, channels_of, channels_of_mode, size_of, strips
+from .view import Header
 
 # Bytes of an image file. PIL accepts as many pixels of three bytes by default.
 _LARGEST = 2**29
 
 
 @dataclass(eq=False, kw_only=True)
-class Reader(ABC):
+class Source(ABC):
     """Stored images, with labels that need no decoding.
 
-    Readers hold no open file: they are copied into worker processes and shared by threads.
+    Sources hold no open file: they are copied into worker processes and shared by threads.
 
     Attributes:
         where: The name of the data in messages.
         classes: Class names in label order.
         targets: The label of every image, int64, shape (N,).
-        paths: For files, the path of every image below the folder of classes: "cat/1.png".
+        paths: For files, the path of each image below the folder of classes: "cat/1.png".
         threads: Whether `read` may be called from several threads at once, and gains from it.
     """
 
@@ -48,14 +49,14 @@ class Reader(ABC):
             ImageDecodeError: If it is damaged.
         """
 
-    def shape(self, index: int) -> tuple[int, tuple[int, int]]:
-        """Channels and (height, width) of the image; of a file, mostly without decoding it.
+    def header(self, index: int) -> Header:
+        """Channels and size of the image; of a file, mostly without decoding it.
 
         Raises:
             ImageDecodeError: If this cannot be read. Pixels may be damaged nevertheless.
         """
         image = self.read(index)
-        return channels_of(image), size_of(image)
+        return Header(channels_of(image), size_of(image))
 
     def name(self, index: int) -> str:
         """The name of an image in messages."""
@@ -65,29 +66,24 @@ class Reader(ABC):
         """The bytes of the image's file; None for an image without a path."""
         return None
 
-    def read_hashed(self, index: int) -> tuple[Image.Image | Tensor, bytes]:
-        """The image, and its `sha256`."""
+    def digest(self, index: int) -> bytes:
+        """SHA-256 of the image's file if it has a path, else of its pixels."""
+        content = self.file(index)
+        if content is None:
+            return pixels_sha256(self.read(index))
+        return hashlib.sha256(content).digest()
+
+    def read_with_digest(self, index: int) -> tuple[Image.Image | Tensor, bytes]:
+        """The image, and its `digest`, of which each is read once."""
         image = self.read(index)
         content = self.file(index)
         if content is None:
             return image, pixels_sha256(image)
         return image, hashlib.sha256(content).digest()
 
-    def sha256(self, index: int, *, pixels: bool = False) -> bytes:
-        """What tells the image from others: SHA-256 of its file if it has a path, else its pixels.
-
-        Args:
-            index: The image.
-            pixels: Whether its pixels are hashed in any case.
-        """
-        content = None if pixels else self.file(index)
-        if content is None:
-            return pixels_sha256(self.read(index))
-        return hashlib.sha256(content).digest()
-
 
 @dataclass(eq=False, kw_only=True)
-class FileReader(Reader):
+class FileSource(Source):
     """Encoded image files, each with a path."""
 
     paths: list[str]
@@ -107,18 +103,18 @@ class FileReader(Reader):
     def read(self, index: int) -> Image.Image:
         return decode_image(self.read_bytes(index), self.name(index))
 
-    def shape(self, index: int) -> tuple[int, tuple[int, int]]:
-        header = read_header(self.read_bytes(index), self.name(index))
-        return channels_of_mode(header.mode), header.size
+    def header(self, index: int) -> Header:
+        mode, size = read_header(self.read_bytes(index), self.name(index))
+        return Header(channels_of_mode(mode), size)
 
-    def read_hashed(self, index: int) -> tuple[Image.Image | Tensor, bytes]:
-        content = self.read_bytes(index)  # once
+    def read_with_digest(self, index: int) -> tuple[Image.Image | Tensor, bytes]:
+        content = self.read_bytes(index)
         image = decode_image(content, self.name(index))
         return image, hashlib.sha256(content).digest()
 
 
 @dataclass(eq=False, kw_only=True)
-class ArrayReader(Reader):
+class ArraySource(Source):
     """uint8 images (N, C, H, W) in memory."""
 
     images: Tensor

@@ -1,11 +1,9 @@
-"""Convert images of any size and mode to 8-bit tensors of one shape."""
+"""Gray levels of images as tensors: their channels, their size, and how both change."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import torch
@@ -14,16 +12,11 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from ..run.blocks import blocks
-from .decode import STRIP, row_strips, to_8_bits
+from .files import STRIP, row_strips
 
 # An image more than so many times as long as what is kept is cropped before it is resized.
 _LONGEST = 4
 _TIE = 2**-10  # of a gray level; see `round_levels`
-# What errors about images that differ in size propose.
-RESIZE = (
-    "pass --image-size, or in Python image_size=64 (nfaug.wrap_dataset and make_bank take it), to "
-    "resize and crop every image"
-)
 _GRAY_MODES = ("1", "L", "LA", "La")
 
 
@@ -47,98 +40,6 @@ def size_of(image: Image.Image | Tensor) -> tuple[int, int]:
     return image.height, image.width
 
 
-@dataclass(frozen=True)
-class Preprocess:
-    """Convert an image to a contiguous uint8 tensor of shape (channels, H, W).
-
-    16 bits are scaled to 8. Channels are converted between 1 and 3 as PIL does; transparency is
-    dropped. An image of another size is resized until its shorter side fits (bilinear,
-    antialiased), and its centre is cropped, which keeps the aspect ratio. Of an image more than
-    four times as long as what is kept, the centre is cropped first, and large images are converted
-    in strips: memory stays small.
-
-    Args:
-        channels: Channels of the result.
-        image_size: (H, W) of the result, in pixels; None for the size of each image.
-        convert: Whether a color image may become grayscale; if not, it is an error.
-        resize: Whether an image of another size is resized; if not, it is an error.
-    """
-
-    channels: int
-    image_size: tuple[int, int] | None
-    convert: bool = True
-    resize: bool = True
-
-    def __call__(self, image: Image.Image | Tensor, name: str) -> Tensor:
-        """Preprocess a PIL image or a uint8 tensor (C, H, W); `name` is for the messages.
-
-        Raises:
-            ValueError: If the image does not fit and must not be converted or resized.
-        """
-        self.check(channels_of(image), size_of(image), name)
-        kept = self.image_size or size_of(image)
-        image = _shortened(image, kept)
-        if not isinstance(image, Tensor):
-            image = to_8_bits(image)
-        if resized_size(size_of(image), kept) == size_of(image):
-            pixels = as_pixels(image, self.channels)
-        else:
-            pixels = self._resize(image, kept)
-        pixels = _centre(pixels, kept)
-        return pixels.expand(self.channels, -1, -1).contiguous()
-
-    def check(self, channels: int, size: tuple[int, int], name: str) -> None:
-        """Raise the errors of a call with an image of these channels and this (height, width)."""
-        if self.channels != channels and {self.channels, channels} != {1, 3}:
-            raise ValueError(
-                f"{name} has {channels} channels, expected {self.channels}; only 1 and 3 are "
-                "converted into each other"
-            )
-        if channels > self.channels and not self.convert:
-            raise ValueError(
-                f"{name} is a color image, and the data are read as grayscale: channels=1 "
-                "(--channels 1) converts it, and channels=3 reads all images as color"
-            )
-        if not self.resize and self.image_size not in (None, size):
-            height, width = size
-            H, W = self.image_size
-            raise ValueError(
-                f"{name} has {height} x {width} pixels, but the first image of the dataset has "
-                f"{H} x {W}; {RESIZE}"
-            )
-
-    def to_dict(self) -> dict[str, Any]:
-        """The settings that a checkpoint records, as JSON values."""
-        settings: dict[str, Any] = {
-            "channels": self.channels,
-            "image_size": None,
-            "resize": None,
-            "interpolation": None,
-            "crop": None,
-        }
-        if self.image_size is not None:
-            settings["image_size"] = list(self.image_size)
-        if self.resize:
-            settings["resize"] = "shorter side"
-            settings["interpolation"] = "bilinear, antialiased"
-            settings["crop"] = "centre"
-        return settings
-
-    def _resize(self, image: Image.Image | Tensor, kept: tuple[int, int]) -> Tensor:
-        """Resize until the shorter side fits; an image in grayscale keeps its one channel.
-
-        The rows of a large image are resized in strips, since a file of a few kB may have 2**27
-        pixels. Strips have the levels of the whole: `resize_levels` resizes rows first.
-        """
-        height, width = resized_size(size_of(image), kept)
-        channels = min(self.channels, channels_of(image))
-        rows = []
-        for strip in strips(image):
-            pixels = as_pixels(strip, channels)
-            rows.append(resize_levels(pixels, (pixels.shape[1], width)))
-        return resize_levels(torch.cat(rows, dim=1), (height, width))
-
-
 def resized_size(size: tuple[int, int], kept: tuple[int, int]) -> tuple[int, int]:
     """(height, width) of an image of this size after resizing, before the crop to what is kept."""
     height, width = size
@@ -147,7 +48,7 @@ def resized_size(size: tuple[int, int], kept: tuple[int, int]) -> tuple[int, int
     return max(H, round(height * scale)), max(W, round(width * scale))
 
 
-def _shortened(image: Image.Image | Tensor, kept: tuple[int, int]) -> Image.Image | Tensor:
+def shortened(image: Image.Image | Tensor, kept: tuple[int, int]) -> Image.Image | Tensor:
     """The image, cropped around its centre if it is much longer than what is kept of it.
 
     Otherwise an image of a single row would be resized to gigabytes.
@@ -162,13 +63,13 @@ def _shortened(image: Image.Image | Tensor, kept: tuple[int, int]) -> Image.Imag
     if (height, width) == size_of(image):
         return image
     if isinstance(image, Tensor):
-        return _centre(image, (height, width))
+        return centre(image, (height, width))
     left = (image.width - width) // 2
     top = (image.height - height) // 2
     return image.crop((left, top, left + width, top + height))
 
 
-def _centre(pixels: Tensor, size: tuple[int, int]) -> Tensor:
+def centre(pixels: Tensor, size: tuple[int, int]) -> Tensor:
     """The central `size` of an image (C, H, W)."""
     height, width = size
     top = (pixels.shape[1] - height) // 2
