@@ -1,6 +1,6 @@
 """How near the flow comes to results of the paper's released code, in golden files.
 
-    python benchmarks/golden.py tests/golden/mef_*.safetensors
+    python benchmarks/golden.py tests/fixtures/golden/mef_*.safetensors
 
 Each file holds weights under their released names, 8-bit images, and what the released code made of
 them: latents z, log-determinants, decoded latents (`reconstruction`), and decoded mixtures of

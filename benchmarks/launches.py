@@ -4,7 +4,7 @@
     python benchmarks/launches.py ../base
 
 A call of `NFAugment` and a training step run on a GPU that is pretended on the CPU
-(`tests/device_tools.py`), so that the code takes a GPU's path. A launch is an operation that
+(`tests/tools/device.py`), so that the code takes a GPU's path. A launch is an operation that
 computes; a convolution with bias counts as two, views and empty tensors as none. An upload is a
 copy from the CPU; one that is not `non_blocking` waits, as does whatever reads a value back. None
 of these depends on the batch. With another checkout its counts stand beside these. In a training
@@ -34,7 +34,7 @@ from torch.utils.data import TensorDataset
 HERE = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(HERE / "tests"))
 
-from device_tools import Pretended, pretended_gpu  # noqa: E402
+from tools.device import Pretended, pretended_gpu  # noqa: E402
 
 _EMPTY = {"empty", "empty_like", "empty_strided", "new_empty", "new_empty_strided"}
 _METADATA = _EMPTY | {"_unsafe_view", "resize_", "set_", "is_same_size", "scalar_tensor"}

@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 # First of all: its import sets the variables that huggingface_hub reads when it is imported.
-from hub_tools import hub, made, mine, pushed  # isort: split
+from tools.hub import hub, made, mine, pushed  # isort: split
 
 import signal
 from pathlib import Path
 from typing import Any
 
-import forked  # noqa: F401 - before a server of `multiprocessing` starts
 import pytest
+import tools.forked  # noqa: F401 - before a server of `multiprocessing` starts
 import torch
-from library_tools import missing_libraries
-from nfa_tools import CLASSES, NAMES, SIZE, Counted, TensorImages, checkpoint, images_of
 from PIL import Image
+from tools.libraries import missing_libraries
+from tools.nfa import CLASSES, NAMES, SIZE, Counted, TensorImages, checkpoint, images_of
 from torch import Tensor
 
 from nfaug.checkpoint.checkpoint import Checkpoint, load

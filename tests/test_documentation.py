@@ -14,7 +14,7 @@ paper's code saves it in `released.ckpt`:
 
   With NFAUG_AS_WRITTEN=1 each line runs in a process of its own, without these options, but those
   of `NOT_RUN`. NFAUG_TRAIN_PY is timm's own train.py. All pages then take hours on two cores.
-  A page of `ON_THE_HUB` has a Hub in memory, and else `tests/timm_train.py` as train.py.
+  A page of `ON_THE_HUB` has a Hub in memory, and else `tests/tools/timm_train.py` as train.py.
 
 - ```text, ```yaml, ```json and ```bibtex blocks are only shown. Other languages fail.
 """
@@ -39,16 +39,16 @@ from unittest import mock
 import pytest
 import timm
 import torch
-from command_tools import check_options
-from hub_tools import served
-from library_tools import OPTIONAL, needs
 from PIL import Image
-from released_tools import DIM, released
 from safetensors.torch import save_file
 from sybil import Document, Example, Region, Sybil
 from sybil.parsers.abstract.lexers import LexerCollection
 from sybil.parsers.markdown import CodeBlockParser, PythonCodeBlockParser
 from sybil.parsers.markdown.lexers import DirectiveInHTMLCommentLexer
+from tools.commands import check_options
+from tools.hub import served
+from tools.libraries import OPTIONAL, needs
+from tools.released import DIM, released
 
 import nfaug.cli
 
@@ -233,7 +233,7 @@ def script_exists(line: str) -> bool:
 def use_hub(request: pytest.FixtureRequest, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Give a page an empty Hub, and a script that calls timm as its own train.py does."""
     hub = request.getfixturevalue("hub")
-    shutil.copy(ROOT / "tests" / "timm_train.py", folder / "train.py")
+    shutil.copy(ROOT / "tests/tools/timm_train.py", folder / "train.py")
     monkeypatch.delenv("HF_HUB_OFFLINE")
     if AS_WRITTEN:  # in other processes
         serving = served(hub)

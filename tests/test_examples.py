@@ -17,8 +17,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-from library_tools import needs
-from nfa_tools import NAMES, checkpoint, write_images
+from tools.libraries import needs
+from tools.nfa import NAMES, checkpoint, write_images
 
 import nfaug
 from nfaug import Checkpoint, open_dataset

@@ -8,10 +8,10 @@ from typing import Any
 
 import pytest
 import torch
-from device_tools import pretended_gpu
-from library_tools import needs
-from nfa_tools import NAMES, Counted, TensorImages, images_of
 from PIL import Image
+from tools.device import pretended_gpu
+from tools.libraries import needs
+from tools.nfa import NAMES, Counted, TensorImages, images_of
 from torch.utils.data import TensorDataset
 from torchvision.datasets import ImageFolder
 from torchvision.transforms.functional import pil_to_tensor

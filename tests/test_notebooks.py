@@ -8,7 +8,7 @@ from types import ModuleType
 from typing import Any
 
 import pytest
-from library_tools import needs
+from tools.libraries import needs
 
 nbformat = needs("nbformat")
 

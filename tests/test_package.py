@@ -10,7 +10,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from library_tools import missing_libraries
+from tools.libraries import missing_libraries
 
 import nfaug
 from nfaug.io.text import public_name

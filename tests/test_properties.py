@@ -17,10 +17,10 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from data_tools import save
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from nfa_tools import NAMES
+from tools.images import save
+from tools.nfa import NAMES
 
 import nfaug
 from nfaug import MixConfig, open_dataset

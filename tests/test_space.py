@@ -7,10 +7,10 @@ import shlex
 from pathlib import Path
 
 import yaml
-from library_tools import needs
-from nfa_tools import write_images
 from PIL import Image
-from space_tools import SPACE, in_browser, served
+from tools.libraries import needs
+from tools.nfa import write_images
+from tools.space import SPACE, in_browser, served
 
 import nfaug
 

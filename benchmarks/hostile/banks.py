@@ -16,7 +16,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from nfa_tools import checkpoint, write_images
+from tools.nfa import checkpoint, write_images
 
 from nfaug.bank import BankDataset, make_bank
 from nfaug.data.open import open_dataset

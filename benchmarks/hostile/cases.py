@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
-from checkpoint_tools import MOST_BYTES, MOST_SECONDS, limit_memory
+from tools.checkpoint import MOST_BYTES, MOST_SECONDS, limit_memory
 
 __all__ = ["run_cases"]
 

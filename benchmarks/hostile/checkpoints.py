@@ -18,9 +18,9 @@ from typing import Any
 from unittest import mock
 
 import torch
-from checkpoint_tools import header_of, sign, with_header
-from nfa_tools import fit_pca
 from safetensors.torch import load_file, save_file
+from tools.checkpoint import header_of, sign, with_header
+from tools.nfa import fit_pca
 
 import nfaug
 from nfaug.checkpoint.checkpoint import Checkpoint, CheckpointConfig, load

@@ -18,7 +18,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from huggingface_hub import constants
-from nfa_tools import NAMES, write_images
+from tools.nfa import NAMES, write_images
 
 import nfaug
 from nfaug.bank import Bank

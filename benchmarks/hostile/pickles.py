@@ -12,9 +12,9 @@ from typing import Any
 
 import numpy as np
 import torch
-from autoencoder_tools import make_autoencoder
-from checkpoint_tools import sign
-from nfa_tools import write_images
+from tools.autoencoder import make_autoencoder
+from tools.checkpoint import sign
+from tools.nfa import write_images
 
 import nfaug
 from nfaug.bank import BankDataset

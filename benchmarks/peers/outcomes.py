@@ -7,7 +7,7 @@ import traceback
 from collections import Counter
 from dataclasses import dataclass, field
 
-import nfa_tools
+from tools import nfa
 from torch.utils.data import TensorDataset
 
 import nfaug
@@ -67,7 +67,7 @@ def message(error: BaseException) -> str:
 
 def fitted(channels: int = 3) -> nfaug.Checkpoint:
     """A checkpoint in pixels for three classes, fitted to 24 images."""
-    images, labels = nfa_tools.batch_of(24, channels=channels, size=(SIDE, SIDE))
+    images, labels = nfa.batch_of(24, channels=channels, size=(SIDE, SIDE))
     return nfaug.fit("builtin:pixels", TensorDataset(images, labels), progress=False)
 
 

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from unittest import mock
 
-import nfa_tools
+from tools import nfa
 
 import nfaug
 from nfaug.integrations.timm import run_script
@@ -70,8 +70,8 @@ def run(checkout: Path) -> Outcomes:
     outcomes = Outcomes()
     tried = set()
     with tempfile.TemporaryDirectory() as folder:
-        data = nfa_tools.write_images(Path(folder) / "data", 32, train=4, validation=2)
-        (data / "classes.txt").write_text("\n".join(nfa_tools.NAMES))
+        data = nfa.write_images(Path(folder) / "data", 32, train=4, validation=2)
+        (data / "classes.txt").write_text("\n".join(nfa.NAMES))
         checkpoint = nfaug.fit("builtin:pixels", str(data / "train"), progress=False)
         for case in cases():
             flag, *_ = case.split()

@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 import torch
-from nfa_tools import CLASSES, batch_of
+from tools.nfa import CLASSES, batch_of
 from torch import Tensor
 from torch.nn.functional import one_hot
 from torch.utils.data import DataLoader, default_collate

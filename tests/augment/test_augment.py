@@ -11,9 +11,9 @@ from typing import Any
 
 import pytest
 import torch
-from device_tools import Pretended, pretended_gpu
-from forked import run_python
-from nfa_tools import CLASSES, NAMES, SIZE, batch_of, checkpoint, images_of, tiny_flow
+from tools.device import Pretended, pretended_gpu
+from tools.forked import run_python
+from tools.nfa import CLASSES, NAMES, SIZE, batch_of, checkpoint, images_of, tiny_flow
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
@@ -407,7 +407,7 @@ def test_adds_nothing_to_a_model() -> None:
 
 
 def test_two_ranks_of_a_distributed_run(tmp_path: Path) -> None:
-    script = Path(__file__).parents[1] / "two_ranks.py"
+    script = Path(__file__).parents[1] / "tools/two_ranks.py"
     ran = run_python([script, tmp_path])
     assert ran.returncode == 0, ran.stderr
     runs = [torch.load(tmp_path / f"{rank}.pt") for rank in range(2)]

@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 import torch
-from device_tools import waiting_is_an_error
-from nfa_tools import CLASSES, batch_of, checkpoint
+from tools.device import waiting_is_an_error
+from tools.nfa import CLASSES, batch_of, checkpoint
 
 from nfaug.augment.transform import NFAugment
 

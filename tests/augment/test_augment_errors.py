@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from nfa_tools import (
+from tools.nfa import (
     CLASSES,
     NAMES,
     Config,

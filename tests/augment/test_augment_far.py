@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 import torch
-from device_tools import pretended_gpu
-from nfa_tools import CLASSES, NAMES, Counted, TensorImages, checkpoint, images_of
+from tools.device import pretended_gpu
+from tools.nfa import CLASSES, NAMES, Counted, TensorImages, checkpoint, images_of
 from torch import Tensor
 
 import nfaug

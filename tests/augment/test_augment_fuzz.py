@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from nfa_tools import CLASSES, batch_of, checkpoint, images_of
+from tools.nfa import CLASSES, batch_of, checkpoint, images_of
 from torch import Tensor
 
 from nfaug.augment.transform import NFAugment

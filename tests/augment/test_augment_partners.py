@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 
 import torch
-from nfa_tools import checkpoint, images_of
+from tools.nfa import checkpoint, images_of
 from torch import Tensor
 
 from nfaug.augment.draws import Draws, pick_in_memory

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import torch
-from nfa_tools import batch_of, checkpoint
+from tools.nfa import batch_of, checkpoint
 from torchvision import tv_tensors
 from torchvision.transforms import v2
 

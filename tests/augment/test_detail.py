@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from nfa_tools import CLASSES, TensorImages, checkpoint, images_of
+from tools.nfa import CLASSES, TensorImages, checkpoint, images_of
 from torch import Tensor
 
 import nfaug

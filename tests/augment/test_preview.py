@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from nfa_tools import Counted, TensorImages, images_of
+from tools.nfa import Counted, TensorImages, images_of
 
 import nfaug
 from nfaug.checkpoint.checkpoint import Checkpoint, sample_images

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from nfa_tools import CLASSES, batch_of, checkpoint, images_of, tiny_flow
+from tools.nfa import CLASSES, batch_of, checkpoint, images_of, tiny_flow
 from torch import Tensor
 from torch.nn import functional as F
 

@@ -12,7 +12,7 @@ import docstring_parser
 import numpy as np
 import pytest
 import torch
-from nfa_tools import checkpoint
+from tools.nfa import checkpoint
 
 from nfaug.augment.config import MixConfig, MixSettings
 from nfaug.augment.transform import NFAugment

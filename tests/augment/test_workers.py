@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from nfa_tools import batch_of, checkpoint
+from tools.nfa import batch_of, checkpoint
 from torch.utils.data import DataLoader, TensorDataset
 
 from nfaug.augment.transform import NFAugment

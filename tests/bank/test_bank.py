@@ -18,8 +18,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from bank_tools import READS_BEFORE, Pictures, contents, make, save_pictures
-from nfa_tools import NAMES, Counted, checkpoint, images_of, tiny_flow
+from tools.bank import READS_BEFORE, Pictures, contents, make, save_pictures
+from tools.nfa import NAMES, Counted, checkpoint, images_of, tiny_flow
 from torch.utils.data import DataLoader, Subset, TensorDataset, get_worker_info
 from torchvision.datasets import ImageFolder
 from torchvision.transforms.functional import pil_to_tensor

@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from bank_tools import Pictures, make, save_pictures
-from nfa_tools import NAMES, checkpoint, write_images
 from PIL import Image
+from tools.bank import Pictures, make, save_pictures
+from tools.nfa import NAMES, checkpoint, write_images
 from torch.utils.data import DataLoader, Dataset, Subset, TensorDataset
 from torchvision.datasets import DatasetFolder, ImageFolder, VisionDataset
 from torchvision.transforms import v2

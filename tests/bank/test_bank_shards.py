@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from bank_tools import READS_BEFORE, Pictures, contents, make
+from tools.bank import READS_BEFORE, Pictures, contents, make
 from torch.utils.data import Subset
 
 from nfaug.bank import Bank, BankDataset

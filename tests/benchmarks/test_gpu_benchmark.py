@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 import torch
-from device_tools import pretended_gpu
+from tools.device import pretended_gpu
 from torch.utils.data import TensorDataset
 
 import nfaug

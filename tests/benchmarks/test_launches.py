@@ -4,8 +4,8 @@ from typing import Any
 
 import pytest
 import torch
-from device_tools import pretended_gpu
-from nfa_tools import NAMES, TensorImages, batch_of, checkpoint
+from tools.device import pretended_gpu
+from tools.nfa import NAMES, TensorImages, batch_of, checkpoint
 from torch import Tensor, nn
 from torch.nn import functional as F
 

@@ -6,7 +6,7 @@ import re
 from pathlib import Path
 
 import pytest
-from forked import run_python
+from tools.forked import run_python
 
 ROOT = Path(__file__).resolve().parents[2]
 FOLDERS = (ROOT / "benchmarks", ROOT / "lab")

@@ -9,8 +9,8 @@ os.environ["NO_ALBUMENTATIONS_UPDATE"] = "1"  # no version check over the networ
 
 import numpy as np
 import pytest
-from library_tools import needs
-from nfa_tools import NAMES, checkpoint
+from tools.libraries import needs
+from tools.nfa import NAMES, checkpoint
 
 import nfaug
 from nfaug.checkpoint.checkpoint import Checkpoint, CheckpointConfig

@@ -13,8 +13,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from nfa_tools import CLASSES, NAMES, TensorImages, batch_of, checkpoint, fit_pca, images_of
 from PIL import Image
+from tools.nfa import CLASSES, NAMES, TensorImages, batch_of, checkpoint, fit_pca, images_of
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 from torchvision import tv_tensors

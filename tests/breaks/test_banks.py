@@ -19,9 +19,9 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from bank_tools import READS_BEFORE, Pictures, contents, make, save_pictures
-from nfa_tools import NAMES, TensorImages, batch_of, checkpoint
 from PIL import Image
+from tools.bank import READS_BEFORE, Pictures, contents, make, save_pictures
+from tools.nfa import NAMES, TensorImages, batch_of, checkpoint
 from torch.utils.data import DataLoader, Dataset, TensorDataset
 from torchvision.datasets import ImageFolder
 

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 import torch
-from checkpoint_tools import bounded
+from tools.checkpoint import bounded
 
 import nfaug
 from nfaug.io.errors import FileError

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 import torch
-from command_tools import Ran, run_main
+from tools.commands import Ran, run_main
 
 import nfaug
 from nfaug.run.device import pick_device

@@ -20,9 +20,9 @@ import numpy as np
 import pytest
 import timm
 import torch
-from nfa_tools import NAMES, TensorImages, images_of, write_images
 from PIL import Image
 from safetensors.torch import save_file
+from tools.nfa import NAMES, TensorImages, images_of, write_images
 
 from nfaug import open_dataset
 from nfaug.cli import main

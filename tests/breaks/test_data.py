@@ -17,12 +17,12 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from data_tools import png, save
-from library_tools import needs
-from nfa_tools import TensorImages, checkpoint
 from PIL import Image
 from timm.data import ScheduledTransformDataset
 from timm.data.loader import PrefetchLoader
+from tools.images import png, save
+from tools.libraries import needs
+from tools.nfa import TensorImages, checkpoint
 from torch.utils.data import (
     BatchSampler,
     ConcatDataset,

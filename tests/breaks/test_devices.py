@@ -1,4 +1,4 @@
-"""Breaks on a machine with a GPU, which is pretended here (`device_tools`)."""
+"""Breaks on a machine with a GPU, which is pretended here (`tools.device`)."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from device_tools import pretended_gpu, waiting_is_an_error
-from nfa_tools import NAMES, TensorImages, batch_of, checkpoint, tiny_flow
+from tools.device import pretended_gpu, waiting_is_an_error
+from tools.nfa import NAMES, TensorImages, batch_of, checkpoint, tiny_flow
 from torch import Tensor
 
 import nfaug

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from hub_tools import REPO, FakeHub
+from tools.hub import REPO, FakeHub
 
 import nfaug
 from nfaug.cli import main

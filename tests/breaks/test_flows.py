@@ -10,10 +10,10 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from autoencoder_tools import Evil, make_autoencoder, tiny_weights
-from checkpoint_tools import bounded
 from safetensors.torch import save_file
 from sklearn.datasets import load_sample_image
+from tools.autoencoder import Evil, make_autoencoder, tiny_weights
+from tools.checkpoint import bounded
 from torch import Tensor
 from torch.autograd import gradgradcheck
 from torch.nn.attention import SDPBackend, sdpa_kernel

@@ -15,10 +15,10 @@ from typing import Any
 
 import pytest
 import torch
-from checkpoint_tools import sign
-from hub_tools import OWNER, REPO, RUNTIME, FakeHub, augmented, httpx
 from huggingface_hub import constants
-from nfa_tools import TensorImages, images_of, tiny_flow
+from tools.checkpoint import sign
+from tools.hub import OWNER, REPO, RUNTIME, FakeHub, augmented, httpx
+from tools.nfa import TensorImages, images_of, tiny_flow
 
 import nfaug
 from nfaug.checkpoint.autoencoder import open_autoencoder

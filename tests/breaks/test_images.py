@@ -14,9 +14,9 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from checkpoint_tools import bounded
-from data_tools import png, save
 from PIL import Image
+from tools.checkpoint import bounded
+from tools.images import png, save
 
 from nfaug.data import files, resize
 from nfaug.data.batches import decode

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 from accelerate.data_loader import prepare_data_loader
-from nfa_tools import batch_of, checkpoint
+from tools.nfa import batch_of, checkpoint
 from torch.utils.data import DataLoader, DistributedSampler, TensorDataset
 
 from nfaug.augment.transform import NFAugment

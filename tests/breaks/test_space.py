@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from library_tools import needs
-from space_tools import in_browser, served
+from tools.libraries import needs
+from tools.space import in_browser, served
 
 import nfaug
 

@@ -11,9 +11,9 @@ from typing import Any
 
 import pytest
 import torch
-from checkpoint_tools import bounded, sign, with_header
-from nfa_tools import NAMES, images_of
 from safetensors.torch import load_file, save_file
+from tools.checkpoint import bounded, sign, with_header
+from tools.nfa import NAMES, images_of
 
 import nfaug
 from nfaug.checkpoint.checkpoint import Checkpoint, CheckpointConfig, load
@@ -24,7 +24,7 @@ from nfaug.flows.config import FlowConfig
 from nfaug.flows.flow import Flow
 from nfaug.flows.mef_config import MefConfig
 
-DATA = Path(__file__).parents[1] / "data"
+FIXTURES = Path(__file__).parents[1] / "fixtures"
 FILES = ["config.json", "gaussians.safetensors", "model.safetensors", "pca.safetensors"]
 
 
@@ -114,8 +114,8 @@ def test_figures_that_are_not_finite_are_null(tiny_checkpoint: Checkpoint, tmp_p
 
 
 def test_version_1_is_readable_for_ever() -> None:
-    expected = load_file(DATA / "checkpoint_v1_expected.safetensors")
-    checkpoint = load(DATA / "checkpoint_v1")
+    expected = load_file(FIXTURES / "checkpoint_v1_expected.safetensors")
+    checkpoint = load(FIXTURES / "checkpoint_v1")
     assert checkpoint.config.classes == ("cat", "dög", "eel")
     assert checkpoint.config.metrics["on"] == "36 held-out images"
     assert checkpoint.config.gaussians["update"] == "no_class_sum", "what it named released"
@@ -193,7 +193,7 @@ def test_a_flipped_byte(path: Path, name: str, place: float) -> None:
 
 def test_a_class_name_may_be_corrected_with_an_editor(path: Path) -> None:
     """Also in files of older versions, which hold a hash of the configuration."""
-    old = Path(shutil.copytree(DATA / "checkpoint_v1", path.parent / "old"))
+    old = Path(shutil.copytree(FIXTURES / "checkpoint_v1", path.parent / "old"))
     for folder in (path, old):
         text = (folder / "config.json").read_text()
         assert ("config_sha256" in text) == (folder == old)
@@ -223,14 +223,14 @@ def test_a_configuration_that_is_not_strict_json(path: Path, content: bytes) -> 
 def test_a_file_of_another_checkpoint(path: Path) -> None:
     for name in FILES[1:]:
         mine = (path / name).read_bytes()
-        shutil.copyfile(DATA / "checkpoint_v1" / name, path / name)
+        shutil.copyfile(FIXTURES / "checkpoint_v1" / name, path / name)
         for change in (lambda path: None, sign):
             change(path)
             with pytest.raises(CheckpointError, match=name):
                 load(path)
         (path / name).write_bytes(mine)
         sign(path)
-    shutil.copyfile(DATA / "checkpoint_v1" / "config.json", path / "config.json")
+    shutil.copyfile(FIXTURES / "checkpoint_v1" / "config.json", path / "config.json")
     with pytest.raises(CheckpointError, match="safetensors"):
         load(path)
 

@@ -9,10 +9,10 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from nfa_tools import NAMES as CLASS_NAMES
-from nfa_tools import images_of, write_images
-from released_tools import DIM, NAMES, golden, released
 from safetensors.torch import save_file
+from tools.nfa import NAMES as CLASS_NAMES
+from tools.nfa import images_of, write_images
+from tools.released import DIM, NAMES, golden, released
 
 import nfaug
 import nfaug.cli

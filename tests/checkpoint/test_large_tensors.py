@@ -6,7 +6,7 @@ import shutil
 from pathlib import Path
 
 import pytest
-from checkpoint_tools import bounded, sign, with_header
+from tools.checkpoint import bounded, sign, with_header
 
 from nfaug.checkpoint.checkpoint import load
 from nfaug.checkpoint.manifest import CheckpointError

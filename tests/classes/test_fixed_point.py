@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from released_tools import fixed_point
+from tools.released import fixed_point
 from torch import Tensor
 
 from lab.priors import objective

@@ -5,8 +5,8 @@ import warnings
 
 import pytest
 import torch
-from device_tools import pretended_gpu
-from nfa_tools import fit_pca
+from tools.device import pretended_gpu
+from tools.nfa import fit_pca
 from torch import Tensor
 
 from nfaug.classes.pca import ClasswisePCA

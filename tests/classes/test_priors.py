@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from nfa_tools import TensorImages
+from tools.nfa import TensorImages
 from torch import Tensor
 
 import nfaug

@@ -18,11 +18,11 @@ import pytest
 import timm
 import torch
 import yaml
-from command_tools import PHASES, Ran, run_main
-from hub_tools import FakeHub
-from nfa_tools import NAMES, TensorImages, batch_of, images_of, write_images
 from PIL import Image
 from safetensors.torch import save_file
+from tools.commands import PHASES, Ran, run_main
+from tools.hub import FakeHub
+from tools.nfa import NAMES, TensorImages, batch_of, images_of, write_images
 
 import nfaug
 from nfaug.commands import COMMANDS

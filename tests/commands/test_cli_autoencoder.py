@@ -6,9 +6,9 @@ import shutil
 from pathlib import Path
 
 import pytest
-from autoencoder_tools import make_autoencoder
-from command_tools import run_main
-from nfa_tools import write_images
+from tools.autoencoder import make_autoencoder
+from tools.commands import run_main
+from tools.nfa import write_images
 
 import nfaug
 from nfaug.checkpoint import autoencoder

@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 import torch
-from command_tools import run_main
-from nfa_tools import NAMES, TensorImages, batch_of, tiny_flow
+from tools.commands import run_main
+from tools.nfa import NAMES, TensorImages, batch_of, tiny_flow
 
 import nfaug
 from nfaug.commands.common import place

@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from command_tools import run_main
 from test_cli_sharing import run
+from tools.commands import run_main
 
 from nfaug.augment.config import MixConfig
 from nfaug.commands import bank, preview, timm

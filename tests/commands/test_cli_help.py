@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from command_tools import PHASES, Ran, run_main
+from tools.commands import PHASES, Ran, run_main
 
 from nfaug.commands import COMMANDS, TOPICS
 from nfaug.data.kinds import DATA_KINDS

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from hub_tools import FakeHub
+from tools.hub import FakeHub
 
 import nfaug
 from nfaug.cli import main

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hub_tools import FakeHub
+from tools.hub import FakeHub
 
 from nfaug.bank import Bank
 from nfaug.cli import main

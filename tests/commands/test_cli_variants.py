@@ -11,8 +11,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-from nfa_tools import write_images
 from PIL import Image
+from tools.nfa import write_images
 from torch import Tensor
 
 from nfaug import NFAugment

@@ -15,9 +15,9 @@ import numpy as np
 import pytest
 import timm
 import torch
-from nfa_tools import TensorImages, images_of
 from PIL import Image
 from safetensors.torch import save_file
+from tools.nfa import TensorImages, images_of
 
 import nfaug
 from nfaug.compare import CompareConfig, Comparison, compare, spec_augment, transform_of

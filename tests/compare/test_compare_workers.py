@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 import timm
 import torch
-from nfa_tools import TensorImages
 from safetensors.torch import save_file
+from tools.nfa import TensorImages
 
 from nfaug.compare import CompareConfig
 from nfaug.compare.images import read_images

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from nfa_tools import NAMES, TensorImages, images_of, write_images
+from tools.nfa import NAMES, TensorImages, images_of, write_images
 
 import nfaug
 from nfaug.compare import CompareConfig, compare, open_parts, read_images

@@ -12,9 +12,9 @@ import numpy as np
 import pytest
 import timm
 import torch
-from nfa_tools import TensorImages, batch_of, images_of, write_images
 from PIL import Image
 from safetensors.torch import save_file
+from tools.nfa import TensorImages, batch_of, images_of, write_images
 
 from nfaug.commands.compare import parser
 from nfaug.compare import CompareConfig, read_images

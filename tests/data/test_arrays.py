@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from data_tools import pixels
+from tools.images import pixels
 from torch.utils.data import TensorDataset
 
 import nfaug

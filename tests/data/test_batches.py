@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from nfa_tools import write_images
+from tools.nfa import write_images
 
 from nfaug.data.batches import batches
 from nfaug.data.open import open_dataset

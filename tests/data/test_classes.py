@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from data_tools import save
-from library_tools import needs
-from nfa_tools import checkpoint
+from tools.images import save
+from tools.libraries import needs
+from tools.nfa import checkpoint
 from torch.utils.data import ConcatDataset, Dataset, Subset, TensorDataset
 from torchvision.datasets import ImageFolder
 

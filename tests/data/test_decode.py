@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from data_tools import png
 from PIL import Image
+from tools.images import png
 
 from nfaug.data.batches import Streamed, batches
 from nfaug.data.files import ImageDecodeError, decode_image, read_header

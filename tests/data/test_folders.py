@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 import torch
-from data_tools import pixels, save
+from tools.images import pixels, save
 from torch.utils.data import DataLoader
 
 from nfaug.data.batches import decode

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from nfa_tools import write_images
+from tools.nfa import write_images
 from torch.utils.data import Subset, TensorDataset
 from torchvision.datasets import ImageFolder
 from torchvision.transforms import v2

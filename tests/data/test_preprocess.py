@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from data_tools import pixels, save
 from PIL import Image
+from tools.images import pixels, save
 from torch.nn import functional as F
 from torch.utils.data import DataLoader, Subset
 from torchvision.transforms import v2

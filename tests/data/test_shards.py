@@ -11,9 +11,9 @@ from pathlib import Path
 
 import pytest
 import torch
-from data_tools import png
-from library_tools import needs
-from nfa_tools import NAMES
+from tools.images import png
+from tools.libraries import needs
+from tools.nfa import NAMES
 
 from nfaug.data.images import Images
 from nfaug.data.open import open_dataset

@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import rank_tools
 import torch
-from nfa_tools import NAMES, TensorImages, batch_of, checkpoint, images_of
+from tools import ranks
+from tools.nfa import NAMES, TensorImages, batch_of, checkpoint, images_of
 
 import nfaug
 from nfaug.compare import CompareConfig, compare
@@ -83,7 +83,7 @@ def test_settings_of_all_tests_name_their_device() -> None:
 
 
 def test_settings_that_tests_share(tiny_config: TrainConfig) -> None:
-    for config in (tiny_config, rank_tools.CONFIG):
+    for config in (tiny_config, ranks.CONFIG):
         assert pick_device(config.device).type == "cpu"
 
 

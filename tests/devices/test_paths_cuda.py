@@ -16,8 +16,9 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from device_tools import pretended_gpu
-from nfa_tools import (
+from timm.data.mixup import Mixup
+from tools.device import pretended_gpu
+from tools.nfa import (
     CLASSES,
     NAMES,
     TensorImages,
@@ -27,7 +28,6 @@ from nfa_tools import (
     images_of,
     tiny_flow,
 )
-from timm.data.mixup import Mixup
 from torch import Tensor, nn
 
 import nfaug

@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 import torch
-from device_tools import pretended_gpu
-from nfa_tools import NAMES, TensorImages, batch_of, images_of, tiny_flow
+from tools.device import pretended_gpu
+from tools.nfa import NAMES, TensorImages, batch_of, images_of, tiny_flow
 
 import nfaug
 from nfaug.augment import engine

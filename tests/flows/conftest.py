@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from autoencoder_tools import make_autoencoder
-from nfa_tools import NAMES, TensorImages, images_of
+from tools.autoencoder import make_autoencoder
+from tools.nfa import NAMES, TensorImages, images_of
 
 from nfaug.flows import tiny_autoencoder
 

@@ -12,10 +12,10 @@ from typing import Any
 
 import pytest
 import torch
-from autoencoder_tools import Evil, make_autoencoder
-from library_tools import needs
-from nfa_tools import TensorImages
 from safetensors.torch import load_file, save_file
+from tools.autoencoder import Evil, make_autoencoder
+from tools.libraries import needs
+from tools.nfa import TensorImages
 from torch import Tensor
 
 import nfaug

@@ -91,7 +91,7 @@ def test_records_of_the_bundled_flows(name: str) -> None:
 
 
 def test_a_record_of_the_first_version_lacks_new_settings() -> None:
-    values = json.loads((ROOT / "tests/data/checkpoint_v1/config.json").read_text())["flow"]
+    values = json.loads((ROOT / "tests/fixtures/checkpoint_v1/config.json").read_text())["flow"]
     assert not {"squeeze", "max_scale"} & set(values)
     mef = MefConfig(steps=(1, 1), blocks=(1, 1), width=(8, 8), low_rank_above=8)
     assert FlowConfig.from_dict(values) == FlowConfig(3, (6, 7), mef)

@@ -17,7 +17,7 @@ from nfaug.flows.mef import MatrixExpCoupling
 from nfaug.flows.mef_config import MefConfig
 
 NAMES = ("rgb16", "gray16", "lowrank16", "attention16")
-FOLDER = Path(__file__).parents[1] / "golden"
+FOLDER = Path(__file__).parents[1] / "fixtures" / "golden"
 
 
 @dataclass

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from nfa_tools import NAMES, TensorImages, images_of
+from tools.nfa import NAMES, TensorImages, images_of
 from torch import Tensor
 
 import nfaug

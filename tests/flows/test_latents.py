@@ -12,11 +12,11 @@ from typing import Any
 
 import pytest
 import torch
-from autoencoder_tools import make_autoencoder
-from device_tools import pretended_gpu
-from hub_tools import FakeHub
-from nfa_tools import NAMES, TensorImages, images_of
 from PIL import Image
+from tools.autoencoder import make_autoencoder
+from tools.device import pretended_gpu
+from tools.hub import FakeHub
+from tools.nfa import NAMES, TensorImages, images_of
 from torch import Tensor, nn
 
 import nfaug

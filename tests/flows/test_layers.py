@@ -8,7 +8,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from device_tools import pretended_gpu
+from tools.device import pretended_gpu
 from torch import Tensor
 
 from nfaug.flows import networks

@@ -10,10 +10,10 @@ from typing import Any
 
 import pytest
 import torch
-from autoencoder_tools import SETTINGS, Evil, save_tiny, tiny_weights
-from library_tools import needs
-from nfa_tools import NAMES, TensorImages, write_images
 from safetensors.torch import save_file
+from tools.autoencoder import SETTINGS, Evil, save_tiny, tiny_weights
+from tools.libraries import needs
+from tools.nfa import NAMES, TensorImages, write_images
 from torch import Tensor, nn
 
 import nfaug

@@ -14,10 +14,10 @@ from typing import Any
 
 import pytest
 import torch
-from hub_tools import REPO, RUNTIME, FakeHub, augmented, httpx
 from huggingface_hub import HfApi, constants, hf_hub_download, scan_cache_dir
-from nfa_tools import TensorImages, batch_of, images_of, tiny_flow
-from nfa_tools import checkpoint as parts
+from tools.hub import REPO, RUNTIME, FakeHub, augmented, httpx
+from tools.nfa import TensorImages, batch_of, images_of, tiny_flow
+from tools.nfa import checkpoint as parts
 
 import nfaug
 from nfaug.checkpoint.checkpoint import Checkpoint, CheckpointConfig

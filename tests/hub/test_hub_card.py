@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import yaml
 from huggingface_hub import ModelCard
-from nfa_tools import checkpoint as parts
+from tools.nfa import checkpoint as parts
 
 from nfaug.checkpoint.checkpoint import CheckpointConfig
 from nfaug.classes.pca import ClasswisePCA

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from nfa_tools import NAMES, checkpoint, write_images
+from tools.nfa import NAMES, checkpoint, write_images
 
 from nfaug.checkpoint.checkpoint import Checkpoint, CheckpointConfig
 

@@ -17,8 +17,8 @@ os.environ["NO_ALBUMENTATIONS_UPDATE"] = "1"  # no version check over the networ
 import numpy as np
 import pytest
 import torch
-from library_tools import needs
-from nfa_tools import NAMES, checkpoint, images_of
+from tools.libraries import needs
+from tools.nfa import NAMES, checkpoint, images_of
 from torch.utils.data import DataLoader, Dataset, TensorDataset
 
 import nfaug

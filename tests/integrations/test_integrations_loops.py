@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from library_tools import needs
+from tools.libraries import needs
 
 EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
 LIBRARIES = {

@@ -11,7 +11,6 @@ import pytest
 import timm.data
 import torch
 from accelerate.data_loader import prepare_data_loader
-from nfa_tools import CLASSES, batch_of, checkpoint
 from timm.data import (
     FastCollateMixup,
     Mixup,
@@ -19,6 +18,7 @@ from timm.data import (
     create_dataset,
     create_loader,
 )
+from tools.nfa import CLASSES, batch_of, checkpoint
 from torch.utils.data import DataLoader, TensorDataset
 
 from nfaug.augment.transform import NFAugment
@@ -33,7 +33,7 @@ pytestmark = [
 ]
 
 ROOT = Path(__file__).resolve().parents[2]
-SCRIPT = Path(__file__).parents[1] / "timm_train.py"
+SCRIPT = Path(__file__).parents[1] / "tools/timm_train.py"
 CPU = torch.device("cpu")
 CLIP_MEAN, CLIP_STD = (0.481, 0.458, 0.408), (0.269, 0.261, 0.276)
 

@@ -11,7 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
-from forked import run_python
+from tools.forked import run_python
 
 import nfaug
 from nfaug.io.lock import OutputInUseError, lock_output

@@ -10,7 +10,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from device_tools import pretended_gpu
+from tools.device import pretended_gpu
 
 from nfaug.data.batches import default_workers
 from nfaug.run.blocks import blocks

@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from forked import run_python
-from nfa_tools import write_images
+from tools.forked import run_python
+from tools.nfa import write_images
 
 SCRIPTS = Path(__file__).parent / "scripts"
 Run = Callable[..., Any]

@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from nfa_tools import images_of
 from PIL import Image
+from tools.nfa import images_of
 
 
 @pytest.fixture

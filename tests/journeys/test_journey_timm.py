@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from forked import run_python
+from tools.forked import run_python
 
-SCRIPT = Path(__file__).parents[1] / "timm_train.py"
+SCRIPT = Path(__file__).parents[1] / "tools/timm_train.py"
 TORCHRUN = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", 2)
 
 

@@ -9,7 +9,7 @@ from typing import Any, get_args
 
 import pytest
 import torch
-from nfa_tools import TensorImages
+from tools.nfa import TensorImages
 from torch import Tensor
 
 from lab.priors import (

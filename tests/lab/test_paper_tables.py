@@ -12,8 +12,8 @@ from types import ModuleType
 import numpy as np
 import pytest
 import torch
-from forked import run_python
 from sklearn.datasets import load_digits
+from tools.forked import run_python
 
 import nfaug
 from nfaug.classes.fixed_point import FixedPointDivergence

@@ -14,9 +14,9 @@ import numpy as np
 import pytest
 import timm
 import torch
-from forked import run_python
 from PIL import Image
 from safetensors.torch import save_file
+from tools.forked import run_python
 
 import nfaug
 from nfaug.compare import Classifier, CompareConfig

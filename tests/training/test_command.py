@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import yaml
-from nfa_tools import write_images
+from tools.nfa import write_images
 
 import nfaug
 from nfaug.cli import main

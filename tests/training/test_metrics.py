@@ -4,7 +4,7 @@ import math
 
 import pytest
 import torch
-from nfa_tools import TensorImages, images_of
+from tools.nfa import TensorImages, images_of
 from torch import Tensor
 
 from nfaug.checkpoint.checkpoint import Checkpoint

@@ -10,9 +10,9 @@ from typing import NamedTuple
 
 import pytest
 import torch
-from forked import run_python
-from rank_tools import CONFIG, Rank, images, run_ranks, statistics, tensors_of
 from safetensors.torch import load_file
+from tools.forked import run_python
+from tools.ranks import CONFIG, Rank, images, run_ranks, statistics, tensors_of
 from torch import Tensor
 
 import nfaug

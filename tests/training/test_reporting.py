@@ -16,9 +16,9 @@ from typing import Any
 
 import pytest
 import torch
-from autoencoder_tools import make_autoencoder
-from nfa_tools import TensorImages, images_of
 from PIL import Image
+from tools.autoencoder import make_autoencoder
+from tools.nfa import TensorImages, images_of
 from torch import Tensor
 
 import nfaug

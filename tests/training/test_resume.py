@@ -17,9 +17,9 @@ from typing import Any
 import pytest
 import torch
 import yaml
-from kill_tools import killed_runs
-from nfa_tools import TensorImages
 from safetensors.torch import load_file
+from tools.kills import killed_runs
+from tools.nfa import TensorImages
 from torch import Tensor
 
 from nfaug import open_dataset

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import torch
-from nfa_tools import NAMES, TensorImages, images_of
+from tools.nfa import NAMES, TensorImages, images_of
 from torch import Tensor
 from torch.utils.data import TensorDataset
 from torchvision.transforms.functional import to_pil_image

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from nfa_tools import TensorImages
+from tools.nfa import TensorImages
 from torch import Tensor
 from torch.nn import functional as F
 

@@ -10,11 +10,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from nfa_tools import CLASSES, batch_of, checkpoint
 from torch import Tensor, nn
 from torch import distributed as dist
 
 from nfaug.augment.transform import NFAugment
+from tools.nfa import CLASSES, batch_of, checkpoint
 
 RANKS = 2
 

@@ -6,9 +6,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from library_tools import needs
 from safetensors.torch import save_file
 from torch import Tensor
+
+from tools.libraries import needs
 
 SETTINGS: dict[str, dict[str, Any]] = {
     "AutoencoderKL": {

@@ -6,11 +6,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from nfa_tools import NAMES, checkpoint, images_of
 from PIL import Image
 from torch.utils.data import Dataset
 
 from nfaug.bank import Bank, make_bank
+from tools.nfa import NAMES, checkpoint, images_of
 
 # Reads of 30 pictures before variants are made: labels, the first, headers, the hash of all.
 READS_BEFORE = 3 + 1 + 30 + 30

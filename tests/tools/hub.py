@@ -39,13 +39,13 @@ os.environ |= {
 }
 
 from huggingface_hub import constants, get_session, set_client_factory  # noqa: E402
-from nfa_tools import NAMES, batch_of  # noqa: E402
-from nfa_tools import checkpoint as parts  # noqa: E402
 
 import nfaug  # noqa: E402
 from nfaug.checkpoint.checkpoint import Checkpoint, CheckpointConfig  # noqa: E402
 from nfaug.classes.gaussians import ClassGaussians  # noqa: E402
 from nfaug.hub import push_to_hub  # noqa: E402
+from tools.nfa import NAMES, batch_of  # noqa: E402
+from tools.nfa import checkpoint as parts  # noqa: E402
 
 __all__ = [
     "OWNER",

@@ -13,11 +13,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from library_tools import needs
+
+from tools.libraries import needs
 
 __all__ = ["SPACE", "in_browser", "served"]
 
-SPACE = Path(__file__).parents[1] / "examples" / "space"
+SPACE = Path(__file__).parents[2] / "examples" / "space"
 
 
 @contextlib.contextmanager

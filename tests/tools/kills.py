@@ -17,7 +17,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from forked import run_python
+from tools.forked import run_python
 
 
 def killed_runs(words: list[str], out: Path, kills: int, seed: int) -> dict[str, object]:

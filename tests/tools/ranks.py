@@ -19,8 +19,6 @@ from typing import Any, NamedTuple
 from unittest import mock
 
 import torch
-from forked import run_python
-from nfa_tools import NAMES, TensorImages, images_of
 from safetensors.torch import save_file
 from torch import Tensor
 
@@ -39,6 +37,8 @@ from nfaug.run.shared import shared_tensor
 from nfaug.training import RunStopped, TrainConfig, TrainResult, loop, train
 from nfaug.training.config import DataConfig, OptimConfig, TrainPriorConfig
 from nfaug.training.metrics import class_statistics
+from tools.forked import run_python
+from tools.nfa import NAMES, TensorImages, images_of
 
 CONFIG = TrainConfig(
     epochs=2,  # of 5 steps, the last of one image: too few for two processes

@@ -10,7 +10,7 @@ from torch import Tensor
 
 __all__ = ["DIM", "NAMES", "fixed_point", "golden", "released"]
 
-FOLDER = Path(__file__).parent / "golden"
+FOLDER = Path(__file__).parents[1] / "fixtures" / "golden"
 NAMES = ("rgb16", "gray16", "lowrank16", "attention16")
 DIM = 3 * 16 * 16
 

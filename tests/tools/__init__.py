@@ -1,0 +1,1 @@
+"""What tests share: images, flows, a Hub in memory, a pretended GPU, and scripts to run."""
