@@ -289,8 +289,8 @@ def test_a_flow_sees_the_8_bit_images_that_it_was_fitted_to(size: tuple[int, int
         (normalized, Normalization(mean, std, 3)),
     ):
         labels = torch.arange(6) % CLASSES
-        batch = Batch(given, labels, labels >= 0)
-        encoded = engine.encode(batch, torch.arange(len(labels)), normalization, None)
+        batch = Batch(given, labels, labels >= 0, normalization)
+        encoded = engine.encode(batch, torch.arange(len(labels)), None)
         assert torch.equal(encoded.z, engine.on(given.device)[0].encode(expected)[0])
 
 

@@ -15,7 +15,7 @@ from torch import Tensor
 
 import nfaug
 from nfaug.augment import engine
-from nfaug.augment.counters import Outcome
+from nfaug.augment.counters import Outcome, outcomes
 from nfaug.augment.mixing import Batch
 from nfaug.augment.transform import NFAugment
 from nfaug.checkpoint.checkpoint import Checkpoint
@@ -135,10 +135,11 @@ def test_the_first_reason_of_an_image_counts() -> None:
     ok, chosen, finite, paired, inside, near = (position > number for number in range(6))
     labels = torch.zeros_like(position)
     nfa = NFAugment(checkpoint(), p=1.0, partners="memory")
-    batch = Batch(images_of(labels, seed=3), labels, ok)
-    encoded = nfa.engine.encode(batch, position, nfa.normalization, None)
+    batch = Batch(images_of(labels, seed=3), labels, ok, nfa.normalization)
+    encoded = nfa.engine.encode(batch, position, None)
     z = torch.where(finite[:, None, None, None], encoded.z, torch.inf)
     encoded = encoded._replace(z=z, inside=inside, near=near)
     draws = dataclasses.replace(nfa.draw(labels), index=position, chosen=chosen, paired=paired)
-    *_, outcome = nfa.engine.mix(encoded, draws, None)
+    checks = nfa.engine.mix(encoded, draws, None).checks
+    outcome = outcomes(ok, position, checks)
     assert [Outcome(code).name for code in outcome.tolist()] == [*reasons, "APPLIED"]

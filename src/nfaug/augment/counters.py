@@ -7,7 +7,7 @@ import mmap
 import threading
 from enum import IntEnum
 from multiprocessing.context import get_spawning_popen
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -17,7 +17,7 @@ _WORKERS = 256  # of a data loader, with the main process
 
 
 class Outcome(IntEnum):
-    """What became of an image in a call of `NFAugment`; `Engine.mix` has the order of reasons."""
+    """What became of an image in a call of `NFAugment`; `_REASONS` has their order."""
 
     UNCHOSEN = 0
     APPLIED = 1
@@ -26,6 +26,70 @@ class Outcome(IntEnum):
     GATED = 4
     FELL_BACK = 5
     NOT_FINITE = 6
+
+
+class Checks(NamedTuple):
+    """What must hold of each of n images, (n,) bool each. Only if all does, it is replaced.
+
+    Otherwise it goes out as it came in, and `_REASONS` has the order in which these are reasons.
+
+    Attributes:
+        ok: Its pixels are finite, and its label names a class.
+        chosen: It is to be augmented.
+        finite: Its variant is finite, as far as mixing goes.
+        changes: It has a partner, or gets noise.
+        inside: It and its variant lie within the gate.
+        near: The round trip of the flow is exact for it, or need not be.
+        decoded: Its variant is finite as an image.
+    """
+
+    ok: Tensor
+    chosen: Tensor
+    finite: Tensor
+    changes: Tensor
+    inside: Tensor
+    near: Tensor
+    decoded: Tensor
+
+    def hold(self) -> Tensor:
+        """Which images are replaced, (n,) bool."""
+        return torch.stack(self).all(0)
+
+    def found(self, rows: Tensor, **later: Tensor) -> Checks:
+        """These checks with what was found later, (m,) by name, of the images at these rows."""
+        new = {}
+        for name, holds in later.items():
+            old = getattr(self, name)
+            new[name] = old.index_copy(0, rows, old.index_select(0, rows) & holds)
+        return self._replace(**new)
+
+
+_REASONS = {  # the outcome of an image by the first check that does not hold
+    "ok": Outcome.NOT_FINITE,
+    "chosen": Outcome.UNCHOSEN,
+    "finite": Outcome.FELL_BACK,
+    "changes": Outcome.NO_PARTNER,
+    "inside": Outcome.GATED,
+    "near": Outcome.FAR,
+    "decoded": Outcome.FELL_BACK,
+}
+
+
+def outcomes(ok: Tensor, index: Tensor, checks: Checks | None) -> Tensor:
+    """The codes of the outcomes of a batch, (B,).
+
+    Args:
+        ok: (B,) bool, as in `Checks`.
+        index: (n,) positions of the images that were drawn. The others were not chosen.
+        checks: What held of these n images, or None if there are none.
+    """
+    codes = torch.where(ok, _REASONS["chosen"].value, _REASONS["ok"].value)
+    if checks is None:
+        return codes
+    drawn = torch.full_like(index, Outcome.APPLIED.value)
+    for name, reason in reversed(_REASONS.items()):
+        drawn.masked_fill_(~getattr(checks, name), reason.value)
+    return codes.index_copy_(0, index, drawn)
 
 
 class Counters:

@@ -19,11 +19,11 @@ from ..flows.flow import Flow
 from ..run.blocks import blocks
 from ..run.device import PerDevice, is_read_at_once
 from .box import Box, centre_box
-from .counters import Outcome
+from .counters import Checks
 from .detail import add_change
 from .draws import Draws
-from .mixing import Batch, Encoded, Mixture, find_partners, rows_where
-from .pixels import Normalization, all_finite, as_unit, resize
+from .mixing import Batch, Encoded, Mixed, Mixture, find_partners, rows_where
+from .pixels import all_finite, as_unit, resize
 from .regions import mix_by_region
 
 # A flow maps images unlike its training images to large latents, where float32 loses digits. Of
@@ -93,7 +93,6 @@ class Engine:
         self,
         batch: Batch,
         index: Tensor,
-        normalization: Normalization,
         gate: float | None,
         chosen: Tensor | None = None,
     ) -> Encoded:
@@ -102,7 +101,6 @@ class Engine:
         Args:
             batch: The batch.
             index: (n,) positions of the images to encode.
-            normalization: Normalization of the images.
             gate: Radius of the class's range; None for no gate.
             chosen: (n,) bool, the images that `mix` changes, if it is one call: of an autoencoder,
                 the CPU then decodes the latents of these alone.
@@ -112,7 +110,7 @@ class Engine:
         if self._is_replaced(batch.images):
             low = batch.images.index_select(0, index).contiguous()
         else:
-            low = self._levels(batch.images, index, normalization)
+            low = self._levels(batch, index)
         z = self.on(low.device)[0].latents(low)
         pca = self._axes(z)
         a, energy = pca.locate(z, labels)
@@ -127,9 +125,7 @@ class Engine:
         base[rows] = self._decode_unit(z[rows])
         return Encoded(z, a, labels, ok, inside, everywhere, low, base, place=None)
 
-    def mix(
-        self, encoded: Encoded, draws: Draws, gate: float | None
-    ) -> tuple[Encoded, Mixture, Tensor]:
+    def mix(self, encoded: Encoded, draws: Draws, gate: float | None) -> Mixed:
         """Mix latents with those of their partners.
 
         Args:
@@ -138,8 +134,7 @@ class Engine:
             gate: Radius of the class's range; None for no gate.
 
         Returns:
-            The latents of the variants with what these are to be compared with, the mixture, and
-            the code of each image's `Outcome`, (n,). `decode` may change APPLIED to FELL_BACK.
+            The variants, for `decode`.
         """
         pca = self._axes(encoded.z)
         b, paired = find_partners(encoded, draws, pca)
@@ -163,23 +158,21 @@ class Engine:
         if draws.noise.shape[1]:  # which needs no partner
             changes = encoded.ok
             noise = torch.where((draws.chosen & changes)[:, None], draws.noise, 0.0)
-        mixture = Mixture(b, delta, masks, noise, draws)
-        encoded, inside, finite = self._mixed(encoded, mixture, inside, gate)
-        outcome = torch.full_like(encoded.labels, Outcome.APPLIED.value)
-        ladder = (  # the first that does not hold decides
-            (encoded.ok, Outcome.NOT_FINITE),
-            (draws.chosen, Outcome.UNCHOSEN),
-            (finite, Outcome.FELL_BACK),
-            (changes, Outcome.NO_PARTNER),
-            (inside, Outcome.GATED),
-            (encoded.near, Outcome.FAR),
+        mixture = Mixture(b, delta, masks, noise, draws, gate)
+        encoded, inside, finite = self._mixed(encoded, mixture, inside)
+        checks = Checks(
+            ok=encoded.ok,
+            chosen=draws.chosen,
+            finite=finite,
+            changes=changes,
+            inside=inside,
+            near=encoded.near,
+            decoded=finite,  # so far
         )
-        for holds, otherwise in reversed(ladder):
-            outcome.masked_fill_(~holds, otherwise.value)
-        return encoded, mixture, outcome
+        return Mixed(encoded, mixture, checks)
 
     def _mixed(
-        self, encoded: Encoded, mixture: Mixture, inside: Tensor, gate: float | None
+        self, encoded: Encoded, mixture: Mixture, inside: Tensor
     ) -> tuple[Encoded, Tensor, Tensor]:
         """The latents of the variants, which of them the gate lets through, and which are finite.
 
@@ -187,8 +180,8 @@ class Engine:
         """
         pca = self._axes(encoded.z)
         z = mixture.latents(encoded, pca)
-        if mixture.masks is not None and gate is not None:
-            inside = inside & pca.gate(z, encoded.labels, radius=gate)
+        if mixture.masks is not None and mixture.gate is not None:
+            inside = inside & pca.gate(z, encoded.labels, radius=mixture.gate)
         if mixture.masks is not None and not self.codec.exact:
             # The detail that it loses goes where the image goes.
             low = encoded.low.clone()
@@ -196,69 +189,57 @@ class Engine:
         encoded = encoded._replace(z=mixture.add_noise(z, pca.scale))
         return encoded, inside, all_finite(encoded.z)
 
-    def decode(
-        self,
-        mixed: Encoded,
-        mixture: Mixture,
-        outcome: Tensor,
-        images: Tensor,
-        index: Tensor,
-        normalization: Normalization,
-        gate: float | None,
-    ) -> None:
-        """Decode the variants that are applied, and write them over their images.
+    def decode(self, batch: Batch, mixed: Mixed) -> tuple[Tensor, Checks]:
+        """Decode the variants that are to replace their images.
 
         Images of the flow's size become decode(z') if they are of 8 bits. To all others, and where
         the round trip is not exact, the change decode(z') - base is added (`add_change`).
 
         Args:
-            mixed: The latents of the variants.
-            mixture: How they were mixed.
-            outcome: (n,) codes, as `mix` returns them; FELL_BACK is written into it for variants
-                that are not finite.
-            images: (B, C, H, W) images of the batch.
-            index: (n,) positions of the variants in it.
-            normalization: Normalization of the images.
-            gate: Radius of the class's range; None for no gate.
+            batch: The batch.
+            mixed: The variants of n of its images, as `mix` returns them.
+
+        Returns:
+            A copy of the images, with variants in their places; and what holds of the n images.
         """
-        replaced = self._is_replaced(images)
+        images = batch.images.clone()
         is_8_bit = images.dtype == torch.uint8
-        may_fail = self._may_fail(normalization)
-        for rows in self._parts(rows_where(outcome == Outcome.APPLIED), mixed.labels):
+        index = mixed.mixture.draws.index
+        for rows in self._parts(rows_where(mixed.checks.hold()), mixed.encoded.labels):
             places = index.index_select(0, rows)
-            codes = outcome.index_select(0, rows)
-            if replaced:
-                new = self._images(mixed, mixture, rows, codes, gate)
+            z, checks = self._variants(mixed, rows)
+            if self._is_replaced(images):
+                new = self._images(z)
             else:
-                old = normalization.unit(images.index_select(0, places))
-                change = self._changes(mixed, mixture, rows, codes, gate)
-                new = add_change(old, change, mixed.low.index_select(0, rows), self._box(images))
+                change = self._changes(z, mixed.encoded.base.index_select(0, rows))
+                low = mixed.encoded.low.index_select(0, rows)
+                old = batch.normalization.unit(images.index_select(0, places))
+                new = add_change(old, change, low, self._box(images))
                 if is_8_bit:
                     new.mul_(255)
             if not is_8_bit:
-                new = normalization.undo(new).to(images.dtype)
-            if may_fail:
-                fails = (codes == Outcome.APPLIED) & ~all_finite(new)
-                codes.masked_fill_(fails, Outcome.FELL_BACK.value)
+                new = batch.normalization.undo(new).to(images.dtype)
+            if self._may_fail(batch):
+                checks = checks.found(rows, decoded=all_finite(new))
             if is_8_bit:
                 new.round_()  # after the check: conversion to 8 bits would hide NaN
-            _write(images, places, codes == Outcome.APPLIED, new)
-            outcome.index_copy_(0, rows, codes)
+            _write(images, places, checks.hold().index_select(0, rows), new)
+            mixed = mixed._replace(checks=checks)
+        return images, mixed.checks
 
-    def _images(
-        self, mixed: Encoded, mixture: Mixture, rows: Tensor, codes: Tensor, gate: float | None
-    ) -> Tensor:
-        """The variants at these rows, (m, C, H, W), in gray levels."""
-        return self._decode_unit(mixed.z.index_select(0, rows)).mul_(255)
+    def _variants(self, mixed: Mixed, rows: Tensor) -> tuple[Tensor, Checks]:
+        """The latents of the variants at these rows, (m, C, H, W); and what holds of all n."""
+        return mixed.encoded.z.index_select(0, rows), mixed.checks
 
-    def _changes(
-        self, mixed: Encoded, mixture: Mixture, rows: Tensor, codes: Tensor, gate: float | None
-    ) -> Tensor:
-        """What the variants at these rows add to their images, (m, C, h, w), in [-1, 1]."""
-        new = self._decode_unit(mixed.z.index_select(0, rows))
-        return new.sub_(as_unit(mixed.base.index_select(0, rows)))
+    def _images(self, z: Tensor) -> Tensor:
+        """Variants in gray levels, of their latents, which may be overwritten."""
+        return self._decode_unit(z).mul_(255)
 
-    def _may_fail(self, normalization: Normalization) -> bool:
+    def _changes(self, z: Tensor, base: Tensor) -> Tensor:
+        """What variants add to their images, (m, C, h, w), in [-1, 1]."""
+        return self._decode_unit(z).sub_(as_unit(base))
+
+    def _may_fail(self, batch: Batch) -> bool:
         """Whether a variant of finite latents may have values that are not finite."""
         return True
 
@@ -278,7 +259,7 @@ class Engine:
         """The part of the images that the flow sees: a fit crops images so."""
         return centre_box((images.shape[-2], images.shape[-1]), self.codec.image_size)
 
-    def _levels(self, images: Tensor, index: Tensor, normalization: Normalization) -> Tensor:
+    def _levels(self, batch: Batch, index: Tensor) -> Tensor:
         """Gray levels of images (n,) cropped and resized to the flow's size.
 
         They are uint8 if the round trip of the flow is exact.
@@ -287,8 +268,8 @@ class Engine:
         gate are those of 8-bit images, which were resized as such.
         """
         size = self.codec.image_size
-        left, top, right, bottom = self._box(images)
-        images = images[..., top:bottom, left:right]
+        left, top, right, bottom = self._box(batch.images)
+        images = batch.images[..., top:bottom, left:right]
         parts: Iterable[slice] = [slice(None)]
         if len(index) and is_read_at_once(index.device):
             parts = blocks(len(index), 4 * math.prod(images.shape[1:]))
@@ -296,12 +277,12 @@ class Engine:
         for rows in parts:
             part = images.index_select(0, index[rows])
             if not self.codec.exact:
-                unit = resize(normalization.unit(part), size)
+                unit = resize(batch.normalization.unit(part), size)
                 # Images with NaN stay unchanged, whatever their levels are.
                 levels.append(unit.mul_(255).clamp_(0, 255).nan_to_num_(0.0))
                 continue
             if part.dtype != torch.uint8:
-                unit = normalization.unit(part).clamp(0, 1).nan_to_num_(0.0)
+                unit = batch.normalization.unit(part).clamp(0, 1).nan_to_num_(0.0)
                 part = round_levels(unit.mul_(255)).to(torch.uint8)
             levels.append(resize_levels(part, size))
         return torch.cat(levels)

@@ -9,7 +9,9 @@ from torch import Tensor
 
 from ..classes.pca import ClasswisePCA
 from ..run.device import is_read_at_once
+from .counters import Checks
 from .draws import Draws
+from .pixels import Normalization
 from .regions import mix_by_region
 
 _SELF_MATCH = 1e-2  # relative distance: the memory is float16, and convolutions may use TF32
@@ -26,11 +28,13 @@ class Batch(NamedTuple):
         labels: (B,) int64 in [0, K), the class of each image.
         ok: (B,) bool, whether an image has such a class and finite pixels. Others stay as they are,
             and are no partners.
+        normalization: That of the images.
     """
 
     images: Tensor
     labels: Tensor
     ok: Tensor
+    normalization: Normalization
 
 
 class Encoded(NamedTuple):
@@ -124,6 +128,7 @@ class Mixture(NamedTuple):
         masks: (n, h, w) masks over positions, 0 for images that are not moved; or None.
         noise: (n, d), 0 for images that get none; or None.
         draws: The draws, which say where partners come from.
+        gate: Radius of the class's range for variants, or None for no gate.
     """
 
     b: Tensor
@@ -131,6 +136,7 @@ class Mixture(NamedTuple):
     masks: Tensor | None
     noise: Tensor | None
     draws: Draws
+    gate: float | None
 
     def latents(self, encoded: Encoded, pca: ClasswisePCA, rows: Tensor | None = None) -> Tensor:
         """The latents of the variants at these positions, None for all; (m, C, H, W).
@@ -180,6 +186,20 @@ class Mixture(NamedTuple):
             z2[known] = rebuilt
             return z2
         return torch.where(stored[:, None, None, None], rebuilt, z2)
+
+
+class Mixed(NamedTuple):
+    """Variants of n images before they are decoded.
+
+    Attributes:
+        encoded: Their latents, with what these are to be compared with.
+        mixture: How they are mixed.
+        checks: Which of them are to replace their images.
+    """
+
+    encoded: Encoded
+    mixture: Mixture
+    checks: Checks
 
 
 def _taken(values: Tensor, rows: Tensor | None) -> Tensor:

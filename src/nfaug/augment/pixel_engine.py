@@ -11,9 +11,9 @@ from ..classes.pca import ClasswisePCA, rows_by_class
 from ..flows.flow import Flow
 from ..run.blocks import blocks
 from ..run.device import PerDevice, is_read_at_once
-from .counters import Outcome
+from .counters import Checks
 from .engine import Engine
-from .mixing import Batch, Encoded, Mixture
+from .mixing import Batch, Encoded, Mixed, Mixture
 from .pixels import Normalization
 
 _LEAST = 8  # images of a class at a time, since their axes are read once
@@ -24,8 +24,8 @@ class PixelEngine(Engine):
 
     The flow is an affine map of gray levels u, v = (u + 1/2)/128 - 1, and mixing is affine. So the
     pixels are mixed, along axes that are rescaled to them, and variants are written class by class,
-    without a tensor of all latents: `mix` decides how, and `decode` mixes, and may change APPLIED
-    to GATED. Pixels are gray levels in uint8, or intensities u / 255 of floating-point images of
+    without a tensor of all latents: `mix` decides how, and `decode` mixes, and asks the gate about
+    regions. Pixels are gray levels in uint8, or intensities u / 255 of floating-point images of
     the fit's size. They are not rounded there, and their round trip is exact.
     """
 
@@ -54,7 +54,6 @@ class PixelEngine(Engine):
         self,
         batch: Batch,
         index: Tensor,
-        normalization: Normalization,
         gate: float | None,
         chosen: Tensor | None = None,
     ) -> Encoded:
@@ -65,9 +64,10 @@ class PixelEngine(Engine):
         labels = batch.labels.index_select(0, index)
         ok = batch.ok.index_select(0, index)
         images = batch.images
+        normalization = batch.normalization
         place = None
         if not self._is_replaced(images):
-            pixels = self._levels(images, index, normalization)
+            pixels = self._levels(batch, index)
         elif _is_as_mixed(images, normalization):
             pixels = images
             place = index
@@ -84,30 +84,30 @@ class PixelEngine(Engine):
         return Encoded(pixels, a, labels, ok, inside, everywhere, pixels, pixels, place)
 
     def _mixed(
-        self, encoded: Encoded, mixture: Mixture, inside: Tensor, gate: float | None
+        self, encoded: Encoded, mixture: Mixture, inside: Tensor
     ) -> tuple[Encoded, Tensor, Tensor]:
         return encoded, inside, mixture.is_finite(self._axes(encoded.z).scale)
 
-    def _images(
-        self, mixed: Encoded, mixture: Mixture, rows: Tensor, codes: Tensor, gate: float | None
-    ) -> Tensor:
-        """Pixels of variants, from black to white; GATED is written into the codes (m,)."""
-        pca = self._axes(mixed.z)
-        pixels = mixture.latents(mixed, pca, rows)
-        if mixture.masks is not None and gate is not None:
-            inside = pca.gate(pixels, mixed.labels.index_select(0, rows), radius=gate)
-            codes.masked_fill_((codes == Outcome.APPLIED) & ~inside, Outcome.GATED.value)
-        return mixture.add_noise(pixels, pca.scale, rows).clamp_(0, _white(mixed.z))
+    def _variants(self, mixed: Mixed, rows: Tensor) -> tuple[Tensor, Checks]:
+        """Pixels of variants, from black to white; and what holds of all images."""
+        encoded, mixture, checks = mixed
+        pca = self._axes(encoded.z)
+        pixels = mixture.latents(encoded, pca, rows)
+        if mixture.masks is not None and mixture.gate is not None:
+            labels = encoded.labels.index_select(0, rows)
+            checks = checks.found(rows, inside=pca.gate(pixels, labels, radius=mixture.gate))
+        pixels = mixture.add_noise(pixels, pca.scale, rows)
+        return pixels.clamp_(0, _white(encoded.z)), checks
 
-    def _changes(
-        self, mixed: Encoded, mixture: Mixture, rows: Tensor, codes: Tensor, gate: float | None
-    ) -> Tensor:
-        new = self._images(mixed, mixture, rows, codes, gate)
-        return new.sub_(mixed.base.index_select(0, rows)).div_(255)
+    def _images(self, z: Tensor) -> Tensor:
+        return z
 
-    def _may_fail(self, normalization: Normalization) -> bool:
+    def _changes(self, z: Tensor, base: Tensor) -> Tensor:
+        return z.sub_(base).div_(255)
+
+    def _may_fail(self, batch: Batch) -> bool:
         """Pixels that are mixed are finite, `mix` has asked; half precision may overflow later."""
-        return normalization.pair is not None
+        return batch.normalization.pair is not None
 
     def _parts(self, rows: Tensor, labels: Tensor) -> list[Tensor]:
         """On a CPU the rows of a class, so many that their pixels are in its cache."""

@@ -16,7 +16,7 @@ from ..checkpoint.autoencoder import AutoencoderSource
 from ..data.classes import check_same_classes, dataset_classes
 from ..run.device import is_read_at_once, to_device
 from .config import MixConfig, MixSettings, one_config
-from .counters import Counters, Outcome, SharedValue
+from .counters import Counters, SharedValue, outcomes
 from .draws import Draws, draw
 from .engine import not_fitted
 from .mixing import Batch, Encoded
@@ -399,7 +399,7 @@ class NFAugment(nn.Module):
         batch = self._checked(images, labels)
         every = torch.arange(len(images), device=images.device)
         with torch.autocast(images.device.type, enabled=False):
-            encoded = self.engine.encode(batch, every, self.normalization, self.config.gate)
+            encoded = self.engine.encode(batch, every, self.config.gate)
         for generator in generators:
             draws = self._draw(batch.labels, batch.ok, generator)
             yield self._changed(batch, draws, encoded)
@@ -443,7 +443,7 @@ class NFAugment(nn.Module):
             check_usable(labels, usable, self.num_classes)
         self._batches += 1
         if not images.is_floating_point():
-            return Batch(images, index, usable)
+            return Batch(images, index, usable, self.normalization)
         with torch.autocast(images.device.type, enabled=False):
             found = extremes(images)
             finite = are_finite(found)
@@ -455,25 +455,21 @@ class NFAugment(nn.Module):
                 "stats() as not_finite",
                 self._warned_of_pixels,
             )
-        return Batch(images, index, usable & finite)
+        return Batch(images, index, usable & finite, self.normalization)
 
     def _changed(self, batch: Batch, draws: Draws, encoded: Encoded | None = None) -> Tensor:
         """A copy of the images, with variants; `encoded` has the latents of all, if it is given."""
-        engine = self.engine
         gate = self.config.gate
-        index = draws.index
-        images = batch.images.clone()
-        outcome = torch.where(batch.ok, Outcome.UNCHOSEN.value, Outcome.NOT_FINITE.value)
-        if len(index):
-            with torch.autocast(images.device.type, enabled=False):
-                if encoded is None:
-                    drawn = engine.encode(batch, index, self.normalization, gate, draws.chosen)
-                else:
-                    drawn = encoded.rows(index)
-                mixed, mixture, codes = engine.mix(drawn, draws, gate)
-                engine.decode(mixed, mixture, codes, images, index, self.normalization, gate)
-            outcome.index_copy_(0, index, codes)
-        self._counters.add(outcome)
+        if not len(draws.index):
+            self._counters.add(outcomes(batch.ok, draws.index, None))
+            return batch.images.clone()
+        with torch.autocast(batch.images.device.type, enabled=False):
+            if encoded is None:
+                drawn = self.engine.encode(batch, draws.index, gate, draws.chosen)
+            else:
+                drawn = encoded.rows(draws.index)
+            images, checks = self.engine.decode(batch, self.engine.mix(drawn, draws, gate))
+        self._counters.add(outcomes(batch.ok, draws.index, checks))
         return images
 
     def stats(self) -> dict[str, int]:
