@@ -88,10 +88,10 @@ as-written: $(ALL)  ## Run every block of the documentation without shortening i
 
 # With GPU_PYTHON=python3 there is no .venv, whose packages come from the network. A test that fails
 # does not keep the figures from being measured.
-gpu: $(if $(filter $(BIN)/%,$(GPU_PYTHON)),$(STAMP))  ## Run the CUDA tests, then benchmarks/gpu.py; without a GPU, GPU_ARGS=--tiny
+gpu: $(if $(filter $(BIN)/%,$(GPU_PYTHON)),$(STAMP))  ## Run the CUDA tests, then benchmarks/gpu; without a GPU, GPU_ARGS=--tiny
 	export PYTHONPATH="src$${PYTHONPATH:+:$$PYTHONPATH}"; failed=0; \
 	$(GPU_PYTHON) -m pytest -m "" -p no:cacheprovider $(wildcard tests/*/test_*_cuda.py) || failed=$$?; \
-	$(GPU_PYTHON) benchmarks/gpu.py $(GPU_ARGS) || failed=$$?; \
+	$(GPU_PYTHON) -m benchmarks.gpu $(GPU_ARGS) || failed=$$?; \
 	exit $$failed
 
 bundle: $(STAMP)  ## Turn the run directory RUN into the bundled flow NAME (scripts/bundle.py)

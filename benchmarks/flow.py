@@ -38,6 +38,7 @@ import argparse
 import copy
 import resource
 import statistics
+import sys
 import tempfile
 import time
 from collections.abc import Callable
@@ -45,8 +46,6 @@ from dataclasses import replace
 from pathlib import Path
 
 import torch
-from convolutions import Convolutions
-from plain_flow import PlainFlow
 from safetensors.torch import load, save_file
 from torch import Tensor, nn
 
@@ -55,6 +54,10 @@ from nfaug.flows.flow import Flow
 from nfaug.flows.mef import MatrixExpCoupling
 from nfaug.flows.mef_config import MefConfig
 from nfaug.training.config import recipe_config
+
+sys.path.append(str(Path(__file__).resolve().parents[1]))
+from benchmarks.convolutions import Convolutions
+from benchmarks.plain_flow import PlainFlow
 
 SIZES = {
     "cifar": FlowConfig(),

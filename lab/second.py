@@ -25,7 +25,6 @@ from typing import NamedTuple
 import torch
 from defaults import BATCHES, RARE, RARE_P
 from frozen import CLASSIFIERS, GAUSSIANS, LOGISTIC, Labels, features_of, in_tenths
-from length import with_steps
 from sets import (
     NFA,
     NOTHING,
@@ -132,7 +131,7 @@ def network_of(study: str) -> str:
 def args_of(args: argparse.Namespace, study: str) -> argparse.Namespace:
     """The options with the steps of a study."""
     if study == LONG and args.steps is None:
-        return with_steps(args, LONG_STEPS)
+        return argparse.Namespace(**{**vars(args), "steps": LONG_STEPS})
     return args
 
 

@@ -168,7 +168,6 @@ def trained(
     few: Images,
     bank: Tensor | None,
     seed: int,
-    kind: type[Classifier] = Classifier,
     *,
     policy: Change = keep_as_it_is,
     mixed: Callable[[Tensor, Tensor], tuple[Tensor, Tensor]] | None = None,
@@ -181,7 +180,6 @@ def trained(
         few: The labelled images.
         bank: Variants (N, V, C, H, W) of them, or None.
         seed: Of the weights and of all draws.
-        kind: The class of the classifier.
         policy: What changes a batch of images before what keeps their class.
         mixed: What mixes a batch and its labels at the end.
     """
@@ -199,7 +197,7 @@ def trained(
             return batch, targets
         return mixed(batch.float(), targets)  # a mean of bytes is none
 
-    classifier = kind(config, images.shape[1:], len(few.classes), seed)
+    classifier = Classifier(config, images.shape[1:], len(few.classes), seed)
     classifier.train(draw, len(labels))
     return classifier
 

@@ -1,16 +1,14 @@
-"""`benchmarks/gpu.py`: its parts on a CPU and on a pretended GPU, its lines and its table."""
+"""`benchmarks.gpu`: its parts on a CPU and on a pretended GPU, its lines and its table."""
 
 from __future__ import annotations
 
 import dataclasses
-import importlib
 import json
 import subprocess
 import sys
 import warnings
 from collections.abc import Callable
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import pytest
@@ -19,10 +17,11 @@ from tools.device import pretended_gpu
 from torch.utils.data import TensorDataset
 
 import nfaug
+from benchmarks.gpu import __main__ as gpu
 from nfaug.checkpoint.checkpoint import Checkpoint
 from nfaug.flows.flow import Flow
 
-BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
+ROOT = Path(__file__).parents[2]
 PARTS = (
     "rates", "waits", "agree", "calls", "step", "small", "compiled", "exact", "limit", "train",
     "fit", "bank", "compare", "nccl",
@@ -31,12 +30,6 @@ PARTS = (
 NOT_PRETENDED = ("compiled", "recompute")
 # Parts that would ask a real GPU: in other processes, or compiled whole.
 ON_CPUS = ("exact", "compiled", "nccl")
-
-
-@pytest.fixture
-def gpu(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
-    monkeypatch.syspath_prepend(str(BENCHMARKS))
-    return importlib.import_module("gpu")
 
 
 @pytest.fixture(scope="module")
@@ -54,9 +47,7 @@ def lines(card: Any) -> list[dict[str, Any]]:
     return [json.loads(line) for line in card.results.read_text().splitlines()]
 
 
-def run_with(
-    flow: Checkpoint, gpu: ModuleType, card: Any, monkeypatch: pytest.MonkeyPatch
-) -> list[dict[str, Any]]:
+def run_with(flow: Checkpoint, card: Any, monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
     """Run a part with a tiny flow in the place of the bundled ones; return its lines."""
 
     def bundled(card: Any, name: str) -> Checkpoint:
@@ -73,7 +64,6 @@ def run_with(
 
 @pytest.mark.parametrize("part", ["exact", "compiled", "train", "nccl"])
 def test_a_part_on_a_cpu(
-    gpu: ModuleType,
     part: str,
     flow: Checkpoint,
     tmp_path: Path,
@@ -81,7 +71,7 @@ def test_a_part_on_a_cpu(
 ) -> None:
     """The parts that compile, recompute or start processes; others do what they do on a GPU."""
     card = gpu.Card(torch.device("cpu"), True, tmp_path / "results.jsonl", part)
-    found = run_with(flow, gpu, card, monkeypatch)
+    found = run_with(flow, card, monkeypatch)
     assert [line for line in found if "error" in line] == []
     assert {line["part"] for line in found} == {part}
     assert all(line["value"] >= 0 for line in found if line["figure"] != "backend")
@@ -89,7 +79,6 @@ def test_a_part_on_a_cpu(
 
 @pytest.mark.parametrize("part", [part for part in PARTS if part not in ON_CPUS])
 def test_a_part_on_a_gpu(
-    gpu: ModuleType,
     part: str,
     flow: Checkpoint,
     tmp_path: Path,
@@ -109,7 +98,7 @@ def test_a_part_on_a_gpu(
         monkeypatch.setattr(torch.cuda, name, count)
     with pretended_gpu() as device:
         card = gpu.Card(device, True, tmp_path / "results.jsonl", part)
-        found = run_with(flow, gpu, card, monkeypatch)
+        found = run_with(flow, card, monkeypatch)
     errors = [line for line in found if "error" in line]
     assert [
         line for line in errors if not any(word in line["case"] for word in NOT_PRETENDED)
@@ -119,20 +108,18 @@ def test_a_part_on_a_gpu(
     assert figures.get("waits", 0) == 0
 
 
-def test_the_calls_hold_each_part_once_and_fit_ten_minutes(gpu: ModuleType) -> None:
+def test_the_calls_hold_each_part_once_and_fit_ten_minutes() -> None:
     parts = [part for call in gpu.CALLS for part in call.split()]
     assert sorted(parts) == sorted(PARTS)
     assert list(gpu.PARTS) == list(PARTS)
-    written = (BENCHMARKS / "README.md").read_text()
+    written = (ROOT / "benchmarks/README.md").read_text()
     for call in gpu.CALLS:
         assert sum(gpu.PARTS[part].minutes for part in call.split()) <= 8
-        assert f"benchmarks/gpu.py {call}\n" in written
+        assert f"python -m benchmarks.gpu {call}\n" in written
         assert f"\n    {call}\n" in gpu.__doc__
 
 
-def test_no_part_takes_a_whole_call(
-    gpu: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_no_part_takes_a_whole_call(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     limits = {}
     card = gpu.Card(torch.device("cpu"), True, tmp_path / "results.jsonl")
 
@@ -146,9 +133,7 @@ def test_no_part_takes_a_whole_call(
     assert max(limits.values()) == limits["compiled"] == 540
 
 
-def test_waits_are_counted(
-    gpu: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_waits_are_counted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Torch warns of each, and at the first use that the mode is a prototype."""
     modes = []
 
@@ -167,7 +152,7 @@ def test_waits_are_counted(
     assert modes == ["warn", "default"]
 
 
-def test_a_part_that_fails_stops_no_other(gpu: ModuleType, tmp_path: Path) -> None:
+def test_a_part_that_fails_stops_no_other(tmp_path: Path) -> None:
     """Parts have processes of their own, and append to the same lines."""
     out = tmp_path / "runs"
     card = gpu.Card(torch.device("cpu"), True, out / "results.jsonl", "step")
@@ -188,7 +173,7 @@ def test_a_part_that_fails_stops_no_other(gpu: ModuleType, tmp_path: Path) -> No
     assert (out / "table.md").stat().st_mtime_ns > shown
 
 
-def test_the_table(gpu: ModuleType, tmp_path: Path) -> None:
+def test_the_table(tmp_path: Path) -> None:
     """A row a case; what was measured again replaces what was there, and an error, too."""
     card = gpu.Card(torch.device("cpu"), True, tmp_path / "results.jsonl", "step")
     with card.case("compiled"):
@@ -211,7 +196,7 @@ def test_the_table(gpu: ModuleType, tmp_path: Path) -> None:
     ]
 
 
-def test_without_a_gpu(gpu: ModuleType, capsys: pytest.CaptureFixture[str]) -> None:
+def test_without_a_gpu(capsys: pytest.CaptureFixture[str]) -> None:
     for words, advice in ((["--device", "cpu"], "--tiny"), (["flows", "--tiny"], "rates")):
         with pytest.raises(SystemExit):
             gpu.main(words)
@@ -220,8 +205,9 @@ def test_without_a_gpu(gpu: ModuleType, capsys: pytest.CaptureFixture[str]) -> N
 
 @pytest.mark.soak
 def test_all_parts_with_the_bundled_flows(tmp_path: Path) -> None:
-    words = [sys.executable, str(BENCHMARKS / "gpu.py"), "--tiny", "--device", "cpu"]
-    subprocess.run([*words, "--out", str(tmp_path)], check=True, stdout=subprocess.DEVNULL)
+    words = [sys.executable, "-m", "benchmarks.gpu", "--tiny", "--device", "cpu"]
+    words += ["--out", str(tmp_path)]
+    subprocess.run(words, check=True, stdout=subprocess.DEVNULL, cwd=ROOT)
     text = (tmp_path / "table.md").read_text()
     assert "Error" not in text
     assert [line[3:] for line in text.splitlines() if line.startswith("## ")] == list(PARTS)

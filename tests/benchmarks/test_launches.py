@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 import nfaug
-from benchmarks.launches import Launches, count_call, count_step, main, paths
+from benchmarks.gpu.launches import Launches, count_call, count_step, main, paths
 
 
 class Halving(nn.Module):
@@ -84,7 +84,7 @@ def test_a_training_step_waits_once() -> None:
 
 def test_the_table(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     of_pixels = {"pixels": paths()["pixels, uint8, 32 px"]}
-    monkeypatch.setattr("benchmarks.launches.paths", lambda: of_pixels)
+    monkeypatch.setattr("benchmarks.gpu.launches.paths", lambda: of_pixels)
     main(["--operations", "1"])
     header, _, row, operation = capsys.readouterr().out.splitlines()
     assert header.count("|") == row.count("|")

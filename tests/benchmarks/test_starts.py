@@ -1,4 +1,4 @@
-"""Every documented way of starting a benchmark or a study works."""
+"""Every documented way of starting a benchmark, a study or an attack works."""
 
 from __future__ import annotations
 
@@ -10,12 +10,13 @@ from tools.forked import run_python
 
 ROOT = Path(__file__).resolve().parents[2]
 FOLDERS = (ROOT / "benchmarks", ROOT / "lab")
-START = re.compile(r"python3? (-m benchmarks[\w.]*|(?:benchmarks|lab)/[\w/]+\.py)")
+ATTACKS = ROOT / "tests/hostile/attacks.py"
+START = re.compile(r"python3? (-m benchmarks[\w.]*|(?:benchmarks|lab|tests/hostile)/[\w/]+\.py)")
 
 
 def documented() -> list[str]:
-    """What follows `python` in the documentation, and in that of benchmarks and studies."""
-    files = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "Makefile"]
+    """What follows `python` in the documentation, and in docstrings of what is started."""
+    files = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "Makefile", ATTACKS]
     files += (ROOT / "docs").rglob("*.md")
     for folder in FOLDERS:
         files += [folder / "README.md", *folder.rglob("*.py")]

@@ -152,24 +152,6 @@ def test_clusters_are_before_two_underscores(
     assert second.clusters_of(images) == ["cat/2.png", "anna", "anna", "dog/b_3.png"]
 
 
-def test_length(data: Path, tmp_path: Path) -> None:
-    run("length.py", *options(data, tmp_path), "--steps", 1, 2)
-    assert rows_of(tmp_path / "results/cells-scratch-2.csv") == {
-        ("nothing more", "0"),
-        ("NFA in pixels", "0"),
-    }
-
-
-def test_finetuning(data: Path, tmp_path: Path) -> None:
-    torch.manual_seed(0)
-    weights = tmp_path / "weights.safetensors"
-    save_file(timm.create_model("test_resnet").state_dict(), weights)
-    words = [*options(data, tmp_path), "--weights", weights, "--network", "test_resnet"]
-    run("finetuning.py", *words, "--image-size", SIDE, "--steps", 1)
-    found = {row for row, _ in rows_of(tmp_path / "results/cells.csv")}
-    assert found >= {"lr 3e-4", "lr 6e-4", "lr 6e-4, a random head"}
-
-
 def test_frozen(data: Path, tmp_path: Path) -> None:
     torch.manual_seed(0)
     weights = tmp_path / "weights.safetensors"
@@ -185,21 +167,6 @@ def test_frozen(data: Path, tmp_path: Path) -> None:
     }
     assert said.endswith(run("frozen.py", "--print", *words))
     assert "\nfrom 2: " in said
-
-
-def test_bundled(data: Path, tmp_path: Path) -> None:
-    words = [str(word) for word in options(data, tmp_path)]
-    words[words.index("cells")] = "cifar10"
-    words = [*words, "--color", "builtin:rgb32", "--gray", "builtin:gray28"]
-    run("bundled.py", *words, "--steps", 2)
-    assert ("NFA with builtin:rgb32", "0") in rows_of(tmp_path / "results/cifar10.csv")
-
-
-def test_imbalance(data: Path, tmp_path: Path) -> None:
-    words = ["--data", data / "blood128-train.tar", "--test-data", data / "blood128-validation.tar"]
-    said = run("imbalance.py", *words, "--out", tmp_path, "--seeds", 1, "--steps", 2,
-               "--many", 8, "--few", 2, "--methods", "plain", "over", "nfa+over")  # fmt: skip
-    assert "nfa+over" in said
 
 
 def test_tuned(data: Path, tmp_path: Path) -> None:

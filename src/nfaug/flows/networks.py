@@ -23,7 +23,7 @@ _THREAD = threading.local()
 
 #: The order of activations and weights of folded networks on accelerators. In float32 without TF32
 #: cuDNN may be several times slower in channels-last order, which CPUs compute in. Until a card has
-#: measured both (`benchmarks/gpu.py limit`), it is the order for which cuDNN has its kernels.
+#: measured both (the part `limit` of `make gpu`), it is the order for which cuDNN has its kernels.
 ACCELERATOR_LAYOUT = torch.contiguous_format
 
 

@@ -7,10 +7,10 @@ from typing import Any
 from unittest import mock
 
 import torch
-from convolutions import Convolutions
-from flow import example_flow
 from torch import Tensor
 
+from benchmarks.convolutions import Convolutions
+from benchmarks.flow import example_flow
 from nfaug.classes.gaussians import ClassGaussians
 from nfaug.flows import networks
 from nfaug.flows.config import FlowConfig
@@ -20,7 +20,7 @@ from nfaug.training import TrainConfig
 from nfaug.training.loop import FlowLoss
 from nfaug.training.optimizer import FlowOptimizer
 
-from .tools import CLASSES, Card, pictures, searching, tf32
+from .card import CLASSES, Card, pictures, searching, tf32
 
 __all__ = ["exact", "limit", "rates", "train"]
 

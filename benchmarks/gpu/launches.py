@@ -1,7 +1,7 @@
 """How many kernels does a GPU launch, and how often does it wait? Counted on a CPU, by path.
 
     git worktree add --detach ../base 059f3f7
-    python benchmarks/launches.py ../base
+    python benchmarks/gpu/launches.py ../base
 
 A call of `NFAugment` and a training step run on a GPU that is pretended on the CPU
 (`tests/tools/device.py`), so that the code takes a GPU's path. A launch is an operation that
@@ -31,10 +31,9 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.data import TensorDataset
 
-HERE = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(HERE / "tests"))
+sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "tests"))
 
-from tools.device import Pretended, pretended_gpu  # noqa: E402
+from tools.device import Pretended, pretended_gpu
 
 _EMPTY = {"empty", "empty_like", "empty_strided", "new_empty", "new_empty_strided"}
 _METADATA = _EMPTY | {"_unsafe_view", "resize_", "set_", "is_same_size", "scalar_tensor"}

@@ -13,7 +13,7 @@ from torchvision.models import resnet18, resnet50
 
 from nfaug.augment.transform import NFAugment
 
-from .tools import CLASSES, MEAN, STD, Card, samples, searching, tf32
+from .card import CLASSES, MEAN, STD, Card, samples, searching, tf32
 
 __all__ = ["compiled", "small", "step"]
 

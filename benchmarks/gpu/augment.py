@@ -13,7 +13,7 @@ from nfaug.augment.engine import Engine
 from nfaug.augment.transform import NFAugment
 from nfaug.classes.pca import ClasswisePCA
 
-from .tools import CLASSES, MEAN, STD, Card, normalised, pictures, samples
+from .card import CLASSES, MEAN, STD, Card, normalised, pictures, samples
 
 __all__ = ["agree", "calls", "waits"]
 

@@ -13,7 +13,7 @@ from nfaug.compare import CompareConfig
 from nfaug.compare import compare as compare_augmentations
 from nfaug.run.ranks import own_cores
 
-from .tools import Card
+from .card import Card
 
 __all__ = ["compare", "nccl"]
 

@@ -18,7 +18,7 @@ import nfaug
 from nfaug.bank import make_bank
 from nfaug.data.batches import decode
 
-from .tools import Card
+from .card import Card
 
 __all__ = ["bank", "fit"]
 

@@ -1,4 +1,4 @@
-"""The table of `benchmarks/gpu.py`, made from its lines."""
+"""The table of figures, made from the lines of the parts."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from .tools import WHOLE
+from .card import WHOLE
 
 __all__ = ["table"]
 

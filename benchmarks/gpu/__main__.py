@@ -1,9 +1,9 @@
 """What a GPU does with the package: one table, with the card's name, in 40 minutes of an H100.
 
     make gpu                                 the CUDA tests, then all parts
-    python benchmarks/gpu.py step train      some parts
-    python benchmarks/gpu.py --tiny          all of them, tiny: does everything run? Also on a CPU
-    python benchmarks/gpu.py --table         the table of what was measured, and no measurement
+    python -m benchmarks.gpu step train      some parts
+    python -m benchmarks.gpu --tiny          all of them, tiny: does everything run? Also on a CPU
+    python -m benchmarks.gpu --table         the table of what was measured, and no measurement
 
 | part | minutes | figures |
 |---|---|---|
@@ -51,13 +51,14 @@ from pathlib import Path
 from typing import NamedTuple
 
 import torch
-from card.augment import agree, calls, waits
-from card.files import bank, fit
-from card.flows import exact, limit, rates, train
-from card.steps import compiled, small, step
-from card.table import table
-from card.tools import WHOLE, Card
-from card.whole import compare, nccl
+
+from .augment import agree, calls, waits
+from .card import WHOLE, Card
+from .files import bank, fit
+from .flows import exact, limit, rates, train
+from .steps import compiled, small, step
+from .table import table
+from .whole import compare, nccl
 
 
 class Part(NamedTuple):
@@ -104,7 +105,7 @@ def run_part(card: Card) -> None:
 
 def run_apart(card: Card) -> bool:
     """Run the card's part in a process of its own; return whether it ended without an error."""
-    words = [sys.executable, __file__, card.part, "--here"]
+    words = [sys.executable, "-m", "benchmarks.gpu", card.part, "--here"]
     words += ["--device", str(card.device), "--out", str(card.results.parent)]
     words += ["--tiny"] * card.tiny
     start = time.perf_counter()
@@ -118,7 +119,9 @@ def run_apart(card: Card) -> bool:
 
 def main(words: list[str] | None = None) -> int:
     """Run parts, write their table, and return 1 if one failed."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.gpu", description=__doc__.splitlines()[0]
+    )
     parser.add_argument("parts", nargs="*", help=f"some of: {', '.join(PARTS)} (default: all)")
     parser.add_argument("--tiny", action="store_true", help="tiny sizes: does everything run?")
     parser.add_argument("--table", action="store_true", help="write the table and measure nothing")

@@ -1,0 +1,1 @@
+"""What a GPU does with the package, in parts: `python -m benchmarks.gpu`."""

@@ -1,1 +1,0 @@
-"""nfaug in the harnesses of other libraries: one module a library, see benchmarks/manners.py."""
