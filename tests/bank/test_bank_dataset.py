@@ -17,7 +17,7 @@ from torchvision.datasets import DatasetFolder, ImageFolder, VisionDataset
 from torchvision.transforms import v2
 
 from nfaug.bank import Bank, BankDataset, make_bank
-from nfaug.data.files import decode_image
+from nfaug.data.image_files import decode_image
 from nfaug.data.open import open_dataset
 from nfaug.fitting import fit
 

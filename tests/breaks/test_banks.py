@@ -419,7 +419,7 @@ def test_a_bank_that_continues_reads_a_spread_of_its_images(
 ) -> None:
     """Break 16: a large bank must continue soon, and still not over other images."""
     monkeypatch.setattr(Images.fingerprint, "__defaults__", (4,))
-    monkeypatch.setattr(importlib.import_module("nfaug.data.open"), "PEEKS", 4)
+    monkeypatch.setattr(importlib.import_module("nfaug.data.images"), "PEEKS", 4)
     make(tmp_path)
     data = Pictures()
     make(tmp_path, data)

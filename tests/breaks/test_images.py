@@ -18,9 +18,9 @@ from PIL import Image
 from tools.checkpoint import bounded
 from tools.images import png, save
 
-from nfaug.data import files, resize
+from nfaug.data import image_files, resize
 from nfaug.data.batches import decode
-from nfaug.data.files import ImageDecodeError
+from nfaug.data.image_files import ImageDecodeError
 from nfaug.data.open import open_dataset
 from nfaug.data.source import pixels_sha256
 from nfaug.data.view import View
@@ -235,7 +235,7 @@ def test_strips_have_the_levels_of_the_whole(
         return View(channels, size)(image, "an image"), pixels_sha256(image)
 
     whole, digest = made()
-    for module in (files, resize):
+    for module in (image_files, resize):
         monkeypatch.setattr(module, "STRIP", 1600)
     strips, digest_of_strips = made()
     assert torch.equal(strips, whole)

@@ -14,7 +14,7 @@ from tools.images import pixels, save
 from torch.utils.data import DataLoader
 
 from nfaug.data.batches import decode
-from nfaug.data.files import ImageDecodeError
+from nfaug.data.image_files import ImageDecodeError
 from nfaug.data.open import open_dataset
 from nfaug.data.sources.layout import MissingSplitError
 from nfaug.fitting import fit

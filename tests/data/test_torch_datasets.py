@@ -163,6 +163,11 @@ def test_a_number_of_each_class() -> None:
     assert torch.equal(decode(dataset.split(per_class=3, seed=1)[0]), decode(chosen))
     everything, nothing = dataset.split(per_class=10)
     assert (len(everything), len(nothing)) == (40, 0)
+    for wrong in ({}, {"per_class": 1, "share": 0.5}):
+        with pytest.raises(ValueError, match="give per_class or share"):
+            dataset.split(**wrong)
+    with pytest.raises(ValueError, match="share"):
+        dataset.split(share=2)
     counted, _ = dataset.split(per_class=[1, 0, 4, 12])
     assert counted.targets.bincount().tolist() == [1, 0, 4, 10]
     assert nothing.classes == dataset.classes

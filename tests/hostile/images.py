@@ -25,7 +25,7 @@ import numpy as np
 from PIL import Image
 
 from nfaug.data.batches import decode
-from nfaug.data.files import ImageDecodeError
+from nfaug.data.image_files import ImageDecodeError
 from nfaug.data.open import open_dataset
 
 __all__ = ["KINDS", "case", "prepare"]

@@ -25,7 +25,7 @@ from torch import Tensor
 from nfaug.classes.fixed_point import FixedPointConfig
 from nfaug.data.augmentation import FlowAugmentation
 from nfaug.data.batches import Decoded, in_memory
-from nfaug.data.files import ImageDecodeError
+from nfaug.data.image_files import ImageDecodeError
 from nfaug.data.images import Images
 from nfaug.data.source import ArraySource
 from nfaug.fitting.config import PCAConfig

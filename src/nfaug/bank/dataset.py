@@ -16,7 +16,7 @@ from torch.utils.data import Dataset
 from ..augment.counters import SharedMarks, SharedValue
 from ..augment.pixels import to_pil
 from ..data.classes import dataset_classes, stored_labels
-from ..data.files import ImageDecodeError, decode_image, upright
+from ..data.image_files import ImageDecodeError, decode_image, upright
 from ..data.images import spread
 from ..data.resize import size_of
 from ..data.source import read_part

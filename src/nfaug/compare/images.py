@@ -14,7 +14,7 @@ from torch import Tensor
 
 from nfaug.data.batches import decode
 from nfaug.data.choose import choose_per_class
-from nfaug.data.files import converter_of
+from nfaug.data.image_files import converter_of
 from nfaug.data.images import Images
 from nfaug.data.open import open_dataset
 from nfaug.data.sources.layout import MissingSplitError
@@ -143,10 +143,14 @@ def open_parts(
 
 def at_most(data: Images, config: CompareConfig) -> Images:
     """The images at their own size, at most 48 pixels for small-cnn and 96 for a timm model."""
-    longest = _SMALL if config.network == CompareConfig.network else _LARGE
-    data = data.suited(Wanted(), longest, shrink=True)
+    data = data.suited(Wanted(), _longest(config), shrink=True)
     height, width = data.image_size
     return data.at((max(_LEAST, height), max(_LEAST, width)))
+
+
+def _longest(config: CompareConfig) -> int:
+    """The longest side by default of the images of a network."""
+    return _SMALL if config.network == CompareConfig.network else _LARGE
 
 
 def read_images(data: Any, test_data: Any = None, *, config: CompareConfig) -> CompareImages:
@@ -183,8 +187,7 @@ def split_images(data: Any, test_data: Any, config: CompareConfig) -> tuple[Imag
         ValueError: There are fewer than two classes, one of them has too few images, or the test
             images have other classes or another shape.
     """
-    longest = _SMALL if config.network == CompareConfig.network else _LARGE
-    pool = open_dataset(data).suited(Wanted(), longest)
+    pool = open_dataset(data).suited(Wanted(), _longest(config))
     held_out = test_data is None
     _check_counts(pool, needed=2 if held_out else 1)
     if held_out:
@@ -213,7 +216,7 @@ def decode_images(
     frozen_side: int | None = None,
     progress: bool = False,
 ) -> CompareImages:
-    """Decode all images, once; those with the pixels of a test image leave the pool.
+    """Decode all images; those with the pixels of a test image leave the pool.
 
     Args:
         pool: The images that labelled ones are drawn from.

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset, get_worker_info
 
-from ..io.numbers import as_size, check_seed, check_whole
+from ..io.numbers import as_size, check_number, check_seed, check_whole
 from ..io.progress import progress_bar
 from ..run.ranks import own_cores
 from .choose import choose_per_class
@@ -169,21 +169,26 @@ class Images(Dataset[tuple[Tensor, int]]):
             generator: In its place, the source of random numbers.
 
         Raises:
-            ValueError: A number is below 1, or the seed is not a whole number that torch takes.
+            ValueError: A number is out of range, the seed is not a whole number that torch takes,
+                or not one of `per_class` and `share` is given.
         """
-        if per_class is None:
-            assert share is not None
-            counts = torch.bincount(self.targets, minlength=len(self.classes)).tolist()
-            per_class = [
-                min(int(count * share), count - 2) if count >= _LEAST else 0 for count in counts
-            ]
+        if (per_class is None) == (share is None):
+            raise ValueError(f"give per_class or share; got {per_class!r} and {share!r}")
+        if share is not None:
+            per_class = self._shares(check_number("share", share, 0, 1))
         elif isinstance(per_class, int):
             per_class = check_whole("per_class", per_class)
+        assert per_class is not None
         if generator is None:
             generator = torch.Generator().manual_seed(check_seed(seed))
         chosen = torch.zeros(len(self), dtype=torch.bool)
         chosen[choose_per_class(self.targets, per_class, generator)] = True
         return self.subset(chosen.nonzero().flatten()), self.subset((~chosen).nonzero().flatten())
+
+    def _shares(self, share: float) -> list[int]:
+        """How many images a share of each class is: none of a small one, and never the last two."""
+        counts = torch.bincount(self.targets, minlength=len(self.classes)).tolist()
+        return [min(int(count * share), count - 2) if count >= _LEAST else 0 for count in counts]
 
     def check_like(self, others: Images) -> None:
         """Check that these, to test on, have the classes and the shape of the others.
@@ -239,7 +244,7 @@ class Images(Dataset[tuple[Tensor, int]]):
             view = self.view.shrunk(most)
         else:
             return self
-        if view.image_size == self.view.image_size:
+        if view.image_size == self.view.image_size:  # only channels change
             view = replace(view, resize=self.view.resize)
         return self.at(view)
 
@@ -260,13 +265,7 @@ class Images(Dataset[tuple[Tensor, int]]):
 
     def headers(self, *, progress: bool = False) -> dict[str, Header]:
         """The headers of up to 64 images as they are stored, by name; `progress` shows a bar."""
-        rows = spread(len(self), PEEKS)
-        headers = {}
-        with progress_bar(len(rows), "sizes of images", "image", shown=progress) as bar:
-            for row in rows:
-                headers[self.name(row)] = self.source.header(int(self.rows[row]))
-                bar.update()
-        return headers
+        return headers_of(self.source, self.rows, progress=progress)
 
     def batch(self, rows: Tensor) -> Batch:
         """The images at these indices, decoded by several threads where that is faster.
@@ -295,6 +294,17 @@ class Images(Dataset[tuple[Tensor, int]]):
         if len(shown) < 2:
             found = "may differ in size, as the data do that they are from"
         return ValueError(f"images {found}; {RESIZE}")
+
+
+def headers_of(source: Source, rows: Tensor, *, progress: bool) -> dict[str, Header]:
+    """The headers of up to 64 images of a source at these rows, by name."""
+    first = rows[spread(len(rows), PEEKS)].tolist()
+    headers = {}
+    with progress_bar(len(first), "sizes of images", "image", shown=progress) as bar:
+        for row in first:
+            headers[source.name(row)] = source.header(row)
+            bar.update()
+    return headers
 
 
 def spread(count: int, most: int) -> list[int]:

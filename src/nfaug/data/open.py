@@ -13,8 +13,8 @@ from torch.utils.data import Dataset
 from ..io.numbers import as_size
 from ..io.progress import progress_bar
 from ..io.text import did_you_mean, printable
-from .files import IMAGE_ENDINGS, ImageDecodeError
-from .images import PEEKS, Images, run_over, spread
+from .image_files import IMAGE_ENDINGS, ImageDecodeError
+from .images import Images, headers_of, run_over
 from .kinds import DATA_SOURCES
 from .source import Request, Source
 from .sources.arrays import open_digits, open_npz
@@ -26,6 +26,8 @@ from .sources.tars import open_tar, open_webdataset
 from .torch_datasets import DatasetSource, check_dataset, images_of, normalization_of
 from .view import View, Wanted
 
+# Of the arguments of `open_dataset` that some data have no use for; of others it is None.
+_DEFAULTS = {"split": "train", "labels": True, "download": False, "on_error": "raise"}
 _TARS = (".tar", ".tgz", ".tar.gz", ".tar.bz2", ".tar.xz", ".tar.zst")
 # What a folder of data may hold, by how the names of its files end. Only one of them is the data.
 _IN_FOLDERS = {
@@ -147,19 +149,16 @@ def open_dataset(
     return images
 
 
-_DEFAULTS = {"split": "train", "labels": True, "download": False, "on_error": "raise"}
-
-
 def _refuse(data: Any, **arguments: Any) -> None:
     """Raise ValueError for an argument that is given and of no use for these data."""
     for name, value in arguments.items():
         default = _DEFAULTS.get(name)
-        if value is not default and not (isinstance(value, str) and value == default):
-            kind = repr(os.fspath(data)) if isinstance(data, str | os.PathLike) else ""
-            raise ValueError(
-                f"{name} is of no use for {kind or f'a {type(data).__name__}'}; leave it out. Got "
-                f"{value!r:.40}"
-            )
+        if value is default or (isinstance(value, str) and value == default):
+            continue
+        what = f"a {type(data).__name__}"
+        if isinstance(data, str | os.PathLike):
+            what = repr(os.fspath(data))
+        raise ValueError(f"{name} is of no use for {what}; leave it out. Got {value!r:.40}")
 
 
 def _images(source: Source, wanted: Wanted, convert: bool, on_error: str, progress: bool) -> Images:
@@ -194,12 +193,7 @@ def _images(source: Source, wanted: Wanted, convert: bool, on_error: str, progre
     if wanted.channels is not None and wanted.image_size is not None and convert:
         view = View(wanted.channels, wanted.image_size)  # no header is needed for it
     else:
-        headers = {}
-        first = rows[spread(len(rows), PEEKS)].tolist()
-        with progress_bar(len(first), "first images", "image", shown=progress) as bar:
-            for row in first:
-                headers[source.name(row)] = source.header(row)
-                bar.update()
+        headers = headers_of(source, rows, progress=progress)
         view = View.for_(wanted, headers, None, convert=convert)
     return Images(source, view, rows, skipped)
 

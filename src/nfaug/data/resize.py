@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from ..run.blocks import blocks
-from .files import STRIP, row_strips
+from .image_files import STRIP, row_strips
 
 # An image more than so many times as long as what is kept is cropped before it is resized.
 _LONGEST = 4

@@ -13,7 +13,7 @@ from typing import ClassVar
 from PIL import Image
 from torch import Tensor
 
-from .files import ImageDecodeError, decode_image, read_header, to_8_bits
+from .image_files import ImageDecodeError, decode_image, read_header, to_8_bits
 from .resize import as_pixels, channels_of, channels_of_mode, size_of, strips
 from .view import Header
 

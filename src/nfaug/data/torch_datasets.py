@@ -23,7 +23,7 @@ from .classes import (
     stored_labels,
     subset_rows,
 )
-from .files import ImageDecodeError, upright
+from .image_files import ImageDecodeError, upright
 from .images import Images, run_over
 from .source import Source, pixels_sha256, read_part
 

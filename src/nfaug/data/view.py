@@ -12,7 +12,7 @@ from PIL import Image
 from torch import Tensor
 
 from ..io.numbers import as_size, check_side
-from .files import to_8_bits
+from .image_files import to_8_bits
 from .resize import (
     as_pixels,
     centre,

@@ -36,8 +36,7 @@ def lock_output(path: Path, *, every_rank: bool = False) -> Iterator[None]:
     path = path.expanduser().resolve()
     file = path.parent / f".{path.name}.lock"
     file.parent.mkdir(parents=True, exist_ok=True)
-    with file.open("a"):  # where no file can be made, filelock waits for another process
-        pass
+    file.touch()  # where no file can be made, filelock waits for another process
     lock = FileLock(file, timeout=0, is_singleton=True)
     try:
         lock.acquire()

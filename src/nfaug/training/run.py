@@ -10,7 +10,7 @@ from typing import Any
 import yaml
 
 from nfaug.checkpoint.manifest import CONFIG, RUN_SETTINGS
-from nfaug.data.files import ImageDecodeError
+from nfaug.data.image_files import ImageDecodeError
 from nfaug.io.atomic import check_output, write_text
 from nfaug.io.extras import require
 from nfaug.io.lock import lock_output

@@ -6,7 +6,7 @@ import re
 import warnings
 from collections.abc import Callable, Iterable
 
-from ..files import IMAGE_ENDINGS
+from ..image_files import IMAGE_ENDINGS
 
 HEAD = 512  # bytes at the start of a file that tell what it is
 _IMAGES = re.compile(

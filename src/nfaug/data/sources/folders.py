@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from ..files import IMAGE_ENDINGS, ImageDecodeError
+from ..image_files import IMAGE_ENDINGS, ImageDecodeError
 from ..source import FileSource, Request, Source, read_part
 from .contents import HEAD
 from .layout import arrange, check_class_folders, natural_key

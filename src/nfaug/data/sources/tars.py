@@ -14,7 +14,7 @@ from torch import Tensor
 
 from ...io.errors import reading
 from ..classes import numbered, unique_names
-from ..files import IMAGE_ENDINGS
+from ..image_files import IMAGE_ENDINGS
 from ..source import FileSource, Request, Source, read_part
 from .contents import HEAD, is_image, sort_out, warn_of_unknown
 from .folders import is_hidden

@@ -14,7 +14,7 @@ from torch.nn import functional as F
 from torch.utils.data import DataLoader, Subset
 from torchvision.transforms import v2
 
-from nfaug.data import files
+from nfaug.data import image_files
 from nfaug.data.batches import decode, in_memory
 from nfaug.data.open import open_dataset
 from nfaug.data.resize import (
@@ -165,7 +165,7 @@ def test_images_are_resized_as_torchvision_does(channels: int, size: tuple[int, 
 def test_strips_have_the_levels_of_the_whole(monkeypatch: pytest.MonkeyPatch) -> None:
     image = Image.effect_noise((80, 60), 60).convert("RGB")
     whole = View(3, (16, 16))(image, "it")
-    monkeypatch.setattr(files, "STRIP", 2800)
+    monkeypatch.setattr(image_files, "STRIP", 2800)
     assert torch.equal(View(3, (16, 16))(image, "it"), whole)
 
 

@@ -12,7 +12,7 @@ from PIL import Image
 from tools.images import png
 
 from nfaug.data.batches import Streamed, batches
-from nfaug.data.files import ImageDecodeError, decode_image, read_header
+from nfaug.data.image_files import ImageDecodeError, decode_image, read_header
 from nfaug.data.open import open_dataset
 from nfaug.data.resize import channels_of, channels_of_mode, size_of
 
