@@ -261,20 +261,46 @@ def test_a_flow_of_many_tensors_in_workers(start: str) -> None:
 
 IMAGES, LABELS = batch_of(6)
 MASK = torch.zeros(6, 8, 8)
-REFUSED: list[Any] = [  # what lies beside images and labels
+NESTED = torch.nested.nested_tensor([torch.zeros(5, 4), torch.zeros(7, 4)], layout=torch.jagged)
+
+
+def in_an_array(items: list[Any]) -> np.ndarray:
+    """The items in an array of objects, as pandas and pickled collations have them."""
+    array = np.empty(len(items), object)
+    array[:] = items
+    return array
+
+
+REFUSED: list[Any] = [  # what lies beside images and labels, under any key
+    MASK,
     [*MASK],
-    [torch.zeros(68, 2)] * 6,
-    [[0.0, 1.0, 2.0, 3.0]] * 6,
-    [[[0.0, 1.0], [2.0, 3.0]]] * 6,
     MASK.flatten(1),
+    MASK.flatten(),
     torch.cat([MASK.flatten(1)] * 3, 1),
-    torch.zeros(6, 5000),
-    torch.zeros(9, 4),
-    [LABELS] * 4,
     MASK.bool().numpy(),
-    object(),
+    [mask.flatten().tolist() for mask in MASK],
+    in_an_array(list(MASK.numpy())),
+    [b"\x89PNG\r\n"] * 6,
     [Image.new("L", (8, 8))] * 6,
+    [{"seg": MASK[0].flatten()}] * 6,
+    tv_tensors.Mask(MASK),
     tv_tensors.Mask(MASK[:, None]),
+    tv_tensors.BoundingBoxes(torch.ones(6, 4), format="XYXY", canvas_size=(8, 8)),
+    [torch.zeros(68, 2)] * 6,
+    [{"marks": torch.zeros(6, 2)}] * 6,
+    [[[0.0, 1.0], [2.0, 3.0]]] * 6,
+    [torch.zeros(4)] * 9,
+    torch.zeros(9, 4),
+    np.zeros(6, [("x", "f4"), ("y", "f4")]),
+    NESTED,
+    torch.zeros(6, 5000),
+    object(),
+]
+POSITIONS: list[Any] = [  # what may pass, but for its key
+    [[0.0, 1.0, 2.0, 3.0]] * 6,
+    [LABELS] * 4,
+    torch.zeros(6, 4),
+    [0.0, 1.0, 2.0, 3.0],
 ]
 PASSED: list[Any] = [
     LABELS,
@@ -282,20 +308,57 @@ PASSED: list[Any] = [
     torch.rand(6, 500),
     [torch.rand(77)] * 6,
     ["a", "b", "c", "d", "e", "f"],
+    np.array(["a", "b", "c", "d", "e", "f"]),
+    in_an_array(["a", None, 3, "d", "e", "f"]),
+    [b"a"] * 6,
     [["a cat", "cat"]] * 6,
     [Path("1.png")] * 6,
     None,
     7,
+    torch.tensor([0.5]),
     "train",
 ]
 
 
+@pytest.mark.parametrize("key", ["boxes", "more"])
 @pytest.mark.parametrize("beside", REFUSED, ids=range(len(REFUSED)))
-def test_what_is_on_no_list_does_not_pass(beside: Any) -> None:
+def test_what_is_on_no_list_does_not_pass(beside: Any, key: str) -> None:
     """Break 114: lists of masks and landmarks, boxes in lists and flat masks stayed."""
     nfa = NFAugment(checkpoint(), p=1.0)
-    with pytest.raises(ValueError, match="boxes"):
-        nfa({"image": IMAGES, "label": LABELS, "boxes": beside})
+    with pytest.raises(ValueError, match=rf"unchanged=.*got \.{key}"):
+        nfa({"image": IMAGES, "label": LABELS, key: beside})
+    with pytest.raises(ValueError, match=r"unchanged=.*got \[2\]"):
+        nfa((IMAGES, LABELS, beside))
+
+
+@pytest.mark.parametrize("beside", POSITIONS, ids=range(len(POSITIONS)))
+def test_positions_under_a_name_of_positions_do_not_pass(beside: Any) -> None:
+    """Break 114: boxes in lists stayed beside images that were mixed."""
+    nfa = NFAugment(checkpoint(), p=1.0)
+    for key in ("boxes", "Keypoints", "landmarks_2d"):
+        for sample in ({key: beside}, {"target": {key: {"xy": beside}}}):
+            with pytest.raises(ValueError, match=f"unchanged=.*{key}"):
+                nfa({"image": IMAGES, "label": LABELS, **sample})
+    nfa({"image": IMAGES, "label": LABELS, "more": beside})
+
+
+@pytest.mark.parametrize("beside", [*REFUSED, *POSITIONS, IMAGES / 255])
+def test_what_the_user_names_passes(beside: Any) -> None:
+    """Break 114: there was no way to say that a mask or a box may stay as it is."""
+    nfa = NFAugment(checkpoint(), p=1.0, unchanged=["boxes", 2])
+    sample: Any = {"image": IMAGES, "label": LABELS, "of": {"boxes": beside}}
+    nested = nfa(sample)["of"]["boxes"]
+    third = nfa((IMAGES, LABELS, beside))[2]
+    assert all(found is beside or isinstance(beside, list) for found in (nested, third))
+    with pytest.raises(ValueError, match=r"got \.other"):
+        nfa({"image": IMAGES, "label": LABELS, "boxes": beside, "other": [MASK]})
+
+
+@pytest.mark.parametrize("names", ["boxes", {"boxes": 1}, [None], 2])
+def test_names_of_what_passes_are_keys_or_positions(names: Any) -> None:
+    """Break 114: unchanged="boxes" would be five names of one letter each."""
+    with pytest.raises(ValueError, match="unchanged must be a list of keys"):
+        NFAugment(checkpoint(), unchanged=names)
 
 
 @pytest.mark.parametrize("beside", PASSED, ids=range(len(PASSED)))

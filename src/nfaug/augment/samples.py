@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import copy
+import math
 import numbers
 import os
-import re
-from collections.abc import Callable, Iterator, Mapping, MutableMapping, Sequence
-from typing import Any
+from collections.abc import Callable, Collection, Iterator, Mapping, MutableMapping, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -22,60 +22,158 @@ _LABEL_KEYS = ("labels", "label", "targets", "target", "y")
 _LONGEST = 4096  # numbers of a vector that may pass beside an image
 # Words in the keys of vectors that hold positions, which would have to move with the image.
 _POSITIONS = ("box", "keypoint", "landmark", "point", "polygon", "contour")
-_TEXTS = (str, bytes, os.PathLike, type(None))
 _TV_TENSORS = "torchvision.tv_tensors"
 _EXPECTED = (
     "NFAugment takes batches of one tensor of images (B, C, H, W) and their labels. Beside them "
-    "may be one number, text or vector for each image; not masks, boxes, keypoints, videos or "
-    "other images, which NFA does not transform. Call it after the loader, or as its collate_fn "
-    "(nfaug.integrations.torchvision.NFACollate), take what it refuses out of the sample, or call "
-    "it on the two alone: nfa(images, labels)"
+    "may be one number, text or short vector for each image; not masks, boxes, keypoints, videos "
+    "or other images, which NFA does not transform. Call it after the loader, or as its collate_fn "
+    "(nfaug.integrations.torchvision.NFACollate), take what it refuses out of the sample, name "
+    "what is to stay as it is (NFAugment(..., unchanged=['KEY'])), or call it on the two alone: "
+    "nfa(images, labels)"
 )
 
 
+class _Part(NamedTuple):
+    """What a sample holds, and where.
+
+    Attributes:
+        keys: The keys and positions that lead to it.
+        lengths: The lengths of the lists that it lies in. The sample itself counts for none.
+        value: A tensor, a number, a text or anything else that is no container.
+    """
+
+    keys: tuple[Any, ...]
+    lengths: tuple[int, ...]
+    value: Any
+
+    def texts(self) -> list[str]:
+        """The keys that are text, not positions."""
+        return [key for key in self.keys if isinstance(key, str)]
+
+    def is_named(self, names: Collection[str | int]) -> bool:
+        """Whether a key that leads to it, or its position in the sample, is one of the names."""
+        return any(key in names for key in (*self.keys[:1], *self.texts()))
+
+    def __str__(self) -> str:
+        path = "".join(f".{key}" if isinstance(key, str) else f"[{key}]" for key in self.keys)
+        kind = type(self.value)
+        shape = f" {tuple(self.value.shape)}" if _is_array(self.value) else ""
+        return f"{path or 'sample'}: {kind.__module__.partition('.')[0]}.{kind.__name__}{shape}"
+
+
+def _parts(
+    sample: Any, labels: Any = None, keys: tuple[Any, ...] = (), lengths: tuple[int, ...] = ()
+) -> Iterator[_Part]:
+    """The parts of a sample, of which the labels are one, also if they are a list."""
+    if sample is not labels and isinstance(sample, Mapping):
+        for key, value in sample.items():
+            yield from _parts(value, labels, (*keys, key), lengths)
+    elif sample is not labels and isinstance(sample, (tuple, list)):
+        if keys:
+            lengths = (*lengths, len(sample))
+        for number, value in enumerate(sample):
+            yield from _parts(value, labels, (*keys, number), lengths)
+    else:
+        yield _Part(keys, lengths, sample)
+
+
+def check_names(names: Collection[str | int]) -> frozenset[str | int]:
+    """Keys and positions of a sample, as a set; ValueError if they are anything else."""
+    listed = isinstance(names, Collection) and not isinstance(names, str | bytes | Mapping)
+    if not listed or not all(isinstance(name, (str, int)) for name in names):
+        raise ValueError(
+            f"unchanged must be a list of keys or positions, such as ['boxes']; got {names!r:.80}"
+        )
+    return frozenset(names)
+
+
 def images_and_labels(
-    sample: Any, labels_getter: Callable[[Any], Any] | None = None
+    sample: Any,
+    labels_getter: Callable[[Any], Any] | None = None,
+    unchanged: Collection[str | int] = (),
 ) -> tuple[Tensor, Any]:
     """The batch of images, a sample's only four-dimensional tensor, and the labels.
 
-    `labels_getter` finds the labels in the sample; None looks for them in the usual places.
+    `labels_getter` finds the labels in the sample; None looks for them in the usual places. What
+    `unchanged` names by a key or a position may be anything.
 
     Raises:
         ValueError: One is missing, or beside them is something else than a number, a text or a
-            vector for each image: see `_passes`.
+            short vector for each image: see `_passes`.
     """
-    leaves = dict(_leaves(sample))
-    found = [leaf for leaf in leaves.values() if _is_images(leaf)]
+    parts = [part for part in _parts(sample) if not part.is_named(unchanged)]
+    found = [part.value for part in parts if _is_images(part.value)]
     if len(found) != 1:
-        raise _refused(leaves)
+        raise _refused(parts)
     images = found[0]
     labels = _find_labels(sample) if labels_getter is None else labels_getter(sample)
-    for path, leaf in leaves.items():
-        known = leaf is images or (leaf is labels and not _lists_around(path))
-        if not known and not _passes(path, leaf, images):
-            raise _refused({path: leaf})
+    for part in _parts(sample, labels):
+        known = part.value is images or (part.value is labels and not part.lengths)
+        if not (known or part.is_named(unchanged) or _passes(part, images)):
+            raise _refused([part])
     return images, labels
 
 
-def _lists_around(path: str) -> int:
-    """In how many lists a part of a sample lies. The sample itself, a list or tuple, is none."""
-    _, _, key = re.sub(r"^\[\d+\]", "", path).rpartition(".")
-    return key.count("[")
+def _is_array(value: Any) -> bool:
+    """Whether this is an array, or a tensor that is no list of tensors."""
+    return isinstance(value, np.ndarray) or (isinstance(value, Tensor) and not value.is_nested)
 
 
-def _is_images(leaf: Any) -> bool:
-    return isinstance(leaf, Tensor) and leaf.ndim == 4 and _is_plain(leaf)
+def _is_images(value: Any) -> bool:
+    return isinstance(value, Tensor) and _is_array(value) and value.ndim == 4 and _is_plain(value)
 
 
-def _is_plain(leaf: Any) -> bool:
+def _is_plain(value: Any) -> bool:
     """Whether this is no mask, box or video of torchvision's."""
-    kind = type(leaf)
+    kind = type(value)
     return not kind.__module__.startswith(_TV_TENSORS) or kind.__name__ == "Image"
 
 
-def _refused(leaves: Mapping[str, Any]) -> ValueError:
-    found = [f"{path or 'sample'}: {_described(leaf)}" for path, leaf in leaves.items()]
-    return ValueError(f"{_EXPECTED}; got {', '.join(found[:8]) or 'an empty sample'}")
+def _is_text(value: Any) -> bool:
+    """Whether this is a text, a path or None; bytes may be a text, or an image that is encoded."""
+    ascii_bytes = isinstance(value, bytes) and value.isascii()
+    return ascii_bytes or value is None or isinstance(value, (str, os.PathLike))
+
+
+def _holds_numbers(value: Any) -> bool:
+    """Whether this is a number, or an array of numbers, texts or times."""
+    if isinstance(value, np.ndarray | np.generic):
+        if value.dtype.kind in "OS":
+            return all(_is_text(item) or isinstance(item, numbers.Number) for item in value.flat)
+        return value.dtype.kind in "biufcmMU"
+    return isinstance(value, numbers.Number) or (_is_array(value) and _is_plain(value))
+
+
+def _refused(parts: Sequence[_Part]) -> ValueError:
+    found = ", ".join(str(part) for part in parts[:8])
+    return ValueError(f"{_EXPECTED}; got {found or 'an empty sample'}")
+
+
+def _passes(part: _Part, images: Tensor) -> bool:
+    """Whether a part of a sample may stay as it is beside images (B, C, H, W).
+
+    So may a text, one number, and numbers of the shape (B,), (n,), (B, n), or (n, B) in a list, as
+    `default_collate` makes them of lists. Here n is at most 4,096 and no multiple of H * W, as it
+    is of a flattened mask; and with a name such as "boxes", n numbers are positions.
+    """
+    if _is_text(part.value):
+        return True
+    if not _holds_numbers(part.value):
+        return False
+    shape = (*part.lengths, *getattr(part.value, "shape", ()))
+    if len(shape) > 2:
+        return False
+    batch, _, height, width = images.shape
+    if math.prod(shape) <= 1 or shape == (batch,):
+        return True
+    if any(word in key.lower() for key in part.texts() for word in _POSITIONS):
+        return False
+    count = shape[-1]
+    if len(shape) == 2 and shape[0] != batch:
+        if count != batch or not part.lengths:
+            return False
+        count = shape[0]
+    return count <= _LONGEST and count % (height * width) != 0
 
 
 def _find_labels(sample: Any) -> Any:
@@ -115,50 +213,9 @@ def replace_images(sample: Any, old: Tensor, new: Tensor) -> Any:
         filled = copy.copy(sample)  # keeps attributes, such as a defaultdict's factory
         filled.update({key: replace_images(x, old, new) for key, x in sample.items()})
         return filled
-    if isinstance(sample, Mapping) and any(leaf is old for _, leaf in _leaves(sample)):
+    if isinstance(sample, Mapping) and any(part.value is old for part in _parts(sample)):
         raise ValueError(f"images are in a {type(sample).__name__}, which cannot be changed")
     return sample
-
-
-def _leaves(sample: Any, path: str = "") -> Iterator[tuple[str, Any]]:
-    if isinstance(sample, Mapping):
-        for key, value in sample.items():
-            yield from _leaves(value, f"{path}.{key}")
-    elif isinstance(sample, (tuple, list)):
-        for number, value in enumerate(sample):
-            yield from _leaves(value, f"{path}[{number}]")
-    else:
-        yield path, sample
-
-
-def _passes(path: str, leaf: Any, images: Tensor) -> bool:
-    """Whether a part of a sample may stay as it is beside images (B, C, H, W).
-
-    So may a text, and numbers of one or two dimensions: (B,), or (B, n) where n is at most 4,096
-    and no multiple of H * W, as it is of a flattened mask. Each list that a part lies in is a
-    dimension. With a name such as "boxes", two dimensions are positions.
-    """
-    if isinstance(leaf, _TEXTS):
-        return True
-    numeric = isinstance(leaf, Tensor | np.ndarray) and _is_plain(leaf)
-    if not numeric and not isinstance(leaf, numbers.Number | np.generic):
-        return False
-    shape = tuple(leaf.shape) if numeric else ()
-    dimensions = len(shape) + _lists_around(path)
-    if dimensions < 2:
-        return True
-    key = path.rpartition(".")[2].lower()
-    if dimensions > 2 or any(word in key for word in _POSITIONS):
-        return False
-    batch, _, height, width = images.shape
-    if len(shape) == 2 and shape[0] != batch:
-        return False
-    return not shape or (shape[-1] <= _LONGEST and shape[-1] % (height * width) != 0)
-
-
-def _described(leaf: Any) -> str:
-    shape = f" {tuple(leaf.shape)}" if hasattr(leaf, "shape") else ""
-    return f"{type(leaf).__module__.partition('.')[0]}.{type(leaf).__name__}{shape}"
 
 
 def are_names(labels: Any) -> bool:

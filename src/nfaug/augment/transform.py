@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from multiprocessing.context import get_spawning_popen
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar, overload
@@ -26,6 +26,7 @@ from .samples import (
     GivenLabels,
     are_names,
     as_labels,
+    check_names,
     check_usable,
     images_and_labels,
     parse_labels,
@@ -92,6 +93,9 @@ class NFAugment(nn.Module):
         generator: CPU generator to draw from; None for torch's. The same state gives the same
             batch. Ranks of a distributed run and data-loader workers draw different numbers;
             spawned workers know their rank if RANK is set, as `torchrun` does.
+        unchanged: Keys of samples, or positions in them, such as ["boxes"]. What they name may be
+            anything, and stays as it is. Else only one number, text or short vector for each image
+            may lie beside images and labels.
         labels_getter: Finds the labels in a sample, as in torchvision's `MixUp`. None for the
             second item, or the value of a key such as "labels" or "target".
         settings: Fields of `MixConfig` as keywords, such as `p=0.5`, if `config` is not given.
@@ -123,6 +127,7 @@ class NFAugment(nn.Module):
         std: Sequence[float] | float | None = None,
         generator: torch.Generator | None = None,
         labels_getter: Callable[[Any], Any] | None = None,
+        unchanged: Collection[str | int] = (),
         **settings: Unpack[MixSettings],
     ) -> None:
         super().__init__()
@@ -138,6 +143,7 @@ class NFAugment(nn.Module):
             raise ValueError(f"labels_getter must be a function or None; got {labels_getter!r:.80}")
         self.generator = generator
         self.labels_getter = labels_getter
+        self.unchanged = check_names(unchanged)
         self.normalization = Normalization(mean, std, self.engine.codec.channels)
         self._switch = SharedValue()
         self._enabled = True  # the same, for compilers, which cannot read shared memory
@@ -363,7 +369,7 @@ class NFAugment(nn.Module):
     def _run(self, sample: Any, draws: Draws | None) -> Any:
         if not self.enabled:  # also where it was switched off in another process
             return sample
-        images, given = images_and_labels(sample, self.labels_getter)
+        images, given = images_and_labels(sample, self.labels_getter, self.unchanged)
         if not are_names(given):  # which need no order
             warn_of_order(self)
         batch = self._checked(images, given)
