@@ -6,14 +6,17 @@ import copy
 import dataclasses
 import inspect
 import pickle
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
+from tools.device import pretended_gpu
 from tools.nfa import CLASSES, NAMES, TensorImages, batch_of, checkpoint, fit_pca, images_of
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
@@ -374,6 +377,69 @@ def test_masks_are_no_images() -> None:
     nfa = NFAugment(checkpoint(), p=1.0)
     with pytest.raises(ValueError, match="masks"):
         nfa(tv_tensors.Mask(IMAGES), LABELS)
+
+
+def quantized(labels: Tensor) -> Tensor:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # torch is going to remove them
+        return torch.quantize_per_tensor(labels.float(), 1.0, 0, torch.quint8)
+
+
+NO_LABELS: list[Any] = [  # what arrives as labels, and what the error quotes
+    (torch.tensor([0, 1, 2, 3, 0, 1]), r"\[0, 3\).* got 3 at position 3"),
+    ([0, 1, -1, 0, 1, 2], r"\[0, 3\).* got -1 at position 2"),
+    (np.full(6, 10**9), "got 1000000000 at position 0"),
+    (torch.tensor([255] * 6, dtype=torch.uint8), "got 255"),
+    (torch.full((6, 3), 1.0), "rows of labels must be one-hot.* 1, 1, 1"),
+    (["cat", "dog", "unicorn"] * 2, "'unicorn' is none of the checkpoint's 3"),
+    (quantized(LABELS), "integers.*quint8"),
+    (quantized(torch.eye(3)[LABELS]), "integers.*quint8"),
+    (NESTED, "dense tensor.*nested"),
+]
+
+
+@pytest.mark.parametrize(("labels", "quoted"), NO_LABELS, ids=range(len(NO_LABELS)))
+def test_labels_that_do_not_exist(labels: Any, quoted: str) -> None:
+    """Break 122: `draw` took them, and quantized ones were an error of torch's."""
+    nfa = NFAugment(checkpoint(), p=1.0)
+    for call in (lambda: nfa.draw(labels), lambda: nfa(IMAGES, labels)):
+        with pytest.raises(ValueError, match=quoted):
+            call()
+
+
+def test_labels_on_a_gpu_are_drawn_for_without_being_read() -> None:
+    """Break 122: the check of what `draw` takes must not wait for a GPU."""
+    nfa = NFAugment(checkpoint(), p=1.0)
+    with pretended_gpu(), mock.patch.object(Tensor, "__bool__", side_effect=AssertionError):
+        assert nfa.draw((LABELS + 1).to("cuda")).index.device.type == "cuda"
+
+
+@pytest.mark.parametrize(
+    ("mean", "std"), [((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)), (0.5, 0.5)]
+)
+@pytest.mark.parametrize("size", [(8, 8), (12, 12)])
+@pytest.mark.parametrize("device", ["cpu", "cuda"])
+def test_images_that_are_not_normalized(
+    mean: Any, std: Any, size: tuple[int, int], device: str
+) -> None:
+    """Break 122: where mean= and std= were set, all images in [0, 1] were gated without a word."""
+    images, labels = batch_of(12, size=size)
+    nfa = NFAugment(checkpoint(), p=1.0, mean=mean, std=std)
+    with pretended_gpu():
+        unit, labels = (images / 255).to(device), labels.to(device)
+        with pytest.warns(UserWarning, match="leave out mean= and std="):
+            nfa(unit, labels)
+        nfa(unit, labels)  # which does not warn again
+    assert nfa.stats()["gated"] == 24
+
+
+def test_normalized_images_are_no_reason_to_warn() -> None:
+    """Break 122: the warning is about images in [0, 1] that are all gated."""
+    images, labels = batch_of(12)
+    normalized = (images / 255 - 0.5) / 0.25
+    NFAugment(checkpoint(), p=1.0, mean=0.5, std=0.25, gate=0.0)(normalized, labels)
+    NFAugment(checkpoint(), p=1.0, mean=0.0, std=1.0)(images / 255, labels)
+    NFAugment(checkpoint(), p=1.0, mean=0.5, std=0.5, gate=0.0)(images, labels)
 
 
 def test_an_nfaugment_needs_no_shared_memory(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -91,9 +91,10 @@ def _per_channel(name: str, value: Any, channels: int) -> tuple[float, ...]:
 
 def check_dense(name: str, tensor: Tensor) -> None:
     """Raise ValueError for a tensor without values, or one that is not stored as an array."""
-    if tensor.is_meta or tensor.layout != torch.strided:
+    layout = "torch.nested" if tensor.is_nested else str(tensor.layout)
+    if tensor.is_meta or layout != "torch.strided":
         raise ValueError(
-            f"{name} must be a dense tensor with values; got {tensor.layout} on "
+            f"{name} must be a dense tensor with values; got {layout} on "
             f"{tensor.device.type!r}. Pass what to_dense() makes of a sparse tensor"
         )
 
@@ -163,6 +164,11 @@ def check_range(images: Tensor, found: Tensor, normalization: Normalization) -> 
             f"floating-point images must lie in [0, 1]; {given}. Divide by 255 or pass "
             "uint8; if the images are normalized, pass mean= and std="
         )
+
+
+def seem_raw(found: Tensor, normalization: Normalization) -> bool:
+    """Whether images that are said to be normalized lie in [0, 1]. Reads their `extremes`."""
+    return normalization.pair is not None and float(found.min()) >= 0 and float(found.max()) <= 1
 
 
 def all_finite(images: Tensor) -> Tensor:

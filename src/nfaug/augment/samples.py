@@ -271,12 +271,13 @@ def parse_labels(labels: Tensor, num_classes: int) -> tuple[Tensor, Tensor]:
     Raises:
         ValueError: The labels have another shape or type.
     """
-    whole = not (labels.is_floating_point() or labels.is_complex() or labels.dtype == torch.bool)
+    numeric = not (labels.is_complex() or labels.is_quantized)
+    whole = numeric and not (labels.is_floating_point() or labels.dtype == torch.bool)
     if labels.ndim == 1 and whole:
         index = labels.to(torch.int64)
         usable = (index >= 0) & (index < num_classes)
         return index.clamp(0, num_classes - 1), usable
-    if labels.ndim != 2 or labels.shape[1] != num_classes or labels.is_complex():
+    if labels.ndim != 2 or labels.shape[1] != num_classes or not numeric:
         raise ValueError(
             f"labels must be integers of shape (B,), or rows of shape (B, {num_classes}) for the "
             f"checkpoint's classes; got {labels.dtype} of shape {tuple(labels.shape)}"

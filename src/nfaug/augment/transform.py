@@ -21,7 +21,7 @@ from .draws import Draws, draw
 from .engine import not_fitted
 from .mixing import Batch, Encoded
 from .open_engine import engine_of, order_warning
-from .pixels import Normalization, are_finite, check_images, check_range, extremes
+from .pixels import Normalization, are_finite, check_images, check_range, extremes, seem_raw
 from .samples import (
     GivenLabels,
     are_names,
@@ -151,6 +151,7 @@ class NFAugment(nn.Module):
         self._order_known = False  # of the classes: they were compared, or there was a warning
         self._warned_of_order = SharedValue(0.0)
         self._warned_of_pixels = SharedValue(0.0)
+        self._warned_of_raw = SharedValue(0.0)
         self._counters = Counters()
 
     @classmethod
@@ -420,12 +421,19 @@ class NFAugment(nn.Module):
         Returns:
             The draws, for `replay`.
 
+        Raises:
+            ValueError: The labels are no classes of the checkpoint. On an accelerator their values
+                are not read.
+
         Example:
             >>> draws = nfa.draw(labels, generator=torch.Generator().manual_seed(0))
             >>> len(draws.index)
             16
         """
-        index, usable = parse_labels(as_labels(labels, self.classes), self.num_classes)
+        given = as_labels(labels, self.classes)
+        index, usable = parse_labels(given, self.num_classes)
+        if is_read_at_once(given.device):
+            check_usable(given, usable, self.num_classes)
         return self._draw(index, usable, generator)
 
     def _draw(self, labels: Tensor, ok: Tensor, generator: torch.Generator | None = None) -> Draws:
@@ -453,15 +461,17 @@ class NFAugment(nn.Module):
         with torch.autocast(images.device.type, enabled=False):
             found = extremes(images)
             finite = are_finite(found)
-            if reads:
+            raw = False
+            if reads and len(images):
                 check_range(images, found, self.normalization)
+                raw = seem_raw(found, self.normalization)
         if reads and not bool(finite.all()):
             _warn_once(
                 "images hold NaN or infinite pixels: they stay unchanged, and are counted in "
                 "stats() as not_finite",
                 self._warned_of_pixels,
             )
-        return Batch(images, index, usable & finite, self.normalization)
+        return Batch(images, index, usable & finite, self.normalization, raw)
 
     def _changed(self, batch: Batch, draws: Draws, encoded: Encoded | None = None) -> Tensor:
         """A copy of the images, with variants; `encoded` has the latents of all, if it is given."""
@@ -476,7 +486,20 @@ class NFAugment(nn.Module):
                 drawn = encoded.rows(draws.index)
             images, checks = self.engine.decode(batch, self.engine.mix(drawn, draws, gate))
         self._counters.add(outcomes(batch.ok, draws.index, checks))
+        if batch.raw:
+            self._warn_of_raw()
         return images
+
+    def _warn_of_raw(self) -> None:
+        """Warn, once, of images that are not normalized, if all of them are gated."""
+        stats = self.stats()
+        if stats["gated"] and not stats["applied"]:
+            _warn_once(
+                "all images that were chosen lie outside of the range of their class and stay "
+                "unchanged, and their values lie in [0, 1], as without normalization: leave out "
+                "mean= and std=, or normalize the images by them",
+                self._warned_of_raw,
+            )
 
     def stats(self) -> dict[str, int]:
         """Count the images since the start; on an accelerator this synchronises.
