@@ -65,7 +65,7 @@ class Coupling(Layer):
         """Return bounded entries of the matrices before rescale and reshift."""
 
     def _condition(self, x1: Tensor) -> tuple[Tensor, Tensor]:
-        """Return (t, matrices) of shapes (B, n, H, W) and (B, rows, n, H, W): see `expm_action`."""
+        """Return t of shape (B, n, H, W), and the matrices as `_exp` takes them."""
         # The network's output is channels-last, but the action of the matrices vectorises over
         # pixels.
         out = self.net(x1).contiguous()
@@ -73,52 +73,57 @@ class Coupling(Layer):
         raw = out[:, self.n :].unflatten(1, (-1, self.n))
         return t, torch.addcmul(self.reshift, self.rescale, self._entries(raw))
 
-    def _transform(self, matrices: Tensor, x2: Tensor, sign: int) -> tuple[Tensor, Tensor]:
-        """Return exp(sign*M) x2, and M or P, of the same trace, of shape (B, m, m, H, W)."""
+    def _exp(self, matrices: Tensor, x2: Tensor, sign: int) -> tuple[Tensor, Tensor]:
+        """Return exp(sign*M) x2, and the diagonals of M or P, whose sum is log|det|.
+
+        Args:
+            matrices: Shape (B, rows, n, H, W), see `expm_action`: M, or U and V.
+            x2: Shape (B, n, H, W).
+            sign: 1 or -1.
+
+        Returns:
+            Shapes (B, n, H, W) and (B, H, W, m).
+        """
         terms = self.terms
         if x2.dtype == torch.float64:
             terms = self.terms64
         if self.rank is None:
-            return expm_action(matrices, x2, terms, sign=sign), matrices
+            y2 = expm_action(matrices, x2, terms, sign=sign)
+            return y2, matrices.diagonal(dim1=1, dim2=2)
         u, v = (matrices + _LOW_RANK_OFFSET).split(self.rank, 1)
         p = (v.unsqueeze(2) * u.unsqueeze(1)).sum(3)  # P[i, j] = sum_a U[i, a] V[a, j]
         ux = (u * x2.unsqueeze(1)).sum(2)
         phi_ux = phi_action(p, ux, terms, sign=sign)
         change = (v * phi_ux.unsqueeze(2)).sum(1)
-        return torch.add(x2, change, alpha=sign), p
+        return torch.add(x2, change, alpha=sign), p.diagonal(dim1=1, dim2=2)
 
-    def _act(self, x1: Tensor, x2: Tensor, sign: int) -> tuple[Tensor, Tensor]:
-        """Return exp(M) x2 + t, or exp(-M)(x2 - t) for sign -1, and the diagonals of M or P.
-
-        The diagonals, whose sum is log|det|, are of shape (B, H, W, m).
-        """
-        t, matrices = self._condition(x1)
-        if sign < 0:
-            x2 = x2 - t
-        y2, square = self._transform(matrices, x2, sign)
-        if sign > 0:
-            y2 = y2 + t
-        return y2, square.diagonal(dim1=1, dim2=2)
-
-    def _run(self, x: Tensor, sign: int) -> tuple[Tensor, Tensor]:
-        """Return all channels, and the diagonals."""
+    def _forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Return all channels of y, and the diagonals."""
         x1, x2 = x.split((x.shape[1] - self.n, self.n), 1)
-        y2, diagonals = self._act(x1, x2, sign)
-        return torch.cat([x1, y2], 1), diagonals
+        t, matrices = self._condition(x1)
+        y2, diagonals = self._exp(matrices, x2, 1)
+        return torch.cat([x1, y2 + t], 1), diagonals
+
+    def _inverse(self, y: Tensor) -> tuple[Tensor, Tensor]:
+        """Return all channels of x, and the diagonals."""
+        y1, y2 = y.split((y.shape[1] - self.n, self.n), 1)
+        t, matrices = self._condition(y1)
+        x2, diagonals = self._exp(matrices, y2 - t, -1)
+        return torch.cat([y1, x2], 1), diagonals
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        y, diagonals = self._run(x, 1)
+        y, diagonals = self._forward(x)
         return y, diagonals.sum((1, 2, 3))
 
     def inverse(self, z: Tensor) -> tuple[Tensor, Tensor]:
-        x, diagonals = self._run(z, -1)
+        x, diagonals = self._inverse(z)
         return x, -diagonals.sum((1, 2, 3))
 
     def map(self, x: Tensor) -> Tensor:
-        return self._run(x, 1)[0]
+        return self._forward(x)[0]
 
     def map_back(self, z: Tensor) -> Tensor:
-        return self._run(z, -1)[0]
+        return self._inverse(z)[0]
 
 
 class MatrixExpCoupling(Coupling):
@@ -248,41 +253,36 @@ class FrozenCoupling(Coupling):
     def _entries(self, raw: Tensor) -> Tensor:
         return torch.sigmoid(raw)
 
-    def _act(self, x1: Tensor, x2: Tensor, sign: int) -> tuple[Tensor, Tensor]:
-        if is_read_at_once(x1.device):
-            return super()._act(x1, x2, sign)
-        batch, _, height, width = x1.shape
-        out = self.net(x1).permute(0, 2, 3, 1).flatten(1, 2)
-        rows = out.unflatten(2, (-1, self.n))  # (B, H*W, 1 + rows, n)
-        t = rows[:, :, :1]
-        matrices = torch.addcmul(self.row_reshift, self.rescale, self._entries(rows[:, :, 1:]))
-        x = x2.flatten(2).mT.unsqueeze(2)
-        if sign < 0:
-            x = x - t
-        y, square = self._act_on_rows(x, matrices, sign)
-        y = y.view_as(t)
-        if sign > 0:
-            y = y + t
-        diagonals = square.diagonal(dim1=1, dim2=2).unflatten(0, (batch, height, width))
-        return y.squeeze(2).mT.unflatten(2, (height, width)), diagonals
+    def _condition(self, x1: Tensor) -> tuple[Tensor, Tensor]:
+        """Return t, and on an accelerator the matrices as rows, of shape (B, H*W, rows, n).
 
-    def _act_on_rows(self, x: Tensor, matrices: Tensor, sign: int) -> tuple[Tensor, Tensor]:
-        """Return exp(sign*M) x of shape (P, 1, n) and M^T or P^T, with P = B*H*W pixels.
-
-        Args:
-            x: Shape (B, H*W, 1, n).
-            matrices: Shape (B, H*W, rows, n): the columns of M, or the rows of U and columns of V.
-            sign: 1 or -1.
+        These are the columns of M, or the rows of U and the columns of V.
         """
+        if is_read_at_once(x1.device):
+            return super()._condition(x1)
+        out = self.net(x1).permute(0, 2, 3, 1)
+        rows = out[..., self.n :].flatten(1, 2).unflatten(2, (-1, self.n))
+        matrices = torch.addcmul(self.row_reshift, self.rescale, self._entries(rows))
+        return out[..., : self.n].permute(0, 3, 1, 2), matrices
+
+    def _exp(self, matrices: Tensor, x2: Tensor, sign: int) -> tuple[Tensor, Tensor]:
+        if is_read_at_once(x2.device):
+            return super()._exp(matrices, x2, sign)
         both = self.weights
-        if x.dtype == torch.float64:
+        if x2.dtype == torch.float64:
             both = self.weights64
         weights = both[0 if sign > 0 else 1]
+        x = x2.flatten(2).mT.unsqueeze(2)  # (B, H*W, 1, n)
         if self.rank is None:
             rows = torch.cat([x, matrices], 2).flatten(0, 1)
-            return row_series(rows, weights), rows[:, 1:]
-        u, v = matrices.split(self.rank, 2)
-        rows = torch.cat([x, v], 2).flatten(0, 1)  # x, and the columns of V
-        u_rows = torch.bmm(rows, u.flatten(0, 1).mT)  # U x, and the columns of U V
-        phi_ux = row_series(u_rows, weights)
-        return torch.baddbmm(rows[:, :1], phi_ux, rows[:, 1:], alpha=sign), u_rows[:, 1:]
+            square = rows[:, 1:]  # M^T
+            y = row_series(rows, weights)
+        else:
+            u, v = matrices.split(self.rank, 2)
+            rows = torch.cat([x, v], 2).flatten(0, 1)  # x, and the columns of V
+            u_rows = torch.bmm(rows, u.flatten(0, 1).mT)  # U x, and the columns of U V
+            square = u_rows[:, 1:]  # P^T
+            y = torch.baddbmm(rows[:, :1], row_series(u_rows, weights), rows[:, 1:], alpha=sign)
+        batch, _, height, width = x2.shape
+        diagonals = square.diagonal(dim1=1, dim2=2).unflatten(0, (batch, height, width))
+        return y.view(batch, height * width, self.n).mT.unflatten(2, (height, width)), diagonals
