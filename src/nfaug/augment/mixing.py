@@ -29,14 +29,12 @@ class Batch(NamedTuple):
         ok: (B,) bool, whether an image has such a class and finite pixels. Others stay as they are,
             and are no partners.
         normalization: That of the images.
-        raw: Whether their values are known to be like those of images that are not normalized.
     """
 
     images: Tensor
     labels: Tensor
     ok: Tensor
     normalization: Normalization
-    raw: bool = False
 
 
 class Encoded(NamedTuple):

@@ -461,17 +461,17 @@ class NFAugment(nn.Module):
         with torch.autocast(images.device.type, enabled=False):
             found = extremes(images)
             finite = are_finite(found)
-            raw = False
             if reads and len(images):
                 check_range(images, found, self.normalization)
-                raw = seem_raw(found, self.normalization)
+                if seem_raw(found, self.normalization):
+                    self._warn_of_raw()
         if reads and not bool(finite.all()):
             _warn_once(
                 "images hold NaN or infinite pixels: they stay unchanged, and are counted in "
                 "stats() as not_finite",
                 self._warned_of_pixels,
             )
-        return Batch(images, index, usable & finite, self.normalization, raw)
+        return Batch(images, index, usable & finite, self.normalization)
 
     def _changed(self, batch: Batch, draws: Draws, encoded: Encoded | None = None) -> Tensor:
         """A copy of the images, with variants; `encoded` has the latents of all, if it is given."""
@@ -486,18 +486,16 @@ class NFAugment(nn.Module):
                 drawn = encoded.rows(draws.index)
             images, checks = self.engine.decode(batch, self.engine.mix(drawn, draws, gate))
         self._counters.add(outcomes(batch.ok, draws.index, checks))
-        if batch.raw:
-            self._warn_of_raw()
         return images
 
     def _warn_of_raw(self) -> None:
-        """Warn, once, of images that are not normalized, if all of them are gated."""
+        """Warn, once, of images that are not normalized, if all before them were gated."""
         stats = self.stats()
         if stats["gated"] and not stats["applied"]:
             _warn_once(
                 "all images that were chosen lie outside of the range of their class and stay "
-                "unchanged, and their values lie in [0, 1], as without normalization: leave out "
-                "mean= and std=, or normalize the images by them",
+                "unchanged, and the values of these lie in [0, 1], as without normalization: leave "
+                "out mean= and std=, or normalize the images by them",
                 self._warned_of_raw,
             )
 
