@@ -248,6 +248,7 @@ def test_numbers_that_cannot_be_meant(
         ("image_size: x", "--image-size: an image size is"),
         ('download: "false"', "download must be true or false; got 'false'"),
         ("overwrite: 3", "overwrite must be true or false; got 3"),
+        (f"lr: {'1' * 400}", "a number in the settings is too large"),
     ],
 )
 def test_a_settings_file_of_other_types(

@@ -137,10 +137,6 @@ class CommandParser(ArgumentParser):
     ) -> Namespace:
         try:
             parsed = super().parse_args(args, namespace, **options)
-        except ModuleNotFoundError:  # a package that must be installed
-            raise
-        except ImportError as error:  # a settings file names a class
-            self.error(str(error))
         except OverflowError:  # a whole number has hundreds of digits
             self.error("a number in the settings is too large")
         self._check_settings(parsed)
